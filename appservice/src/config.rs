@@ -1,0 +1,165 @@
+//! The configuration: `parlour.toml`, overridden by `PARLOUR__…` variables, checked at the start.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use parlour_engine::Secret;
+use ruma::OwnedServerName;
+use serde::{Deserialize, Deserializer};
+
+/// All that a running Parlour is told.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The practice.
+    pub practice: Practice,
+    /// Its homeserver.
+    pub homeserver: Homeserver,
+    /// Where Parlour listens.
+    #[serde(default)]
+    pub listen: Listen,
+    /// Where Parlour keeps its data; relative to the configuration's own folder.
+    #[serde(default = "default_data")]
+    pub data: PathBuf,
+}
+
+/// The practice.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Practice {
+    /// Its name, as patients see it.
+    pub name: String,
+}
+
+/// The homeserver.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Homeserver {
+    /// Where it listens for us, for example `http://127.0.0.1:8008`.
+    pub url: String,
+    /// What a person's Matrix client is pointed at.
+    pub public_url: String,
+    /// Its name: the part of user ids after the colon.
+    pub server_name: OwnedServerName,
+    /// The token that we show to it. The master credential of the practice.
+    #[serde(deserialize_with = "secret")]
+    pub as_token: Secret,
+    /// The token that it shows to us.
+    #[serde(deserialize_with = "secret")]
+    pub hs_token: Secret,
+}
+
+/// Where Parlour listens.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// For people.
+    pub public: SocketAddr,
+    /// For the homeserver and for monitoring: on loopback.
+    pub internal: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { public: SocketAddr::from(([127, 0, 0, 1], 8080)), internal: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+    }
+}
+
+fn default_data() -> PathBuf {
+    PathBuf::from("data")
+}
+
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+    String::deserialize(deserializer).map(Secret::new)
+}
+
+/// Why a configuration is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read, or a key is missing, unknown or of the wrong kind.
+    #[error("the configuration {file} cannot be used: {reason}; mend it and start again")]
+    Unusable {
+        /// Which file.
+        file: String,
+        /// What is wrong, with the key's name.
+        reason: String,
+    },
+    /// A token is too short to be a secret.
+    #[error("homeserver.{0} is shorter than 32 characters; make a new one and put it into the registration too")]
+    WeakToken(&'static str),
+    /// The internal listener would be open to others.
+    #[error("listen.internal must be an address on this machine itself, such as 127.0.0.1:9090")]
+    InternalIsOpen,
+}
+
+impl Config {
+    /// Reads and checks `parlour.toml`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], in one sentence.
+    pub fn read(file: &Path) -> Result<Self, ConfigError> {
+        let unusable = |reason: String| ConfigError::Unusable { file: file.display().to_string(), reason };
+        let mut config: Self = config::Config::builder()
+            .add_source(config::File::from(file).format(config::FileFormat::Toml))
+            .add_source(config::Environment::with_prefix("PARLOUR").separator("__").prefix_separator("__"))
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .map_err(|error| unusable(error.to_string()))?;
+        let home = file.parent().unwrap_or(Path::new("."));
+        config.data = home.join(&config.data);
+        for (name, token) in [("as_token", &config.homeserver.as_token), ("hs_token", &config.homeserver.hs_token)] {
+            if token.reveal().len() < 32 {
+                return Err(ConfigError::WeakToken(name));
+            }
+        }
+        if !config.listen.internal.ip().is_loopback() {
+            return Err(ConfigError::InternalIsOpen);
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("parlour.toml");
+        std::fs::write(&file, text).expect("a file");
+        Config::read(&file)
+    }
+
+    const GOOD: &str = r#"
+        [practice]
+        name = "Riverside"
+        [homeserver]
+        url = "http://127.0.0.1:8008"
+        public_url = "http://127.0.0.1:8008"
+        server_name = "riverside.example"
+        as_token = "0123456789abcdef0123456789abcdef"
+        hs_token = "fedcba9876543210fedcba9876543210"
+    "#;
+
+    #[test]
+    fn a_configuration_is_read_with_its_defaults_and_shows_no_token() {
+        let config = read(GOOD).expect("a configuration");
+        assert_eq!(config.listen.internal.port(), 9090);
+        assert!(!format!("{config:?}").contains("0123456789abcdef"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_by_name() {
+        for (name, text, wanted) in [
+            ("an unknown key", GOOD.replace("[practice]", "[practice]\ncolour = 1"), "colour"),
+            ("a missing key", GOOD.replace("name = \"Riverside\"", ""), "name"),
+            ("a short token", GOOD.replace("0123456789abcdef0123456789abcdef", "short"), "as_token"),
+            ("an open door", format!("{GOOD}\n[listen]\ninternal = \"0.0.0.0:9090\""), "listen.internal"),
+        ] {
+            let error = read(&text).expect_err(name).to_string();
+            assert!(error.contains(wanted), "{name}: {error}");
+        }
+    }
+}

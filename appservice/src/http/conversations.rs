@@ -1,0 +1,132 @@
+//! Conversations in the practice API: staff see their own whole, a patient sees what is theirs and nothing else.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::to_bytes,
+    extract::{Path, Request, State},
+    http::StatusCode,
+};
+use parlour_domain::{ConversationId, InvalidText, Mode, NewConversation, Person, Role};
+use parlour_engine::{Conversation, Store};
+use ruma::OwnedUserId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Edge, auth::Caller, error::Refused};
+
+/// The largest body: a thousand patients by their user ids.
+const LARGEST_BODY: usize = 512 << 10;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    name: String,
+    subject: Option<String>,
+    mode: Mode,
+    #[serde(default)]
+    staff: Vec<OwnedUserId>,
+    #[serde(default)]
+    patients: Vec<OwnedUserId>,
+}
+
+/// `POST /_parlour/v1/conversations` (S6-S9): 201 with the conversation once everybody is in it.
+pub(crate) async fn begin(
+    Caller(caller): Caller,
+    State(edge): State<Arc<Edge>>,
+    request: Request,
+) -> Result<(StatusCode, Json<Value>), Refused> {
+    // Who may not begin one does not hear what would be wrong with it.
+    if !caller.role.is_staff() {
+        return Err(parlour_domain::NewConversationError::CallerIsNotStaff.into());
+    }
+    let body = to_bytes(request.into_body(), LARGEST_BODY).await.map_err(|_| Refused::TooLarge)?;
+    let wanted: Wanted = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
+        true => Refused::BadJson(error.to_string()),
+        false => Refused::NotJson,
+    })?;
+    let unfit = |field: &'static str| move |reason: InvalidText| Refused::BadJson(format!("`{field}`: {reason}"));
+    let name = wanted.name.parse().map_err(unfit("name"))?;
+    let subject = wanted.subject.map(|subject| subject.parse().map_err(unfit("subject"))).transpose()?;
+    let store = edge.engine.store();
+    let staff = people(store, "staff", &wanted.staff).await?;
+    let patients = people(store, "patients", &wanted.patients).await?;
+    let new = NewConversation::new(&caller, name, subject, wanted.mode, &staff, &patients)?;
+    let id = edge.engine.begin(&new).await?;
+    let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
+    Ok((StatusCode::CREATED, Json(shown(store, &caller, &conversation).await?)))
+}
+
+/// `GET /_parlour/v1/conversations`: the caller's own, newest first.
+pub(crate) async fn list(
+    Caller(caller): Caller,
+    State(edge): State<Arc<Edge>>,
+) -> Result<Json<Value>, Refused> {
+    let store = edge.engine.store();
+    let mut all = Vec::new();
+    for conversation in store.conversations_of(&caller.id).await? {
+        all.push(shown(store, &caller, &conversation).await?);
+    }
+    Ok(Json(json!({ "conversations": all })))
+}
+
+/// `GET /_parlour/v1/conversations/{id}`: one of the caller's own; any other is not there.
+pub(crate) async fn one(
+    Caller(caller): Caller,
+    State(edge): State<Arc<Edge>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Refused> {
+    let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
+    let store = edge.engine.store();
+    let participants = store.participants(&id).await?;
+    if !participants.iter().any(|participant| participant.person.id == caller.id) {
+        return Err(Refused::NotFound);
+    }
+    let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
+    Ok(Json(shown(store, &caller, &conversation).await?))
+}
+
+async fn people(store: &Store, list: &'static str, wanted: &[OwnedUserId]) -> Result<Vec<Person>, Refused> {
+    let mut people = Vec::with_capacity(wanted.len());
+    for user_id in wanted {
+        people.push(store.person_of(user_id).await?.ok_or(Refused::NobodyLikeThat(list))?);
+    }
+    Ok(people)
+}
+
+/// A conversation as this person may see it (S17): a patient hears neither the staff's name for it, nor who else
+/// is in it, nor how many, nor of its other rooms.
+async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> Result<Value, Refused> {
+    let portals = store.portals(&conversation.id).await?;
+    let subject = conversation.subject.as_ref().map(|subject| subject.as_str());
+    let mode = conversation.mode.as_str();
+    if caller.role == Role::Patient {
+        let own = portals.iter().find(|portal| portal.patient.as_ref() == Some(&caller.id));
+        let room_id = own.and_then(|portal| portal.room_id.clone());
+        return Ok(json!({ "id": conversation.id, "subject": subject, "mode": mode, "room_id": room_id }));
+    }
+    let participants = store.participants(&conversation.id).await?;
+    let entry = |person: &Person| {
+        let spoke = portals.iter().find(|portal| portal.patient.as_ref() == Some(&person.id));
+        let room_id = spoke.and_then(|portal| portal.room_id.clone());
+        let mut entry = json!({ "user_id": person.user_id, "name": person.name.as_str() });
+        if person.role == Role::Patient {
+            entry["room_id"] = json!(room_id);
+        }
+        entry
+    };
+    let (staff, patients): (Vec<_>, Vec<_>) = participants.iter().partition(|p| p.person.role.is_staff());
+    let owner = participants.iter().find(|p| p.person.id == conversation.owner);
+    Ok(json!({
+        "id": conversation.id,
+        "name": conversation.name.as_str(),
+        "subject": subject,
+        "mode": mode,
+        "owner": owner.map(|owner| &owner.person.user_id),
+        "hub_room_id": portals.iter().find(|portal| portal.patient.is_none()).and_then(|hub| hub.room_id.clone()),
+        "staff": staff.iter().map(|p| entry(&p.person)).collect::<Vec<_>>(),
+        "patients": patients.iter().map(|p| entry(&p.person)).collect::<Vec<_>>(),
+        "ready": conversation.ready,
+    }))
+}

@@ -1,0 +1,111 @@
+//! Errors as Matrix writes them: a status, a code, one sentence (Matrix v1.19 client-server §Standard error response).
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use parlour_domain::NewConversationError;
+use parlour_engine::{EngineError, HomeserverError, StoreError};
+use serde_json::json;
+
+/// Why a request is not done, named after the reason.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("there is no such path")]
+    UnknownPath,
+    #[error("this path does not know this method")]
+    WrongMethod,
+    #[error("an access token is needed: `Authorization: Bearer …`")]
+    NoToken,
+    #[error("this access token is not known; sign in again")]
+    UnknownToken,
+    #[error("this token is not the homeserver's")]
+    NotTheHomeserver,
+    #[error("you have an account, but the practice does not know you")]
+    UnknownPerson,
+    #[error("the body is too large")]
+    TooLarge,
+    #[error("the body is not JSON")]
+    NotJson,
+    #[error("{0}")]
+    BadJson(String),
+    #[error("there is nothing like that here")]
+    NotFound,
+    #[error("`{0}` names somebody whom the practice does not know")]
+    NobodyLikeThat(&'static str),
+    #[error(transparent)]
+    Conversation(#[from] NewConversationError),
+    #[error("the homeserver does not do its part just now; try again")]
+    Homeserver(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("something went wrong here; try again")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        Self::Internal(error.into())
+    }
+}
+
+impl From<HomeserverError> for Refused {
+    fn from(error: HomeserverError) -> Self {
+        Self::Homeserver(error.into())
+    }
+}
+
+impl From<EngineError> for Refused {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Store(error) => error.into(),
+            EngineError::Intake(parlour_engine::IntakeError::NotJson) => Self::NotJson,
+            EngineError::Intake(error) => Self::BadJson(error.to_string()),
+            EngineError::Crypto(error) => Self::Homeserver(error.into()),
+        }
+    }
+}
+
+impl Refused {
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::UnknownPath => (StatusCode::NOT_FOUND, "M_UNRECOGNIZED"),
+            Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED"),
+            Self::NoToken => (StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN"),
+            Self::UnknownToken => (StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN"),
+            Self::NotTheHomeserver => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
+            Self::UnknownPerson => (StatusCode::FORBIDDEN, "IO.PARLOUR.UNKNOWN_PERSON"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
+            Self::NotJson => (StatusCode::BAD_REQUEST, "M_NOT_JSON"),
+            Self::BadJson(_) => (StatusCode::BAD_REQUEST, "M_BAD_JSON"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "M_NOT_FOUND"),
+            Self::NobodyLikeThat(_) => (StatusCode::BAD_REQUEST, "IO.PARLOUR.NOBODY_LIKE_THAT"),
+            Self::Conversation(NewConversationError::CallerIsNotStaff) => {
+                (StatusCode::FORBIDDEN, "IO.PARLOUR.STAFF_ONLY")
+            }
+            Self::Conversation(NewConversationError::WrongSide) => {
+                (StatusCode::BAD_REQUEST, "IO.PARLOUR.WRONG_SIDE")
+            }
+            Self::Conversation(NewConversationError::TooMany) => (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY"),
+            Self::Homeserver(_) => (StatusCode::BAD_GATEWAY, "IO.PARLOUR.HOMESERVER"),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),
+        }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let (status, code) = self.status_and_code();
+        if let Self::Homeserver(reason) | Self::Internal(reason) = &self {
+            tracing::error!(%reason, code, "a request failed");
+        }
+        (status, Json(json!({ "errcode": code, "error": self.to_string() }))).into_response()
+    }
+}
+
+pub(crate) async fn unknown_path() -> Refused {
+    Refused::UnknownPath
+}
+
+pub(crate) async fn wrong_method() -> Refused {
+    Refused::WrongMethod
+}

@@ -1,0 +1,62 @@
+//! What the homeserver asks of us (Matrix v1.19 application-service), and what monitoring does.
+
+use std::sync::Arc;
+
+use axum::{Json, body::Body, extract::State, http::StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+
+use super::{Edge, auth::TheHomeserver, error::Refused};
+
+/// The largest transaction: 100 events of at most 65,536 bytes, and what the homeserver adds to each.
+const LARGEST_BODY: usize = 9 << 20;
+/// How much of a body that is too large is still read, so that its sender hears why instead of a broken pipe.
+const LONGEST_LISTENING: usize = 64 << 20;
+
+/// `PUT /_matrix/app/v1/transactions/{id}`: kept in one commit before the answer. The id itself does not matter:
+/// each event is known by its own.
+pub(crate) async fn transaction(
+    _: TheHomeserver,
+    State(edge): State<Arc<Edge>>,
+    body: Body,
+) -> Result<Json<Value>, Refused> {
+    let body = whole(body).await?;
+    edge.engine.accept(&body).await?;
+    Ok(Json(json!({})))
+}
+
+async fn whole(mut body: Body) -> Result<Vec<u8>, Refused> {
+    let (mut bytes, mut heard) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Err(Refused::NotJson) };
+        let Some(data) = frame.data_ref() else { continue };
+        heard += data.len();
+        if heard > LONGEST_LISTENING {
+            break;
+        }
+        if heard <= LARGEST_BODY {
+            bytes.extend_from_slice(data);
+        }
+    }
+    if heard > LARGEST_BODY { Err(Refused::TooLarge) } else { Ok(bytes) }
+}
+
+/// `GET /_matrix/app/v1/users/{id}` and `…/rooms/{alias}`: whoever we act as is made beforehand.
+pub(crate) async fn not_known(_: TheHomeserver) -> Refused {
+    Refused::NotFound
+}
+
+/// `POST /_matrix/app/v1/ping`: the homeserver reaches us, with the right token.
+pub(crate) async fn ping(_: TheHomeserver) -> Json<Value> {
+    Json(json!({}))
+}
+
+/// The process answers.
+pub(crate) async fn live() -> StatusCode {
+    StatusCode::OK
+}
+
+/// Messages travel: the bot receives.
+pub(crate) async fn ready(State(edge): State<Arc<Edge>>) -> StatusCode {
+    if *edge.engine.receiving().borrow() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}

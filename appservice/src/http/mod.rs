@@ -1,0 +1,67 @@
+//! The listeners: who may ask what, and how it is answered.
+
+mod auth;
+mod conversations;
+mod error;
+mod internal;
+mod page;
+
+use std::sync::Arc;
+
+use axum::{Router, routing};
+use parlour_domain::Clock;
+use parlour_engine::{Engine, Secret};
+
+use crate::config::Config;
+pub use page::SignIn;
+
+/// What the listeners work with.
+pub struct Edge {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) hs_token: Secret,
+    pub(crate) practice: String,
+    pub(crate) homeserver_url: String,
+    pub(crate) sign_ins: Vec<SignIn>,
+    pub(crate) callers: auth::Callers,
+}
+
+impl Edge {
+    /// From the engine and its configuration.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>, config: &Config, sign_ins: Vec<SignIn>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            engine,
+            hs_token: config.homeserver.hs_token.clone(),
+            practice: config.practice.name.clone(),
+            homeserver_url: config.homeserver.public_url.clone(),
+            sign_ins,
+            callers: auth::Callers::new(clock),
+        }
+    }
+}
+
+/// For people: the page and the practice API.
+pub fn public(edge: &Arc<Edge>) -> Router {
+    let conversations = routing::get(conversations::list).post(conversations::begin);
+    Router::new()
+        .route("/", routing::get(page::page))
+        .route("/_parlour/v1/conversations", conversations)
+        .route("/_parlour/v1/conversations/{id}", routing::get(conversations::one))
+        .fallback(error::unknown_path)
+        .method_not_allowed_fallback(error::wrong_method)
+        .with_state(Arc::clone(edge))
+}
+
+/// For the homeserver and for monitoring.
+pub fn internal(edge: &Arc<Edge>) -> Router {
+    Router::new()
+        .route("/_matrix/app/v1/transactions/{id}", routing::put(internal::transaction))
+        .route("/_matrix/app/v1/users/{id}", routing::get(internal::not_known))
+        .route("/_matrix/app/v1/rooms/{id}", routing::get(internal::not_known))
+        .route("/_matrix/app/v1/ping", routing::post(internal::ping))
+        .route("/health/live", routing::get(internal::live))
+        .route("/health/ready", routing::get(internal::ready))
+        .fallback(error::unknown_path)
+        .method_not_allowed_fallback(error::wrong_method)
+        .with_state(Arc::clone(edge))
+}

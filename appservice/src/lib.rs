@@ -1,0 +1,9 @@
+//! Listens: homeserver transactions, the practice API, configuration and commands.
+
+pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod edge;
+pub mod http;
+pub mod registration;
+pub mod run;

@@ -1,0 +1,117 @@
+//! A running Parlour: engine and listeners, from the configuration to the stop.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use parlour_engine::{Engine, Fault, Homeserver, HomeserverError, Settings, StartError};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+use crate::{
+    config::Config,
+    edge::{SystemChance, SystemClock},
+    http::{self, Edge, SignIn},
+};
+
+/// Why Parlour cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A listener's address is taken, or not of this machine.
+    #[error("Parlour cannot listen on {0}: {1}; stop what uses it, or choose another in the configuration")]
+    Listen(SocketAddr, std::io::Error),
+    /// The engine cannot start.
+    #[error("Parlour cannot start: {0}")]
+    Engine(#[from] StartError),
+    /// The homeserver's address makes no sense.
+    #[error("homeserver.url cannot be used: {0}")]
+    Homeserver(#[from] HomeserverError),
+}
+
+/// What a start can be told beyond the configuration.
+#[derive(Clone, Default)]
+pub struct Extras {
+    /// Who can sign in, for the page of the demo.
+    pub sign_ins: Vec<SignIn>,
+    /// A promise broken on purpose, for tests of the checks.
+    pub fault: Option<Fault>,
+    /// How long an event waits for its key, if not the product's own measure.
+    pub patience: Option<Duration>,
+}
+
+/// A running Parlour.
+pub struct Parlour {
+    engine: Arc<Engine>,
+    stop: watch::Sender<bool>,
+    listeners: JoinSet<()>,
+}
+
+const PATIENCE_FOR_KEYS: Duration = Duration::from_secs(60);
+const PATIENCE_FOR_SIGNATURES: Duration = Duration::from_secs(15);
+
+impl Parlour {
+    /// Starts engine and listeners. The homeserver may come later.
+    ///
+    /// # Errors
+    /// [`RunError`], in one sentence.
+    pub async fn start(config: &Config, extras: Extras) -> Result<Self, RunError> {
+        let bind = async |address| TcpListener::bind(address).await.map_err(|e| RunError::Listen(address, e));
+        let (public, internal) = (bind(config.listen.public).await?, bind(config.listen.internal).await?);
+        let homeserver = Homeserver::new(&config.homeserver.url, config.homeserver.as_token.clone())?;
+        let clock = Arc::new(SystemClock);
+        let settings = Settings {
+            server_name: config.homeserver.server_name.clone(),
+            practice: config.practice.name.clone(),
+            data: config.data.clone(),
+            patience_for_keys: extras.patience.unwrap_or(PATIENCE_FOR_KEYS),
+            patience_for_signatures: extras.patience.unwrap_or(PATIENCE_FOR_SIGNATURES),
+            fault: extras.fault,
+        };
+        let engine = Engine::start(settings, homeserver, clock.clone(), Arc::new(SystemChance)).await?;
+        let edge = Arc::new(Edge::new(Arc::clone(&engine), config, extras.sign_ins, clock));
+        let (stop, stopped) = watch::channel(false);
+        let mut listeners = JoinSet::new();
+        for (listener, router) in [(public, http::public(&edge)), (internal, http::internal(&edge))] {
+            let mut stopped = stopped.clone();
+            listeners.spawn(async move {
+                let until = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
+                if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
+                    tracing::error!(%error, "a listener ended");
+                }
+            });
+        }
+        Ok(Self { engine, stop, listeners })
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Waits until the bot receives, that is, until messages travel.
+    pub async fn receiving(&self) {
+        let _ = self.engine.receiving().wait_for(|receiving| *receiving).await;
+    }
+
+    /// Stops listening, lets open requests end for a short time, and ends the engine.
+    pub async fn stop(mut self) {
+        let _ = self.stop.send(true);
+        let ended = async { while self.listeners.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(5), ended).await.is_err() {
+            self.listeners.shutdown().await;
+        }
+        self.engine.stop().await;
+    }
+}
+
+/// Waits for Ctrl-C, or for the signal by which a service is ended.
+pub async fn asked_to_stop() {
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}

@@ -1,0 +1,167 @@
+//! Conversations: what a member of staff asks for, made sure.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::PersonId,
+    people::{Person, private_line},
+    text::{InvalidText, one_line},
+};
+
+/// Who may write (S8, S16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Everybody who takes part.
+    TwoWay,
+    /// The owner and named senders; the others read.
+    OneWay,
+}
+
+impl Mode {
+    /// As it is stored and shown in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TwoWay => "two-way",
+            Self::OneWay => "one-way",
+        }
+    }
+}
+
+impl FromStr for Mode {
+    type Err = UnknownMode;
+    fn from_str(value: &str) -> Result<Self, UnknownMode> {
+        match value {
+            "two-way" => Ok(Self::TwoWay),
+            "one-way" => Ok(Self::OneWay),
+            _ => Err(UnknownMode),
+        }
+    }
+}
+
+/// A mode is `two-way` or `one-way`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a mode is two-way or one-way")]
+pub struct UnknownMode;
+
+private_line! {
+    /// The staff's own name for a conversation, often a patient's (S7); at most 120 characters. Never shown to patients.
+    ConversationName, 120
+    /// What patients see beside the practice's name; at most 120 characters.
+    Subject, 120
+}
+
+/// The most people of one side that a conversation takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParticipantLimit;
+
+impl ParticipantLimit {
+    /// Patients in one conversation.
+    pub const PATIENTS: usize = 1_000;
+    /// Staff in one conversation.
+    pub const STAFF: usize = 200;
+}
+
+/// Why a conversation cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NewConversationError {
+    /// Only staff begin conversations.
+    #[error("only staff can begin a conversation")]
+    CallerIsNotStaff,
+    /// Somebody stands on the list of the other side.
+    #[error("a person in `staff` is not staff, or one in `patients` is not a patient")]
+    WrongSide,
+    /// More people than [`ParticipantLimit`].
+    #[error("a conversation takes at most {max} patients and {staff} staff", max = ParticipantLimit::PATIENTS, staff = ParticipantLimit::STAFF)]
+    TooMany,
+}
+
+/// A conversation that may be made (S6-S9): its caller owns it.
+#[derive(Clone, Debug)]
+pub struct NewConversation {
+    /// The staff's own name for it.
+    pub name: ConversationName,
+    /// What patients see.
+    pub subject: Option<Subject>,
+    /// Who may write.
+    pub mode: Mode,
+    /// Who began it, and owns it.
+    pub owner: PersonId,
+    /// All staff in it, the owner among them.
+    pub staff: BTreeSet<PersonId>,
+    /// All patients in it; none makes it staff-only.
+    pub patients: BTreeSet<PersonId>,
+}
+
+impl NewConversation {
+    /// Checks who asks and whom they name.
+    ///
+    /// # Errors
+    /// [`NewConversationError`], the first that applies.
+    pub fn new(
+        caller: &Person,
+        name: ConversationName,
+        subject: Option<Subject>,
+        mode: Mode,
+        staff: &[Person],
+        patients: &[Person],
+    ) -> Result<Self, NewConversationError> {
+        if !caller.role.is_staff() {
+            return Err(NewConversationError::CallerIsNotStaff);
+        }
+        if staff.iter().any(|p| !p.role.is_staff()) || patients.iter().any(|p| p.role.is_staff()) {
+            return Err(NewConversationError::WrongSide);
+        }
+        let mut staff: BTreeSet<_> = staff.iter().map(|p| p.id.clone()).collect();
+        staff.insert(caller.id.clone());
+        let patients: BTreeSet<_> = patients.iter().map(|p| p.id.clone()).collect();
+        if patients.len() > ParticipantLimit::PATIENTS || staff.len() > ParticipantLimit::STAFF {
+            return Err(NewConversationError::TooMany);
+        }
+        Ok(Self { name, subject, mode, owner: caller.id.clone(), staff, patients })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::people::Role;
+
+    fn person(n: u8, role: Role) -> Person {
+        Person {
+            id: PersonId::from_bytes([n; 16]),
+            user_id: ruma::UserId::parse(format!("@p{n}:example.org")).expect("a user id"),
+            role,
+            name: "Somebody".parse().expect("a name"),
+            record_number: None,
+        }
+    }
+
+    #[test]
+    fn who_may_begin_with_whom() {
+        let (kim, manager) = (person(1, Role::Staff), person(2, Role::Manager));
+        let (ann, ben) = (person(3, Role::Patient), person(4, Role::Patient));
+        for (name, caller, staff, patients, wanted) in [
+            ("a group of both", &kim, vec![manager.clone()], vec![ann.clone(), ben.clone()], Ok((2, 2))),
+            ("staff only", &kim, vec![manager.clone()], vec![], Ok((2, 0))),
+            ("patients only: the owner comes with it", &kim, vec![], vec![ann.clone()], Ok((1, 1))),
+            ("named twice counts once", &kim, vec![kim.clone()], vec![ann.clone(), ann.clone()], Ok((1, 1))),
+            ("a patient begins", &ann, vec![], vec![], Err(NewConversationError::CallerIsNotStaff)),
+            ("a patient among staff", &kim, vec![ann.clone()], vec![], Err(NewConversationError::WrongSide)),
+            ("staff among patients", &kim, vec![], vec![manager.clone()], Err(NewConversationError::WrongSide)),
+        ] {
+            let made = NewConversation::new(
+                caller,
+                "Flu clinic".parse().expect("a name"),
+                None,
+                Mode::TwoWay,
+                &staff,
+                &patients,
+            );
+            assert_eq!(made.map(|c| (c.staff.len(), c.patients.len())), wanted, "{name}");
+        }
+    }
+}

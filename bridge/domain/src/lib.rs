@@ -1,0 +1,21 @@
+//! Decides: what a practice's people, conversations and messages are, and the rules between them.
+//!
+//! Pure: no async, no I/O, no SQL, no HTTP. Facts are fetched elsewhere and handed in; a rule answers
+//! with what follows from them, or with a [`Refusal`].
+
+mod clock;
+mod conversation;
+mod ids;
+mod people;
+mod portal;
+mod refusal;
+pub mod rules;
+mod text;
+
+pub use clock::{Chance, Clock, Timestamp};
+pub use conversation::{ConversationName, Mode, NewConversation, NewConversationError, ParticipantLimit, Subject};
+pub use ids::{ConversationId, InvalidId, LegId, MessageId, PersonId, PortalId};
+pub use people::{Person, PersonName, RecordNumber, Role};
+pub use portal::{LEG_FIELD, PORTAL_EVENT, PortalKind, PowerFacts, hub_topic, power_levels, spoke_name};
+pub use refusal::Refusal;
+pub use text::{InvalidText, MAX_TEXT_BYTES, without_reply_fallback};

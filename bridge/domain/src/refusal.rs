@@ -1,0 +1,91 @@
+//! A rule's "no": stable codes, and one sentence each for the person refused.
+
+/// Why a message is not passed on. The codes stand in `docs/rules.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// POST-1
+    NotTakingPart,
+    /// POST-2
+    OneWay,
+    /// KIND-1
+    Kind,
+    /// SIZE-1
+    TooLong,
+    /// ENC-1
+    NotEncrypted,
+    /// KEY-1
+    KeyMissing,
+    /// KEY-2
+    KeyWithheld,
+    /// TRUST-1
+    UnsignedDevice,
+    /// TRUST-2
+    SpoofedSender,
+    /// LANE-1
+    ThreadToEverybody,
+    /// LANE-2
+    LaneUnknown,
+    /// LANE-3
+    MentionsPatient,
+}
+
+impl Refusal {
+    /// All of them, in the order of the rule book.
+    pub const ALL: [Self; 12] = [
+        Self::NotTakingPart,
+        Self::OneWay,
+        Self::Kind,
+        Self::TooLong,
+        Self::NotEncrypted,
+        Self::KeyMissing,
+        Self::KeyWithheld,
+        Self::UnsignedDevice,
+        Self::SpoofedSender,
+        Self::ThreadToEverybody,
+        Self::LaneUnknown,
+        Self::MentionsPatient,
+    ];
+
+    /// The stable code.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotTakingPart => "POST-1",
+            Self::OneWay => "POST-2",
+            Self::Kind => "KIND-1",
+            Self::TooLong => "SIZE-1",
+            Self::NotEncrypted => "ENC-1",
+            Self::KeyMissing => "KEY-1",
+            Self::KeyWithheld => "KEY-2",
+            Self::UnsignedDevice => "TRUST-1",
+            Self::SpoofedSender => "TRUST-2",
+            Self::ThreadToEverybody => "LANE-1",
+            Self::LaneUnknown => "LANE-2",
+            Self::MentionsPatient => "LANE-3",
+        }
+    }
+
+    /// One sentence for the person refused: what happened and what to do.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::NotTakingPart => "Not delivered: you do not take part in this conversation.",
+            Self::OneWay => "Not delivered: only the practice writes in this conversation.",
+            Self::Kind => "Not delivered: only text messages are passed on so far, so please write it as text.",
+            Self::TooLong => "Not delivered: this message is too long, so please send it in parts.",
+            Self::NotEncrypted => "Not delivered: your app sent this without encryption, so please use another app.",
+            Self::KeyMissing => "Not delivered: the key to read this did not arrive, so please send it again.",
+            Self::KeyWithheld => "Not delivered: your app did not let the practice read this; please verify your \
+                                  session in the app's security settings and send it again.",
+            Self::UnsignedDevice => "Not delivered: the device you wrote from is not verified; please verify it in \
+                                     your app's security settings and send this again.",
+            Self::SpoofedSender => "Not delivered: this message was not encrypted by the account that sent it.",
+            Self::ThreadToEverybody => "Not delivered: this thread began with a message to everybody, so please \
+                                        reply to one patient's message, or write outside the thread.",
+            Self::LaneUnknown => "Not delivered: it is not known whom the message you answered had reached, so \
+                                  please answer a patient's message, or write without replying.",
+            Self::MentionsPatient => "Not delivered: this would go to every patient here but mentions one; please \
+                                      reply to that patient's message instead.",
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What may be sent: kinds and sizes.
+
+use crate::{MAX_TEXT_BYTES, Refusal, without_reply_fallback};
+
+/// A message that may travel: plain words.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Words(String);
+
+impl Words {
+    /// The words.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What of a decrypted event may be passed on: the words of an `m.room.message` of `msgtype` `m.text` that
+/// replaces nothing (`relation` is its `rel_type`).
+///
+/// # Errors
+/// [`Refusal::Kind`], [`Refusal::TooLong`].
+pub fn may_relay(
+    event_type: &str,
+    msgtype: Option<&str>,
+    relation: Option<&str>,
+    body: Option<&str>,
+) -> Result<Words, Refusal> {
+    // KIND-1: what is not known is not passed on, and its sender hears of it.
+    let known = event_type == "m.room.message"
+        && msgtype == Some("m.text")
+        && matches!(relation, None | Some("m.thread"));
+    let Some(body) = body.filter(|_| known) else { return Err(Refusal::Kind) };
+    let words = without_reply_fallback(body);
+    if words.trim().is_empty() {
+        return Err(Refusal::Kind);
+    }
+    // SIZE-1: a leg must fit into one event, encrypted.
+    if words.len() + words.chars().filter(|c| c.is_control() || matches!(c, '"' | '\\')).count() * 5 > MAX_TEXT_BYTES
+    {
+        return Err(Refusal::TooLong);
+    }
+    Ok(Words(words.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_travel() {
+        let long = "x".repeat(MAX_TEXT_BYTES + 1);
+        for (name, event_type, msgtype, relation, body, wanted) in [
+            ("text", "m.room.message", Some("m.text"), None, Some("Hello"), Ok("Hello")),
+            ("text in a thread", "m.room.message", Some("m.text"), Some("m.thread"), Some("Hello"), Ok("Hello")),
+            ("an edit", "m.room.message", Some("m.text"), Some("m.replace"), Some("* Hello"), Err(Refusal::Kind)),
+            ("an image", "m.room.message", Some("m.image"), None, Some("x.png"), Err(Refusal::Kind)),
+            ("a sticker", "m.sticker", None, None, Some("smile"), Err(Refusal::Kind)),
+            ("a message without words", "m.room.message", Some("m.text"), None, None, Err(Refusal::Kind)),
+            ("white space", "m.room.message", Some("m.text"), None, Some(" \n"), Err(Refusal::Kind)),
+            ("too long", "m.room.message", Some("m.text"), None, Some(&*long), Err(Refusal::TooLong)),
+        ] {
+            let found = may_relay(event_type, msgtype, relation, body);
+            assert_eq!(found.as_ref().map(Words::as_str).map_err(|r| *r), wanted, "{name}");
+        }
+    }
+
+    impl std::fmt::Debug for Words {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Words(…)")
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Lanes: whom a staff message reaches (design of a conversation with several patients, S17).
+
+use crate::{PersonId, Refusal};
+
+/// Whom an earlier message reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Staff wrote it to every patient.
+    Everybody,
+    /// A patient wrote it, or it went to this patient only.
+    Only(PersonId),
+    /// Nothing is known of it: a notice, a refused message, one from before.
+    Unknown,
+}
+
+/// What a staff message says about its own place.
+#[derive(Clone, Debug)]
+pub struct LaneFacts {
+    /// How many patients take part.
+    pub patients: usize,
+    /// The message it answers, if it truly answers one (a thread's `is_falling_back` reply does not).
+    pub answers: Option<Reach>,
+    /// The root of the thread that it stands in.
+    pub thread: Option<Reach>,
+    /// Whether it mentions a patient's ghost.
+    pub mentions_patient: bool,
+}
+
+/// Whom a staff message is to reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Every patient of the conversation.
+    Everybody,
+    /// This patient only.
+    Only(PersonId),
+}
+
+/// Whom a staff message reaches.
+///
+/// # Errors
+/// [`Refusal::ThreadToEverybody`], [`Refusal::LaneUnknown`], [`Refusal::MentionsPatient`].
+pub fn lane(facts: &LaneFacts) -> Result<Lane, Refusal> {
+    // With one patient, or none, there is one lane.
+    if facts.patients <= 1 {
+        return Ok(Lane::Everybody);
+    }
+    let lane = match (&facts.thread, &facts.answers) {
+        // LANE-2: a target whose lane is unknown is refused, never sent to all.
+        (Some(Reach::Unknown), _) | (_, Some(Reach::Unknown)) => return Err(Refusal::LaneUnknown),
+        // A thread rooted in one patient's lane stays there, and nothing answers out of it.
+        (Some(Reach::Only(root)), Some(Reach::Only(answered))) if root != answered => {
+            return Err(Refusal::LaneUnknown);
+        }
+        (Some(Reach::Only(patient)), _) | (_, Some(Reach::Only(patient))) => Lane::Only(patient.clone()),
+        // LANE-1: in a thread rooted in a message to all, what answers nobody is refused.
+        (Some(Reach::Everybody), None) => return Err(Refusal::ThreadToEverybody),
+        (_, Some(Reach::Everybody)) | (None, None) => Lane::Everybody,
+    };
+    // LANE-3: what goes to everybody mentions no patient.
+    if lane == Lane::Everybody && facts.mentions_patient {
+        return Err(Refusal::MentionsPatient);
+    }
+    Ok(lane)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whom_a_staff_message_reaches() {
+        let ann = PersonId::from_bytes([1; 16]);
+        let ben = PersonId::from_bytes([2; 16]);
+        let only = |p: &PersonId| Some(Reach::Only(p.clone()));
+        let to_ann = Ok(Lane::Only(ann.clone()));
+        let all = Some(Reach::Everybody);
+        for (name, patients, answers, thread, mentions_patient, wanted) in [
+            ("plain", 3, None, None, false, Ok(Lane::Everybody)),
+            ("reply to a patient", 3, only(&ann), None, false, to_ann.clone()),
+            ("reply to a patient, naming them", 3, only(&ann), None, true, to_ann.clone()),
+            ("reply to a message to all", 3, all.clone(), None, false, Ok(Lane::Everybody)),
+            ("reply to a notice", 3, Some(Reach::Unknown), None, false, Err(Refusal::LaneUnknown)),
+            ("in a patient's thread", 3, None, only(&ann), false, to_ann.clone()),
+            ("reply within it", 3, only(&ann), only(&ann), false, to_ann.clone()),
+            ("reply out of it", 3, only(&ben), only(&ann), false, Err(Refusal::LaneUnknown)),
+            ("reply to all within it", 3, all.clone(), only(&ann), false, to_ann.clone()),
+            ("in a thread to all", 3, None, all.clone(), false, Err(Refusal::ThreadToEverybody)),
+            ("reply to a patient in it", 3, only(&ann), all.clone(), false, to_ann),
+            ("reply to all in it", 3, all.clone(), all, false, Ok(Lane::Everybody)),
+            ("in an unknown thread", 3, None, Some(Reach::Unknown), false, Err(Refusal::LaneUnknown)),
+            ("a mention to all", 3, None, None, true, Err(Refusal::MentionsPatient)),
+            ("one patient: one lane", 1, Some(Reach::Unknown), None, true, Ok(Lane::Everybody)),
+            ("staff only", 0, None, None, false, Ok(Lane::Everybody)),
+        ] {
+            let facts = LaneFacts { patients, answers, thread, mentions_patient };
+            assert_eq!(lane(&facts), wanted, "{name}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The rules, as pure functions: facts in, what follows or a [`Refusal`](crate::Refusal) out.
+
+mod kind;
+mod lane;
+mod post;
+mod trust;
+
+pub use kind::{Words, may_relay};
+pub use lane::{Lane, LaneFacts, Reach, lane};
+pub use post::{PostFacts, may_post};
+pub use trust::{SenderTrust, may_trust};

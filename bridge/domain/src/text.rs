@@ -1,0 +1,83 @@
+//! Words that people type: their limits, and what of them may travel.
+
+/// The longest text that is passed on, in bytes: encrypted, it still fits Matrix's 65,536 bytes an event
+/// (Matrix v1.19 client-server §Size limits).
+pub const MAX_TEXT_BYTES: usize = 40_000;
+
+/// Why a name, a subject or a number is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidText {
+    /// Nothing but white space.
+    #[error("it is empty")]
+    Empty,
+    /// More characters than allowed.
+    #[error("it is longer than {0} characters")]
+    TooLong(usize),
+    /// A line break or another control character.
+    #[error("it holds a line break or another control character")]
+    Control,
+}
+
+/// One line of 1 to `limit` characters, without white space around it.
+pub(crate) fn one_line(value: &str, limit: usize) -> Result<String, InvalidText> {
+    let value = value.trim();
+    if value.is_empty() {
+        return Err(InvalidText::Empty);
+    }
+    if value.chars().count() > limit {
+        return Err(InvalidText::TooLong(limit));
+    }
+    // Bidirectional overrides would let a name pretend to be another.
+    let misleading = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if value.chars().any(misleading) {
+        return Err(InvalidText::Control);
+    }
+    Ok(value.to_owned())
+}
+
+/// A reply's own words: the quotation of the answered message that older clients write in front is cut off,
+/// because it may quote another patient (`> <@user:server> words`, Matrix before v1.13 §Fallbacks for rich
+/// replies).
+#[must_use]
+pub fn without_reply_fallback(body: &str) -> &str {
+    if !body.starts_with("> <") && !body.starts_with("> * <") {
+        return body;
+    }
+    let mut rest = body;
+    while rest.starts_with('>') {
+        rest = rest.split_once('\n').map_or("", |(_, after)| after);
+    }
+    rest.strip_prefix('\n').unwrap_or(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_quotation_is_cut_off() {
+        for (name, body, wanted) in [
+            ("no quotation", "Yes, please", "Yes, please"),
+            ("one line", "> <@ann:x> my result?\n\nYes", "Yes"),
+            ("two lines", "> <@ann:x> my\n> result?\n\nYes\nand no", "Yes\nand no"),
+            ("an emote", "> * <@ann:x> waves\n\nYes", "Yes"),
+            ("a person's own greater-than", "> 5 mmol/l is high", "> 5 mmol/l is high"),
+            ("nothing else", "> <@ann:x> my result?", ""),
+        ] {
+            assert_eq!(without_reply_fallback(body), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_honest_line() {
+        for (value, wanted) in [
+            ("  Ann ", Ok("Ann".to_owned())),
+            (" ", Err(InvalidText::Empty)),
+            ("abcdef", Err(InvalidText::TooLong(5))),
+            ("a\nb", Err(InvalidText::Control)),
+            ("a\u{202e}b", Err(InvalidText::Control)),
+        ] {
+            assert_eq!(one_line(value, 5), wanted, "{value:?}");
+        }
+    }
+}

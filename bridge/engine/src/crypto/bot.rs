@@ -1,0 +1,161 @@
+//! What only the bot's machine does: receive. Its inbox is one filtered `/sync`, lossless also after we were down.
+
+use std::time::Duration;
+
+use matrix_sdk_common::deserialized_responses::{VerificationLevel, VerificationState, WithheldCode};
+use matrix_sdk_crypto::{
+    DecryptionSettings, EncryptionSyncChanges, MegolmError, TrustRequirement,
+    types::events::room::encrypted::EncryptedEvent,
+};
+use parlour_domain::rules::SenderTrust;
+use ruma::{
+    OwnedUserId, RoomId, UserId,
+    api::client::{
+        filter::{Filter, FilterDefinition, RoomEventFilter},
+        sync::sync_events,
+    },
+    serde::Raw,
+};
+use serde_json::{Value, value::RawValue};
+
+use super::{CryptoError, Machine, Machines};
+
+/// Everything is taken in; what is trusted is a rule's matter.
+pub(super) const RECEIVING: DecryptionSettings =
+    DecryptionSettings { sender_device_trust_requirement: TrustRequirement::Untrusted };
+
+const POLL: Duration = Duration::from_secs(30);
+
+/// A decrypted event.
+pub struct Deciphered {
+    /// The event's inner type.
+    pub event_type: String,
+    /// Its inner content.
+    pub content: Value,
+    /// What decryption tells about its sender.
+    pub trust: SenderTrust,
+}
+
+/// Why an event cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Its key is not there yet.
+    KeyMissing,
+    /// Its sender's client did not let us have the key.
+    KeyWithheld,
+    /// It will never be readable: garbled, or encrypted in a way that nobody knows.
+    Garbled,
+}
+
+/// What a look into the bot's inbox brought.
+#[derive(Debug, Default)]
+pub struct News {
+    /// Whether keys may have come.
+    pub keys: bool,
+    /// People whose devices changed.
+    pub devices: Vec<OwnedUserId>,
+}
+
+impl Machine {
+    /// Reads an `m.room.encrypted` event of a portal. For the bot's machine.
+    ///
+    /// # Errors
+    /// When the crypto store or the homeserver fails; the outer error passes, the inner one is the event's.
+    pub async fn decipher(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        event: &RawValue,
+    ) -> Result<Result<Deciphered, Unreadable>, CryptoError> {
+        self.olm.update_tracked_users([sender]).await?;
+        self.flush().await?;
+        let event: Raw<EncryptedEvent> = Raw::from_json(event.to_owned());
+        let decrypted = match self.olm.decrypt_room_event(&event, room, &RECEIVING).await {
+            Ok(decrypted) => decrypted,
+            Err(MegolmError::Store(error)) => return Err(error.into()),
+            Err(error) => return Ok(Err(unreadable(&error))),
+        };
+        let trust = match &decrypted.encryption_info.verification_state {
+            VerificationState::Verified
+            | VerificationState::Unverified(VerificationLevel::UnverifiedIdentity) => SenderTrust::CrossSigned,
+            VerificationState::Unverified(
+                VerificationLevel::UnsignedDevice
+                | VerificationLevel::None(_)
+                | VerificationLevel::VerificationViolation,
+            ) => SenderTrust::Unsigned,
+            VerificationState::Unverified(VerificationLevel::MismatchedSender) => SenderTrust::Mismatched,
+        };
+        let mut event: Value = decrypted.event.deserialize_as_unchecked()?;
+        let event_type = event["type"].as_str().unwrap_or_default().to_owned();
+        Ok(Ok(Deciphered { event_type, content: event["content"].take(), trust }))
+    }
+
+    /// Waits for news in the bot's inbox, at most half a minute, and takes it in: keys, device lists, key counts.
+    /// The place up to which it was read is kept with what it brought.
+    ///
+    /// # Errors
+    /// When the homeserver or a store fails; then the same news comes again.
+    pub async fn receive(&self, machines: &Machines) -> Result<News, CryptoError> {
+        let since = self.olm.store().next_batch_token().await?;
+        let mut request = sync_events::v3::Request::new();
+        // The first look answers at once: it only says where to go on from.
+        request.timeout = since.as_ref().map(|_| POLL);
+        request.since = since;
+        request.filter = Some(sync_events::v3::Filter::FilterDefinition(inbox_filter()));
+        let answer = self.homeserver.request(&self.intent, request).await?;
+        let news = News {
+            keys: !answer.to_device.events.is_empty(),
+            devices: answer.device_lists.changed.clone(),
+        };
+        if !news.devices.is_empty() {
+            machines.devices_changed(&answer.device_lists).await?;
+        }
+        let changes = EncryptionSyncChanges {
+            to_device_events: answer.to_device.events,
+            changed_devices: &answer.device_lists,
+            one_time_keys_counts: &answer.device_one_time_keys_count,
+            unused_fallback_keys: answer.device_unused_fallback_key_types.as_deref(),
+            next_batch_token: Some(answer.next_batch),
+        };
+        self.olm.receive_sync_changes(changes, &RECEIVING).await?;
+        self.flush().await?;
+        Ok(news)
+    }
+
+    /// Takes in the session that a ghost has made for a room, so that the bot can hand history on (MSC4268).
+    ///
+    /// # Errors
+    /// When a crypto store fails.
+    pub async fn learn_session(&self, ghost: &Machine, room: &RoomId, session_id: &str) -> Result<(), CryptoError> {
+        let wanted =
+            |session: &matrix_sdk_crypto::olm::InboundGroupSession| {
+                session.room_id() == room && session.session_id() == session_id
+            };
+        let exported = ghost.olm.store().export_room_keys(wanted).await?;
+        self.olm.store().import_exported_room_keys(exported, |_, _| {}).await?;
+        Ok(())
+    }
+}
+
+fn unreadable(error: &MegolmError) -> Unreadable {
+    match error {
+        MegolmError::MissingRoomKey(Some(code)) if *code != WithheldCode::NoOlm => Unreadable::KeyWithheld,
+        MegolmError::MissingRoomKey(_) => Unreadable::KeyMissing,
+        MegolmError::Decryption(matrix_sdk_crypto::vodozemac::megolm::DecryptionError::UnknownMessageIndex(..)) => {
+            Unreadable::KeyMissing
+        }
+        _ => Unreadable::Garbled,
+    }
+}
+
+/// To-device messages and device lists only: no timeline, no state, no presence, no account data.
+fn inbox_filter() -> FilterDefinition {
+    let mut filter = FilterDefinition::default();
+    filter.presence = Filter::ignore_all();
+    filter.account_data = Filter::ignore_all();
+    filter.room.timeline = RoomEventFilter::ignore_all();
+    filter.room.state = RoomEventFilter::ignore_all();
+    filter.room.ephemeral = RoomEventFilter::ignore_all();
+    filter.room.account_data = RoomEventFilter::ignore_all();
+    filter
+}

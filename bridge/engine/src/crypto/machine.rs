@@ -1,0 +1,182 @@
+//! One user's machine: its keys, and the requests that it asks for.
+
+use std::ops::Deref;
+
+use matrix_sdk_crypto::{
+    CollectStrategy, EncryptionSettings, OlmMachine,
+    types::requests::{AnyOutgoingRequest, ToDeviceRequest, UploadSigningKeysRequest},
+};
+use ruma::{
+    OwnedUserId, RoomId, TransactionId,
+    api::client::{keys, to_device::send_event_to_device},
+    events::AnyMessageLikeEventContent,
+    serde::Raw,
+};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use super::CryptoError;
+use crate::homeserver::{Homeserver, Intent};
+
+/// What became of an attempt to encrypt.
+pub enum Sealed {
+    /// The content of the `m.room.encrypted` event, and the session it was encrypted with.
+    Ciphertext {
+        /// The content, as an object.
+        content: Value,
+        /// The Megolm session.
+        session_id: Option<String>,
+        /// Whether the session was shared with somebody just now.
+        shared: bool,
+    },
+    /// Nobody in the room has a cross-signed device: whoever signs in later could not read it.
+    NobodyCanRead,
+}
+
+/// The machine of the bot or of a ghost. It neither asks for room keys nor forwards any: the SDK's feature for that
+/// is not compiled in.
+pub struct Machine {
+    pub(super) intent: Intent,
+    pub(super) olm: OlmMachine,
+    pub(super) homeserver: Homeserver,
+    /// Sharing and encrypting are one step: encrypting without a live session is not survivable.
+    sealing: Mutex<()>,
+    /// The machine's own requests go out one batch at a time.
+    sending: Mutex<()>,
+}
+
+impl Machine {
+    pub(super) fn new(intent: Intent, olm: OlmMachine, homeserver: Homeserver) -> Self {
+        Self { intent, olm, homeserver, sealing: Mutex::new(()), sending: Mutex::new(()) }
+    }
+
+    /// As whom it acts, device included.
+    #[must_use]
+    pub fn intent(&self) -> &Intent {
+        &self.intent
+    }
+
+    /// Publishes device and cross-signing identity, the device signed from its first upload on; repeatable.
+    pub(super) async fn publish(&self) -> Result<(), CryptoError> {
+        let requests = self.olm.bootstrap_cross_signing(false).await?;
+        if let Some(upload) = requests.upload_keys_req {
+            self.send(upload.request_id(), upload.request()).await?;
+        }
+        let path = "/_matrix/client/v3/keys/device_signing/upload";
+        let body = signing_keys(&requests.upload_signing_keys_req);
+        self.homeserver.call(Some(&self.intent), http::Method::POST, path, &body).await?;
+        let response = self.homeserver.request(&self.intent, requests.upload_signatures_req).await?;
+        self.olm.mark_request_as_sent(&TransactionId::new(), &response).await?;
+        self.olm.update_tracked_users([&*self.intent.user_id]).await?;
+        self.flush().await
+    }
+
+    /// Sends what the machine asks for: key uploads, queries, signatures.
+    pub(super) async fn flush(&self) -> Result<(), CryptoError> {
+        let _one_batch = self.sending.lock().await;
+        for request in self.olm.outgoing_requests().await? {
+            self.send(request.request_id(), request.request()).await?;
+        }
+        Ok(())
+    }
+
+    /// Encrypts for the devices of these people that their own identity has signed, sharing the room's session
+    /// with those that do not have it.
+    ///
+    /// # Errors
+    /// When the homeserver or the crypto store fails; nothing is lost by trying again.
+    pub async fn seal(
+        &self,
+        room: &RoomId,
+        readers: &[OwnedUserId],
+        event_type: &str,
+        content: &Value,
+    ) -> Result<Sealed, CryptoError> {
+        let _sealing = self.sealing.lock().await;
+        let users = || readers.iter().map(Deref::deref);
+        self.olm.update_tracked_users(users()).await?;
+        self.flush().await?;
+        if !self.somebody_can_read(readers).await? {
+            return Ok(Sealed::NobodyCanRead);
+        }
+        if let Some((id, claim)) = self.olm.get_missing_sessions(users()).await? {
+            let response = self.homeserver.request(&self.intent, claim).await?;
+            self.olm.mark_request_as_sent(&id, &response).await?;
+        }
+        let settings = EncryptionSettings {
+            sharing_strategy: CollectStrategy::IdentityBasedStrategy,
+            ..EncryptionSettings::default()
+        };
+        let shares = self.olm.share_room_key(room, users(), settings).await?;
+        for share in &shares {
+            self.send_to_device(share).await?;
+        }
+        let content: Raw<AnyMessageLikeEventContent> =
+            Raw::from_json(serde_json::value::to_raw_value(content)?);
+        let encrypted = self.olm.encrypt_room_event_raw(room, event_type, &content).await?;
+        Ok(Sealed::Ciphertext {
+            content: encrypted.content.deserialize_as_unchecked()?,
+            session_id: encrypted.encryption_info.session_id().map(str::to_owned),
+            shared: !shares.is_empty(),
+        })
+    }
+
+    async fn somebody_can_read(&self, readers: &[OwnedUserId]) -> Result<bool, CryptoError> {
+        for user_id in readers {
+            let devices = self.olm.get_user_devices(user_id, None).await?;
+            if devices.devices().any(|device| device.is_cross_signed_by_owner()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn send(&self, id: &TransactionId, request: &AnyOutgoingRequest) -> Result<(), CryptoError> {
+        let (homeserver, intent) = (&self.homeserver, &self.intent);
+        match request {
+            AnyOutgoingRequest::KeysUpload(upload) => {
+                let response = homeserver.request(intent, upload.clone()).await?;
+                self.olm.mark_request_as_sent(id, &response).await?;
+            }
+            AnyOutgoingRequest::KeysQuery(query) => {
+                let mut request = keys::get_keys::v3::Request::new();
+                request.device_keys = query.device_keys.clone();
+                request.timeout = query.timeout;
+                let response = homeserver.request(intent, request).await?;
+                self.olm.mark_request_as_sent(id, &response).await?;
+            }
+            AnyOutgoingRequest::KeysClaim(claim) => {
+                let response = homeserver.request(intent, claim.clone()).await?;
+                self.olm.mark_request_as_sent(id, &response).await?;
+            }
+            AnyOutgoingRequest::ToDeviceRequest(share) => self.send_to_device(share).await?,
+            AnyOutgoingRequest::SignatureUpload(upload) => {
+                let response = homeserver.request(intent, upload.clone()).await?;
+                self.olm.mark_request_as_sent(id, &response).await?;
+            }
+            // Verification in a room: nobody verifies interactively with the bot or with a ghost.
+            AnyOutgoingRequest::RoomMessage(_) => tracing::debug!("a verification request is left unanswered"),
+        }
+        Ok(())
+    }
+
+    async fn send_to_device(&self, share: &ToDeviceRequest) -> Result<(), CryptoError> {
+        let request = send_event_to_device::v3::Request::new_raw(
+            share.event_type.clone(),
+            share.txn_id.clone(),
+            share.messages.clone(),
+        );
+        let response = self.homeserver.request(&self.intent, request).await?;
+        self.olm.mark_request_as_sent(&share.txn_id, &response).await?;
+        Ok(())
+    }
+}
+
+/// The body of `POST /keys/device_signing/upload`; an application service needs no interactive auth (MSC4190).
+fn signing_keys(keys: &UploadSigningKeysRequest) -> Value {
+    json!({
+        "master_key": keys.master_key,
+        "self_signing_key": keys.self_signing_key,
+        "user_signing_key": keys.user_signing_key,
+    })
+}

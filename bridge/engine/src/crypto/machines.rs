@@ -1,0 +1,115 @@
+//! All machines of this process: made when first needed, one a user of ours.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use matrix_sdk_crypto::{EncryptionSyncChanges, OlmMachine, store::IntoCryptoStore};
+use matrix_sdk_sqlite::SqliteCryptoStore;
+use ruma::{OwnedUserId, UserId, api::client::sync::sync_events::DeviceLists};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use super::{CryptoError, Machine};
+use crate::{
+    homeserver::{Homeserver, HomeserverError, Intent, encoded},
+    store::{OurUser, Store},
+};
+
+/// Opens the crypto store of one user of ours: a folder each.
+struct CryptoStores {
+    folder: PathBuf,
+}
+
+impl CryptoStores {
+    async fn open(&self, user: &UserId) -> Result<impl IntoCryptoStore + use<>, CryptoError> {
+        Ok(SqliteCryptoStore::open(self.folder.join(user.localpart()), None).await?)
+    }
+}
+
+/// The machines, and the accounts on the homeserver that they belong to.
+pub struct Machines {
+    stores: CryptoStores,
+    homeserver: Homeserver,
+    store: Store,
+    awake: Mutex<HashMap<OwnedUserId, Arc<Machine>>>,
+}
+
+impl Machines {
+    /// Machines whose stores lie in `folder`.
+    #[must_use]
+    pub fn new(folder: PathBuf, homeserver: Homeserver, store: Store) -> Self {
+        Self { stores: CryptoStores { folder }, homeserver, store, awake: Mutex::default() }
+    }
+
+    /// The machine of one of our users, who is made on the homeserver first where needed: account, device, keys,
+    /// identity, name. Each step can be repeated.
+    ///
+    /// # Errors
+    /// When homeserver, database or crypto store fail; trying again goes on where it stopped.
+    pub async fn of(&self, user: &OurUser, display_name: &str) -> Result<Arc<Machine>, CryptoError> {
+        let mut awake = self.awake.lock().await;
+        if let Some(machine) = awake.get(&user.user_id) {
+            return Ok(Arc::clone(machine));
+        }
+        let intent = Intent { user_id: user.user_id.clone(), device_id: Some(user.device_id.clone()) };
+        if !user.ready {
+            self.register(&intent).await?;
+        }
+        let crypto_store = self.stores.open(&user.user_id).await?;
+        let olm = OlmMachine::with_store(&user.user_id, &user.device_id, crypto_store, None).await?;
+        // What changed while we were down was told to nobody.
+        olm.mark_all_tracked_users_as_dirty().await?;
+        let machine = Arc::new(Machine::new(intent, olm, self.homeserver.clone()));
+        if !user.ready {
+            machine.publish().await?;
+            self.name(machine.intent(), display_name).await?;
+            self.store.our_user_is_ready(&user.user_id).await?;
+        }
+        awake.insert(user.user_id.clone(), Arc::clone(&machine));
+        Ok(machine)
+    }
+
+    /// Tells every machine that is awake whose devices have changed.
+    pub(super) async fn devices_changed(&self, changed: &DeviceLists) -> Result<(), CryptoError> {
+        let machines: Vec<_> = self.awake.lock().await.values().cloned().collect();
+        let none = std::collections::BTreeMap::new();
+        for machine in machines {
+            let changes = EncryptionSyncChanges {
+                to_device_events: Vec::new(),
+                changed_devices: changed,
+                one_time_keys_counts: &none,
+                unused_fallback_keys: None,
+                next_batch_token: None,
+            };
+            machine.olm.receive_sync_changes(changes, &super::bot::RECEIVING).await?;
+        }
+        Ok(())
+    }
+
+    /// Account and device (Matrix v1.19 application-service §Server admin style permissions; MSC4190).
+    async fn register(&self, intent: &Intent) -> Result<(), HomeserverError> {
+        let body = json!({
+            "type": "m.login.application_service",
+            "username": intent.user_id.localpart(),
+            "inhibit_login": true,
+        });
+        match self.homeserver.call(None, http::Method::POST, "/_matrix/client/v3/register?kind=user", &body).await {
+            Ok(_) => {}
+            Err(error) if error.is("M_USER_IN_USE") => {}
+            Err(error) => return Err(error),
+        }
+        let Some(device_id) = &intent.device_id else { return Ok(()) };
+        let path = format!("/_matrix/client/v3/devices/{}", encoded(device_id.as_str()));
+        let user = Intent::user(&intent.user_id);
+        self.homeserver
+            .call(Some(&user), http::Method::PUT, &path, &json!({ "display_name": "Parlour" }))
+            .await?;
+        Ok(())
+    }
+
+    async fn name(&self, intent: &Intent, display_name: &str) -> Result<Value, HomeserverError> {
+        let path = format!("/_matrix/client/v3/profile/{}/displayname", encoded(intent.user_id.as_str()));
+        self.homeserver
+            .call(Some(intent), http::Method::PUT, &path, &json!({ "displayname": display_name }))
+            .await
+    }
+}

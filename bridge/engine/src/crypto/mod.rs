@@ -1,0 +1,35 @@
+//! Encryption: one machine, device and cross-signing identity for the bot and for each ghost that speaks.
+
+mod bot;
+mod machine;
+mod machines;
+
+pub use bot::{Deciphered, Unreadable};
+pub use machine::{Machine, Sealed};
+pub use machines::Machines;
+
+/// Why something of encryption did not work out.
+#[derive(Debug, thiserror::Error)]
+pub enum CryptoError {
+    /// The crypto store failed.
+    #[error("the crypto store failed: {0}")]
+    Store(#[from] matrix_sdk_crypto::CryptoStoreError),
+    /// The crypto store's file could not be opened.
+    #[error("the crypto store could not be opened: {0}")]
+    Open(#[from] matrix_sdk_sqlite::OpenStoreError),
+    /// A step of the protocol failed.
+    #[error("a step of the encryption failed: {0}")]
+    Olm(#[from] matrix_sdk_crypto::OlmError),
+    /// A message could not be encrypted.
+    #[error("a message could not be encrypted: {0}")]
+    Megolm(#[from] matrix_sdk_crypto::MegolmError),
+    /// The homeserver did not do its part.
+    #[error(transparent)]
+    Homeserver(#[from] crate::homeserver::HomeserverError),
+    /// The database did not do its part.
+    #[error(transparent)]
+    Database(#[from] crate::store::StoreError),
+    /// Something could not be written as JSON.
+    #[error("something could not be written as JSON")]
+    Json(#[from] serde_json::Error),
+}

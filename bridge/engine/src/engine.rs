@@ -1,0 +1,290 @@
+//! The engine as a whole: what it is given, what runs in it, and what the listeners ask of it.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parlour_domain::{
+    Chance, Clock, ConversationId, NewConversation, PersonId, PortalId,
+};
+use ruma::OwnedServerName;
+use tokio::{
+    sync::{Mutex, mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    crypto::{CryptoError, Machines},
+    ghosts::Ghosts,
+    homeserver::{Homeserver, HomeserverError, Intent},
+    intake::{IntakeError, parse_transaction},
+    keyed::Keyed,
+    notices::LegIds,
+    secret::Secret,
+    store::{Store, StoreError},
+};
+
+/// What an engine is told at its start.
+#[derive(Clone)]
+pub struct Settings {
+    /// The homeserver's name, the part of user ids after the colon.
+    pub server_name: OwnedServerName,
+    /// The practice's name, as patients see it.
+    pub practice: String,
+    /// The folder that database and crypto stores lie in.
+    pub data: PathBuf,
+    /// How long an event waits for its key before its sender is told.
+    pub patience_for_keys: Duration,
+    /// How long an event of an unsigned device waits for the signature before its sender is told.
+    pub patience_for_signatures: Duration,
+    /// A promise broken on purpose, for tests of the checks.
+    pub fault: Option<crate::Fault>,
+}
+
+/// Why an engine cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder cannot be used.
+    #[error("the data folder cannot be used: {0}")]
+    Data(#[from] std::io::Error),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The homeserver cannot be spoken to.
+    #[error(transparent)]
+    Homeserver(#[from] HomeserverError),
+}
+
+/// Why the engine did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The body of a transaction makes no sense.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Keys, homeserver or crypto store failed.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+}
+
+/// What all parts of the engine share.
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) store: Store,
+    pub(crate) homeserver: Homeserver,
+    pub(crate) ghosts: Ghosts,
+    pub(crate) leg_ids: LegIds,
+    pub(crate) clock: Arc<dyn Clock>,
+    legs: mpsc::UnboundedSender<PortalId>,
+}
+
+impl Core {
+    /// Has these portals' senders look.
+    pub(crate) fn wake_senders(&self, portals: &[PortalId]) {
+        for portal in portals {
+            // Nobody listens only while the engine stops; what waits is looked for at the next start.
+            let _ = self.legs.send(portal.clone());
+        }
+    }
+}
+
+/// The running engine.
+pub struct Engine {
+    core: Arc<Core>,
+    relays: Keyed<ConversationId>,
+    senders: Keyed<PortalId>,
+    making: Mutex<()>,
+    receiving: watch::Sender<bool>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// Opens the store and starts; does not wait for the homeserver, which may come later.
+    ///
+    /// # Errors
+    /// When the data folder or the database cannot be used.
+    pub async fn start(
+        settings: Settings,
+        homeserver: Homeserver,
+        clock: Arc<dyn Clock>,
+        chance: Arc<dyn Chance>,
+    ) -> Result<Arc<Self>, StartError> {
+        tokio::fs::create_dir_all(&settings.data).await?;
+        let store = Store::open(&settings.data.join("parlour.db")).await?;
+        let fresh = [chance.bytes(), chance.bytes()].map(|bytes| PersonId::from_bytes(bytes).to_string());
+        let leg_ids = LegIds::new(Secret::new(store.setting_or("leg-id-key", &fresh.concat()).await?));
+        let machines = Machines::new(settings.data.join("machines"), homeserver.clone(), store.clone());
+        let ghosts = Ghosts {
+            server_name: settings.server_name.clone(),
+            practice: settings.practice.clone(),
+            store: store.clone(),
+            homeserver: homeserver.clone(),
+            machines,
+            chance,
+        };
+        let (legs, mut portals) = mpsc::unbounded_channel();
+        let core = Arc::new(Core { settings, store, homeserver, ghosts, leg_ids, clock, legs });
+        let engine = Arc::new(Self {
+            core,
+            relays: Keyed::new(),
+            senders: Keyed::new(),
+            making: Mutex::default(),
+            receiving: watch::Sender::new(false),
+            tasks: Mutex::default(),
+        });
+        let mut tasks = engine.tasks.lock().await;
+        let weak = Arc::downgrade(&engine);
+        tasks.spawn(async move {
+            while let (Some(portal), Some(engine)) = (portals.recv().await, weak.upgrade()) {
+                engine.wake_sender(&portal).await;
+            }
+        });
+        tasks.spawn(receive(Arc::downgrade(&engine)));
+        drop(tasks);
+        engine.look_everywhere().await?;
+        Ok(engine)
+    }
+
+    /// Ends all work; what waits is gone on with at the next start.
+    pub async fn stop(&self) {
+        self.tasks.lock().await.shutdown().await;
+        self.relays.stop().await;
+        self.senders.stop().await;
+        self.core.store.close().await;
+    }
+
+    /// The store, to be read.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.core.store
+    }
+
+    /// The homeserver.
+    #[must_use]
+    pub fn homeserver(&self) -> &Homeserver {
+        &self.core.homeserver
+    }
+
+    /// Whether the bot receives just now; changes are told.
+    #[must_use]
+    pub fn receiving(&self) -> watch::Receiver<bool> {
+        self.receiving.subscribe()
+    }
+
+    /// As the bot, who is an administrator of the homeserver.
+    #[must_use]
+    pub fn bot(&self) -> Option<Intent> {
+        crate::ghosts::bot_user_id(&self.core.settings.server_name).map(|user_id| Intent::user(&user_id))
+    }
+
+    /// Takes a transaction in: all its events are kept when this returns well, and handled afterwards.
+    ///
+    /// # Errors
+    /// [`EngineError::Intake`] for a body that makes no sense; else the database failed and the homeserver is to
+    /// send it again.
+    pub async fn accept(&self, body: &[u8]) -> Result<(), EngineError> {
+        let events = parse_transaction(body)?;
+        for conversation in self.core.store.accept(&events, self.core.clock.now()).await? {
+            self.wake_relay(&conversation).await;
+        }
+        Ok(())
+    }
+
+    /// Begins a conversation: written down first, then made; when this returns well, people are in it.
+    ///
+    /// # Errors
+    /// When database or homeserver fail. What is written down is made at the next occasion all the same.
+    pub async fn begin(&self, new: &NewConversation) -> Result<ConversationId, EngineError> {
+        let id = ConversationId::from_bytes(self.core.ghosts.chance.bytes());
+        let portal = || PortalId::from_bytes(self.core.ghosts.chance.bytes());
+        let spokes = new.patients.iter().map(|patient| (portal(), Some(patient.clone())));
+        let portals: Vec<_> = std::iter::once((portal(), None)).chain(spokes).collect();
+        self.core.store.add_conversation(&id, new, &portals, self.core.clock.now()).await?;
+        self.make(&id).await?;
+        Ok(id)
+    }
+
+    async fn make(&self, id: &ConversationId) -> Result<(), EngineError> {
+        let _one_at_a_time = self.making.lock().await;
+        match self.core.store.conversation(id).await? {
+            Some(conversation) if !conversation.ready => Ok(self.core.make_portals(&conversation).await?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has every worker look that may have something to do.
+    async fn look_everywhere(&self) -> Result<(), StoreError> {
+        for conversation in self.core.store.conversations_waiting().await? {
+            self.wake_relay(&conversation).await;
+        }
+        for portal in self.core.store.portals_waiting().await? {
+            self.wake_sender(&portal).await;
+        }
+        for portal in self.core.store.portals_held().await? {
+            self.wake_sender(&portal).await;
+        }
+        Ok(())
+    }
+
+    async fn wake_relay(&self, conversation: &ConversationId) {
+        let core = Arc::clone(&self.core);
+        let work = move |conversation| {
+            let core = Arc::clone(&core);
+            async move { core.relay(&conversation).await }
+        };
+        self.relays.wake(conversation, work).await;
+    }
+
+    async fn wake_sender(&self, portal: &PortalId) {
+        let core = Arc::clone(&self.core);
+        let work = move |portal| {
+            let core = Arc::clone(&core);
+            async move { core.send_waiting(&portal).await }
+        };
+        self.senders.wake(portal, work).await;
+    }
+
+    /// One look into the bot's inbox, and what follows from it.
+    async fn receive_once(&self) -> Result<(), EngineError> {
+        let bot = self.core.ghosts.bot().await?;
+        if !*self.receiving.borrow() {
+            for id in self.core.store.unfinished_conversations().await? {
+                self.make(&id).await?;
+            }
+        }
+        let news = bot.receive(&self.core.ghosts.machines).await?;
+        let _ = self.receiving.send_replace(true);
+        if news.keys || !news.devices.is_empty() {
+            for conversation in self.core.store.conversations_parked().await? {
+                self.wake_relay(&conversation).await;
+            }
+        }
+        if !news.devices.is_empty() {
+            for portal in self.core.store.portals_held().await? {
+                self.wake_sender(&portal).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The bot's inbox, looked into for as long as the engine lives.
+async fn receive(engine: Weak<Engine>) {
+    while let Some(engine) = engine.upgrade() {
+        if let Err(error) = engine.receive_once().await {
+            if engine.receiving.send_replace(false) {
+                tracing::warn!(%error, "the bot's inbox cannot be read for now");
+            } else {
+                tracing::debug!(%error, "the bot's inbox cannot be read yet");
+            }
+            drop(engine);
+            tokio::time::sleep(AFTER_AN_ERROR).await;
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Ghosts and the bot: who stands for whom, made when first needed, joined where they speak.
+
+use std::sync::Arc;
+
+use parlour_domain::{Chance, Person, PersonId};
+use ruma::{OwnedUserId, ServerName, UserId};
+
+use crate::{
+    crypto::{CryptoError, Machine, Machines},
+    homeserver::Homeserver,
+    store::{OurUser, Portal, Store, StoreError},
+};
+
+/// The prefix of every localpart in our namespace, as the registration claims it.
+pub(crate) const NAMESPACE: &str = "_parlour_";
+
+pub(crate) struct Ghosts {
+    pub(crate) server_name: ruma::OwnedServerName,
+    pub(crate) practice: String,
+    pub(crate) store: Store,
+    pub(crate) homeserver: Homeserver,
+    pub(crate) machines: Machines,
+    pub(crate) chance: Arc<dyn Chance>,
+}
+
+/// The bot's user id.
+pub(crate) fn bot_user_id(server_name: &ServerName) -> Option<OwnedUserId> {
+    UserId::parse(format!("@{NAMESPACE}bot:{server_name}")).ok()
+}
+
+impl Ghosts {
+    /// Whether a user is one of ours: the bot or a ghost.
+    pub(crate) fn is_ours(&self, user_id: &UserId) -> bool {
+        user_id.server_name() == self.server_name && user_id.localpart().starts_with(NAMESPACE)
+    }
+
+    /// The bot's machine.
+    pub(crate) async fn bot(&self) -> Result<Arc<Machine>, CryptoError> {
+        let user_id = bot_user_id(&self.server_name).ok_or(StoreError::Malformed("server name"))?;
+        let fresh = self.fresh(user_id, None);
+        let bot = self.store.our_user_or(&fresh).await?;
+        self.machines.of(&bot, &self.practice).await
+    }
+
+    /// The machine of a person's ghost.
+    pub(crate) async fn of(&self, person: &Person) -> Result<Arc<Machine>, CryptoError> {
+        let opaque = PersonId::from_bytes(self.chance.bytes());
+        let user_id = UserId::parse(format!("@{NAMESPACE}{opaque}:{}", self.server_name))
+            .map_err(|_| StoreError::Malformed("server name"))?;
+        let ghost = self.store.our_user_or(&self.fresh(user_id, Some(person.id.clone()))).await?;
+        self.machines.of(&ghost, person.name.as_str()).await
+    }
+
+    fn fresh(&self, user_id: OwnedUserId, person: Option<PersonId>) -> OurUser {
+        let device = PersonId::from_bytes(self.chance.bytes());
+        let device_id = device.as_str()[..16].to_uppercase().into();
+        OurUser { user_id, person, device_id, ready: false }
+    }
+
+    /// Joins somebody to a portal's room; said again, nothing happens.
+    pub(crate) async fn join(&self, portal: &Portal, user_id: &UserId) -> Result<(), CryptoError> {
+        let Some(room_id) = &portal.room_id else { return Ok(()) };
+        if self.store.has_joined(&portal.id, user_id).await? {
+            return Ok(());
+        }
+        let bot = self.bot().await?;
+        if bot.intent().user_id != user_id {
+            self.homeserver.join(bot.intent(), room_id, user_id).await?;
+        }
+        self.store.joined(&portal.id, user_id).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! The homeserver's client API, used as one of our users through the application service's token.
+
+use std::{borrow::Cow, time::Duration};
+
+use ruma::{
+    OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId,
+    api::{
+        AppserviceUserIdentity, IncomingResponse, OutgoingRequest, OutgoingRequestAppserviceExt,
+        SupportedVersions,
+        auth_scheme::{AuthScheme, SendAccessToken},
+        path_builder::PathBuilder,
+    },
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::secret::Secret;
+
+/// Why the homeserver did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeserverError {
+    /// No answer: not there, cut off, or too slow.
+    #[error("the homeserver does not answer")]
+    Unreachable(#[source] reqwest::Error),
+    /// A Matrix error (Matrix v1.19 client-server §Standard error response).
+    #[error("the homeserver answered {status} {code}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Its `errcode`.
+        code: String,
+        /// How long it asks us to wait.
+        retry_after: Option<Duration>,
+    },
+    /// An answer, or a request of ours, that makes no sense.
+    #[error("the homeserver's answer to {0} makes no sense")]
+    Nonsense(&'static str),
+}
+
+impl HomeserverError {
+    /// Whether the same request may succeed later without anything else being done.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Refused { status, .. } => *status == 429 || *status >= 500,
+            Self::Nonsense(_) => false,
+        }
+    }
+
+    /// Whether it is this `errcode`.
+    #[must_use]
+    pub fn is(&self, wanted: &str) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == wanted)
+    }
+}
+
+/// Acting as one of our users: the identity that a request asserts
+/// (Matrix v1.19 application-service §Identity assertion; device: MSC4190).
+#[derive(Clone, Debug)]
+pub struct Intent {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// Their device, for requests that a device makes.
+    pub device_id: Option<OwnedDeviceId>,
+}
+
+impl Intent {
+    /// As this user, and no device of theirs.
+    #[must_use]
+    pub fn user(user_id: &UserId) -> Self {
+        Self { user_id: user_id.to_owned(), device_id: None }
+    }
+
+    fn identity(&self) -> AppserviceUserIdentity<'_> {
+        let mut identity = AppserviceUserIdentity::new(&self.user_id);
+        identity.device_id = self.device_id.as_deref();
+        identity
+    }
+}
+
+/// The homeserver, spoken to with the application service's token.
+#[derive(Clone, Debug)]
+pub struct Homeserver {
+    http: reqwest::Client,
+    base: String,
+    token: Secret,
+    versions: SupportedVersions,
+}
+
+#[derive(Deserialize)]
+struct MatrixError {
+    #[serde(default)]
+    errcode: String,
+    retry_after_ms: Option<u64>,
+}
+
+const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+
+impl Homeserver {
+    /// The homeserver at `base` (scheme, host and port).
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn new(base: &str, token: Secret) -> Result<Self, HomeserverError> {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(REQUEST_LIMIT)
+            .build()
+            .map_err(HomeserverError::Unreachable)?;
+        // The versions whose stable paths we use; what may be missing is probed where it is needed.
+        let versions = SupportedVersions::from_parts(
+            &["v1.1", "v1.10", "v1.11", "v1.12"].map(str::to_owned),
+            &std::collections::BTreeMap::new(),
+        );
+        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), token, versions })
+    }
+
+    /// Makes a request of the client API as one of our users.
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn request<R>(&self, intent: &Intent, request: R) -> Result<R::IncomingResponse, HomeserverError>
+    where
+        R: OutgoingRequest,
+        for<'a> R::Authentication: AuthScheme<Input<'a> = SendAccessToken<'a>>,
+        for<'a> R::PathBuilder: PathBuilder<Input<'a> = Cow<'a, SupportedVersions>>,
+    {
+        let request: http::Request<Vec<u8>> = request
+            .try_into_http_request_with_identity(
+                &self.base,
+                SendAccessToken::Always(self.token.reveal()),
+                intent.identity(),
+                Cow::Borrowed(&self.versions),
+            )
+            .map_err(|_| HomeserverError::Nonsense("a request of ours"))?;
+        let request = reqwest::Request::try_from(request).map_err(HomeserverError::Unreachable)?;
+        let body = self.answer(reqwest::RequestBuilder::from_parts(self.http.clone(), request)).await?;
+        R::IncomingResponse::try_from_http_response(http::Response::new(body))
+            .map_err(|_| HomeserverError::Nonsense("a request of the client API"))
+    }
+
+    /// Makes a request whose shape stands in no crate (`/register`, the admin API); `path` begins with a slash.
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn call(
+        &self,
+        intent: Option<&Intent>,
+        method: http::Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, HomeserverError> {
+        let mut url = url::Url::parse(&format!("{}{path}", self.base))
+            .map_err(|_| HomeserverError::Nonsense("a path of ours"))?;
+        if let Some(intent) = intent {
+            let mut query = url.query_pairs_mut();
+            query.append_pair("user_id", intent.user_id.as_str());
+            if let Some(device_id) = &intent.device_id {
+                query.append_pair("device_id", device_id.as_str());
+            }
+        }
+        let mut request = self.http.request(method.clone(), url).bearer_auth(self.token.reveal());
+        if method != http::Method::GET {
+            request = request.json(body);
+        }
+        let body = self.answer(request).await?;
+        serde_json::from_slice(&body).map_err(|_| HomeserverError::Nonsense("a request of the admin API"))
+    }
+
+    /// Who a person's access token belongs to (`/account/whoami`); none when the homeserver does not know it.
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn whoami(&self, token: &Secret) -> Result<Option<OwnedUserId>, HomeserverError> {
+        let url = format!("{}/_matrix/client/v3/account/whoami", self.base);
+        match self.answer(self.http.get(url).bearer_auth(token.reveal())).await {
+            Ok(body) => {
+                let answer: Value = serde_json::from_slice(&body)
+                    .map_err(|_| HomeserverError::Nonsense("/account/whoami"))?;
+                let user_id = answer["user_id"].as_str().and_then(|id| UserId::parse(id).ok());
+                user_id.map(Some).ok_or(HomeserverError::Nonsense("/account/whoami"))
+            }
+            Err(HomeserverError::Refused { status: 401 | 403, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Joins a local account, or a ghost, to a room where `admin` has the power to invite: Synapse's admin API.
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn join(&self, admin: &Intent, room: &RoomId, user: &UserId) -> Result<(), HomeserverError> {
+        let path = format!("/_synapse/admin/v1/join/{}", encoded(room.as_str()));
+        self.call(Some(admin), http::Method::POST, &path, &json!({ "user_id": user })).await?;
+        Ok(())
+    }
+
+    /// A state event's content with an empty state key; none when there is none.
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn state(
+        &self,
+        intent: &Intent,
+        room: &RoomId,
+        event_type: &str,
+    ) -> Result<Option<Value>, HomeserverError> {
+        let path = format!("/_matrix/client/v3/rooms/{}/state/{event_type}", encoded(room.as_str()));
+        match self.call(Some(intent), http::Method::GET, &path, &Value::Null).await {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.is("M_NOT_FOUND") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The rooms that one of our users is in.
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn joined_rooms(&self, intent: &Intent) -> Result<Vec<OwnedRoomId>, HomeserverError> {
+        let request = ruma::api::client::membership::joined_rooms::v3::Request::new();
+        Ok(self.request(intent, request).await?.joined_rooms)
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<bytes::Bytes, HomeserverError> {
+        let response = request.send().await.map_err(HomeserverError::Unreachable)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(HomeserverError::Unreachable)?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let error: MatrixError =
+            serde_json::from_slice(&body).unwrap_or(MatrixError { errcode: String::new(), retry_after_ms: None });
+        Err(HomeserverError::Refused {
+            status: status.as_u16(),
+            code: error.errcode,
+            retry_after: error.retry_after_ms.map(Duration::from_millis),
+        })
+    }
+}
+
+/// One segment of a path.
+pub(crate) fn encoded(segment: &str) -> String {
+    url::form_urlencoded::byte_serialize(segment.as_bytes()).collect::<String>().replace('+', "%20")
+}

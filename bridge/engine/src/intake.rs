@@ -1,0 +1,102 @@
+//! What the homeserver sends: parsed as tolerantly as it must be, each event kept raw
+//! (Matrix v1.19 application-service §Pushing events).
+
+use ruma::{OwnedEventId, OwnedRoomId};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::store::Arrived;
+
+/// Why a transaction's body cannot be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IntakeError {
+    /// It is not JSON.
+    #[error("the body is not JSON")]
+    NotJson,
+    /// It is JSON without an array `events`.
+    #[error("the body has no array `events`")]
+    NoEvents,
+}
+
+#[derive(Deserialize)]
+struct Transaction<'a> {
+    #[serde(borrow)]
+    events: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    event_id: OwnedEventId,
+    room_id: OwnedRoomId,
+    #[serde(rename = "type")]
+    _event_type: String,
+    #[serde(rename = "sender")]
+    _sender: ruma::OwnedUserId,
+    state_key: Option<serde::de::IgnoredAny>,
+}
+
+/// The events of a transaction. One that cannot be read is kept under a digest of its bytes, and spoils no other;
+/// keys of the transaction other than `events` are ignored.
+///
+/// # Errors
+/// [`IntakeError`], for the whole body.
+pub fn parse_transaction(body: &[u8]) -> Result<Vec<Arrived>, IntakeError> {
+    let transaction: Transaction<'_> = serde_json::from_slice(body).map_err(|error| {
+        if error.is_data() { IntakeError::NoEvents } else { IntakeError::NotJson }
+    })?;
+    Ok(transaction.events.into_iter().map(arrived).collect())
+}
+
+fn arrived(event: &RawValue) -> Arrived {
+    match serde_json::from_str::<Envelope>(event.get()) {
+        Ok(envelope) => Arrived {
+            dedup_key: envelope.event_id.into(),
+            room_id: Some(envelope.room_id),
+            matters: envelope.state_key.is_none(),
+            event: event.get().to_owned(),
+        },
+        Err(_) => {
+            let digest: String =
+                Sha256::digest(event.get()).iter().map(|byte| format!("{byte:02x}")).collect();
+            Arrived {
+                dedup_key: format!("sha256:{digest}"),
+                room_id: None,
+                matters: false,
+                event: event.get().to_owned(),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bad_event_spoils_no_other() {
+        let good = r#"{"event_id":"$a:x","room_id":"!r:x","type":"m.room.encrypted","sender":"@a:x","content":{}}"#;
+        let state =
+            r#"{"event_id":"$b:x","room_id":"!r:x","type":"m.room.name","sender":"@a:x","state_key":"","content":{}}"#;
+        let body = format!(r#"{{"events":[{good},{{"event_id":7}},"x",{state}],"ephemeral":1}}"#);
+        let events = parse_transaction(body.as_bytes()).expect("a transaction");
+        let seen: Vec<_> = events.iter().map(|e| (e.dedup_key.split(':').next(), e.matters)).collect();
+        let wanted =
+            [(Some("$a"), true), (Some("sha256"), false), (Some("sha256"), false), (Some("$b"), false)];
+        assert_eq!(seen, wanted);
+        assert_eq!(events[0].event, good, "kept exactly as it came");
+    }
+
+    #[test]
+    fn what_is_no_transaction_is_refused() {
+        for (body, wanted) in [
+            ("{", IntakeError::NotJson),
+            ("", IntakeError::NotJson),
+            ("[]", IntakeError::NoEvents),
+            ("{}", IntakeError::NoEvents),
+            (r#"{"events":{}}"#, IntakeError::NoEvents),
+        ] {
+            assert_eq!(parse_transaction(body.as_bytes()).err(), Some(wanted), "{body}");
+        }
+    }
+}

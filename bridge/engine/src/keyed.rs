@@ -1,0 +1,114 @@
+//! One worker a key: what concerns one conversation, or one portal, is done in order; different ones side by side.
+
+use std::{collections::HashMap, future::Future, hash::Hash, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Mutex, Notify},
+    task::JoinSet,
+};
+
+/// When a worker is to look again without being woken.
+pub enum Again {
+    /// Only when it is woken.
+    WhenWoken,
+    /// After this time at the latest.
+    After(Duration),
+}
+
+/// Workers by key. Dropping it ends them all.
+pub struct Keyed<K> {
+    workers: Mutex<(HashMap<K, Arc<Notify>>, JoinSet<()>)>,
+}
+
+impl<K: Clone + Eq + Hash + Send + Sync + 'static> Keyed<K> {
+    /// None yet.
+    pub fn new() -> Self {
+        Self { workers: Mutex::new((HashMap::new(), JoinSet::new())) }
+    }
+
+    /// Has the worker of this key look, now or as soon as it is done with what it does. `work` is what a new
+    /// worker does each time it looks.
+    pub async fn wake<W, F>(&self, key: &K, work: W)
+    where
+        W: Fn(K) -> F + Send + 'static,
+        F: Future<Output = Again> + Send,
+    {
+        let mut workers = self.workers.lock().await;
+        if let Some(worker) = workers.0.get(key) {
+            worker.notify_one();
+            return;
+        }
+        let woken = Arc::new(Notify::new());
+        woken.notify_one();
+        workers.0.insert(key.clone(), Arc::clone(&woken));
+        let key = key.clone();
+        workers.1.spawn(async move {
+            let mut again = Again::WhenWoken;
+            loop {
+                match again {
+                    Again::WhenWoken => woken.notified().await,
+                    Again::After(limit) => drop(tokio::time::timeout(limit, woken.notified()).await),
+                }
+                again = work(key.clone()).await;
+            }
+        });
+    }
+
+    /// Ends all workers and waits until they have.
+    pub async fn stop(&self) {
+        let mut workers = self.workers.lock().await;
+        workers.0.clear();
+        workers.1.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_at_a_time_for_a_key_and_a_wake_is_never_lost() {
+        let keyed = Keyed::new();
+        let (busy, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (done, mut looks) = mpsc::unbounded_channel();
+        for _ in 0..50 {
+            let (busy, most, done) = (Arc::clone(&busy), Arc::clone(&most), done.clone());
+            let work = move |key: &'static str| {
+                let (busy, most, done) = (Arc::clone(&busy), Arc::clone(&most), done.clone());
+                async move {
+                    most.fetch_max(busy.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    busy.fetch_sub(1, Ordering::SeqCst);
+                    let _ = done.send(key);
+                    Again::WhenWoken
+                }
+            };
+            keyed.wake(&"one", work).await;
+            looks.recv().await.expect("the worker looks after every wake");
+        }
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+        keyed.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_looks_again_by_itself_when_asked() {
+        let keyed = Keyed::new();
+        let (done, mut looks) = mpsc::unbounded_channel();
+        let work = move |(): ()| {
+            let done = done.clone();
+            async move {
+                let _ = done.send(());
+                Again::After(Duration::from_secs(60))
+            }
+        };
+        keyed.wake(&(), work).await;
+        for _ in 0..3 {
+            looks.recv().await.expect("it looks again");
+        }
+        keyed.stop().await;
+    }
+}

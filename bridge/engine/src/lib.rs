@@ -1,0 +1,24 @@
+//! Does: takes the homeserver's transactions in, relays what people write between the portals of their
+//! conversation, keeps the record, and sends what is to be sent, each thing once and in order.
+
+mod crypto;
+mod engine;
+mod faults;
+mod ghosts;
+mod homeserver;
+mod intake;
+mod keyed;
+mod notices;
+mod portals;
+mod relay;
+mod secret;
+mod sender;
+mod store;
+
+pub use crypto::CryptoError;
+pub use engine::{Engine, EngineError, Settings, StartError};
+pub use faults::Fault;
+pub use homeserver::{Homeserver, HomeserverError, Intent};
+pub use intake::{IntakeError, parse_transaction};
+pub use secret::Secret;
+pub use store::{Conversation, Participant, Portal, Store, StoreError};

@@ -1,0 +1,91 @@
+//! What the bot says in portals, and the ids that legs have.
+
+use hmac::{Hmac, Mac};
+use parlour_domain::{LegId, MessageId, PortalId, Timestamp};
+use ruma::{EventId, OwnedEventId};
+use sha2::Sha256;
+
+use crate::{secret::Secret, store::NewLeg};
+
+/// Makes the ids of legs: the same way of the same event always has the same id, and nobody without the key can
+/// tell from an id what it names.
+pub(crate) struct LegIds {
+    key: Secret,
+}
+
+impl LegIds {
+    pub(crate) fn new(key: Secret) -> Self {
+        Self { key }
+    }
+
+    fn digest(&self, kind: &str, source: &EventId, portal: &PortalId) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        // HMAC takes a key of any length.
+        if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.key.reveal().as_bytes()) {
+            for part in [kind, source.as_str(), portal.as_str()] {
+                mac.update(&(part.len() as u64).to_be_bytes());
+                mac.update(part.as_bytes());
+            }
+            bytes.copy_from_slice(&mac.finalize().into_bytes()[..16]);
+        }
+        bytes
+    }
+
+    /// The message that an event was, on its way into a portal.
+    pub(crate) fn message(&self, source: &EventId, portal: &PortalId, sent_at: Timestamp) -> NewLeg {
+        let id = LegId::from_bytes(self.digest("message", source, portal));
+        NewLeg { id, portal: portal.clone(), notice: None, sent_at }
+    }
+
+    /// The bot's words about an event, in the portal where that event is.
+    pub(crate) fn notice(
+        &self,
+        about: &EventId,
+        portal: &PortalId,
+        kind: &str,
+        words: String,
+        at: Timestamp,
+    ) -> NewLeg {
+        NewLeg {
+            id: LegId::from_bytes(self.digest(kind, about, portal)),
+            portal: portal.clone(),
+            notice: Some((words, Some(OwnedEventId::from(about)))),
+            sent_at: at,
+        }
+    }
+
+    /// The id of the message that an event was.
+    pub(crate) fn message_id(&self, source: &EventId, home: &PortalId) -> MessageId {
+        MessageId::from_bytes(self.digest("record", source, home))
+    }
+}
+
+/// What the bot says, once a conversation, when the first reply goes to one patient only.
+pub(crate) const LANES: &str = "This reply goes to the patient it answers and to no other. What you write without \
+                                replying goes to every patient here.";
+
+#[cfg(test)]
+mod tests {
+    use ruma::event_id;
+
+    use super::*;
+
+    #[test]
+    fn a_leg_has_one_id_and_no_two_share_it() {
+        let ids = LegIds::new(Secret::new("key".to_owned()));
+        let other = LegIds::new(Secret::new("other".to_owned()));
+        let (here, there) = (PortalId::from_bytes([1; 16]), PortalId::from_bytes([2; 16]));
+        let (a, b) = (event_id!("$a"), event_id!("$b"));
+        let at = Timestamp::from_millis(1);
+        let all = [
+            ids.message(a, &here, at).id,
+            ids.message(a, &there, at).id,
+            ids.message(b, &here, at).id,
+            ids.notice(a, &here, "POST-1", String::new(), at).id,
+            other.message(a, &here, at).id,
+        ];
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
+        assert_eq!(ids.message(a, &here, Timestamp::from_millis(2)).id, all[0]);
+    }
+}

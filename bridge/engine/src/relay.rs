@@ -1,0 +1,366 @@
+//! The relay: reads what people wrote, gathers the facts, asks the rules, and writes down what follows.
+
+use std::{collections::HashSet, time::Duration};
+
+use parlour_domain::{
+    ConversationId, LEG_FIELD, LegId, MessageId, PortalKind, Refusal, Timestamp,
+    rules::{self, Lane, LaneFacts, PostFacts, Reach},
+};
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId};
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    crypto::{CryptoError, Deciphered, Unreadable},
+    engine::Core,
+    faults::faulty,
+    keyed::Again,
+    notices,
+    store::{InboxRow, Outcome, Participant, Portal, RelayedMessage},
+};
+
+/// An event as the homeserver sends it, as far as handling it needs.
+#[derive(Deserialize)]
+struct Event {
+    event_id: OwnedEventId,
+    sender: OwnedUserId,
+    #[serde(rename = "type")]
+    event_type: String,
+    origin_server_ts: MilliSecondsSinceUnixEpoch,
+    #[serde(default)]
+    content: Value,
+}
+
+impl Event {
+    fn sent_at(&self) -> Timestamp {
+        self.origin_server_ts.into()
+    }
+}
+
+/// What reading an event came to.
+enum Reading {
+    Read(Deciphered),
+    Refused(Refusal),
+    /// Not readable, or not believed, yet: it is worth waiting this long from when it was first looked at.
+    Wait(Duration, Refusal),
+}
+
+/// What became of a row, for the worker.
+enum Handled {
+    Done,
+    Parked(Duration),
+}
+
+const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+
+impl Core {
+    /// Handles what waits in a conversation, in order. An event whose key has not come makes the later ones of
+    /// its sender wait, and nobody else's.
+    pub(crate) async fn relay(&self, conversation: &ConversationId) -> Again {
+        let mut waiting = HashSet::new();
+        let (mut after, mut again) = (0, Again::WhenWoken);
+        loop {
+            let rows = match self.store.waiting(conversation, after).await {
+                Ok(rows) if rows.is_empty() => return again,
+                Ok(rows) => rows,
+                Err(error) => {
+                    tracing::error!(%conversation, %error, "the inbox could not be read");
+                    return Again::After(AFTER_AN_ERROR);
+                }
+            };
+            for row in rows {
+                after = row.seq;
+                match self.handle(&row, &mut waiting).await {
+                    Ok(Handled::Done) => {}
+                    Ok(Handled::Parked(limit)) => {
+                        again = match again {
+                            Again::After(sooner) if sooner < limit => Again::After(sooner),
+                            _ => Again::After(limit),
+                        };
+                    }
+                    Err(error) => {
+                        tracing::warn!(%conversation, seq = row.seq, %error, "an event is tried again");
+                        return Again::After(AFTER_AN_ERROR);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn handle(
+        &self,
+        row: &InboxRow,
+        waiting: &mut HashSet<OwnedUserId>,
+    ) -> Result<Handled, CryptoError> {
+        let event: Event = serde_json::from_str(&row.event)?;
+        if self.ghosts.is_ours(&event.sender) {
+            self.echo(&event).await?;
+            self.store.finish(row, &Outcome::Nothing, self.clock.now()).await?;
+            return Ok(Handled::Done);
+        }
+        if waiting.contains(&event.sender) {
+            return Ok(Handled::Done);
+        }
+        let outcome = match self.read(row, &event).await? {
+            Reading::Read(read) => match self.decide(row, &event, &read).await? {
+                Ok(message) => Outcome::Relayed(Box::new(message)),
+                Err(refusal) => self.refused(row, &event, refusal),
+            },
+            Reading::Refused(refusal) => self.refused(row, &event, refusal),
+            Reading::Wait(limit, refusal) => {
+                let now = self.clock.now();
+                let since = row.parked_since.unwrap_or(now);
+                let left = limit.as_millis() as i64 - (now.millis() - since.millis());
+                if left > 0 {
+                    if row.parked_since.is_none() {
+                        self.store.park(row.seq, now).await?;
+                    }
+                    waiting.insert(event.sender);
+                    return Ok(Handled::Parked(Duration::from_millis(left.unsigned_abs())));
+                }
+                self.refused(row, &event, refusal)
+            }
+        };
+        self.store.finish(row, &outcome, self.clock.now()).await?;
+        let portals = match &outcome {
+            Outcome::Nothing => Vec::new(),
+            Outcome::Refused { notice, .. } => vec![notice.portal.clone()],
+            Outcome::Relayed(message) => message.legs.iter().map(|leg| leg.portal.clone()).collect(),
+        };
+        self.wake_senders(&portals);
+        Ok(Handled::Done)
+    }
+
+    /// An event of ours has come back: the leg that it says it is has landed.
+    async fn echo(&self, event: &Event) -> Result<(), CryptoError> {
+        let leg = event.content[LEG_FIELD].as_str().and_then(|id| id.parse::<LegId>().ok());
+        if let Some(leg) = leg {
+            self.store.leg_has_landed(&leg, &event.event_id, self.clock.now()).await?;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, row: &InboxRow, event: &Event) -> Result<Reading, CryptoError> {
+        match event.event_type.as_str() {
+            "m.room.encrypted" => {}
+            // These are never encrypted.
+            "m.reaction" | "m.room.redaction" => return Ok(Reading::Refused(Refusal::Kind)),
+            // ENC-1: what was sent in the clear is not passed on.
+            _ => return Ok(Reading::Refused(Refusal::NotEncrypted)),
+        }
+        let Some(room_id) = self.store.portal(&row.portal).await?.room_id else {
+            return Ok(Reading::Refused(Refusal::NotTakingPart));
+        };
+        let raw: &RawValue = serde_json::from_str(&row.event)?;
+        let bot = self.ghosts.bot().await?;
+        Ok(match bot.decipher(&room_id, &event.sender, raw).await? {
+            Ok(read) => match rules::may_trust(read.trust) {
+                Ok(()) => Reading::Read(read),
+                // The signature may be on its way.
+                Err(Refusal::UnsignedDevice) => {
+                    Reading::Wait(self.settings.patience_for_signatures, Refusal::UnsignedDevice)
+                }
+                Err(refusal) => Reading::Refused(refusal),
+            },
+            // KEY-1, KEY-2: what cannot be read is not passed on, and its sender hears why.
+            Err(Unreadable::KeyMissing) => Reading::Wait(self.settings.patience_for_keys, Refusal::KeyMissing),
+            Err(Unreadable::KeyWithheld) => Reading::Refused(Refusal::KeyWithheld),
+            Err(Unreadable::Garbled) => Reading::Refused(Refusal::KeyMissing),
+        })
+    }
+
+    /// Gathers the facts of a message that was read, and asks the rules.
+    async fn decide(
+        &self,
+        row: &InboxRow,
+        event: &Event,
+        read: &Deciphered,
+    ) -> Result<Result<RelayedMessage, Refusal>, CryptoError> {
+        let participants = self.store.participants(&row.conversation).await?;
+        let portals = self.store.portals(&row.conversation).await?;
+        let conversation = self.store.conversation(&row.conversation).await?;
+        let home = portals.iter().find(|portal| portal.id == row.portal);
+        let sender = participants.iter().find(|p| p.person.user_id == event.sender);
+        let (Some(conversation), Some(home), Some(sender)) = (conversation, home, sender) else {
+            return Ok(Err(Refusal::NotTakingPart));
+        };
+        let facts = PostFacts {
+            mode: conversation.mode,
+            takes_part: is_at_home(sender, home),
+            may_send_one_way: sender.may_send_one_way,
+        };
+        let relation = &read.content["m.relates_to"];
+        let words = rules::may_post(&facts).and_then(|()| {
+            rules::may_relay(
+                &read.event_type,
+                read.content["msgtype"].as_str(),
+                relation["rel_type"].as_str(),
+                read.content["body"].as_str(),
+            )
+        });
+        let words = match words {
+            Ok(words) => words,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let place = self.place(home, relation).await?;
+        let lane = match self.lane(home, &participants, &place, &read.content) {
+            Ok(lane) => lane,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let at = event.sent_at();
+        let targets = portals.iter().filter(|target| is_target(target, home, &lane));
+        let mut legs: Vec<_> =
+            targets.map(|target| self.leg_ids.message(&event.event_id, &target.id, at)).collect();
+        let narrowed = home.kind() == PortalKind::Hub && matches!(lane, Lane::Only(_));
+        let tells_lanes = narrowed && !conversation.lanes_told;
+        if tells_lanes {
+            let words = notices::LANES.to_owned();
+            legs.push(self.leg_ids.notice(&event.event_id, &home.id, "lanes", words, self.clock.now()));
+        }
+        Ok(Ok(RelayedMessage {
+            id: self.leg_ids.message_id(&event.event_id, &home.id),
+            conversation: conversation.id,
+            portal: home.id.clone(),
+            event_id: event.event_id.clone(),
+            sender: sender.person.id.clone(),
+            sent_at: at,
+            body: words.as_str().to_owned(),
+            answers: place.answers.or(place.root).map(|(message, _)| message).filter(|_| {
+                !faulty!(self.settings, AnswersLost)
+            }),
+            lane: match lane {
+                Lane::Only(patient) => Some(patient),
+                Lane::Everybody => home.patient.clone(),
+            },
+            legs,
+            tells_lanes,
+        }))
+    }
+
+    /// What a message's relation points at, in terms of the record.
+    async fn place(&self, home: &Portal, relation: &Value) -> Result<Place, CryptoError> {
+        let falls_back = relation["rel_type"] == "m.thread" && relation["is_falling_back"] == true;
+        let answered = relation["m.in_reply_to"]["event_id"].as_str().filter(|_| !falls_back);
+        let root = relation["event_id"].as_str().filter(|_| relation["rel_type"] == "m.thread");
+        Ok(Place {
+            answers: self.known(home, answered).await?,
+            answers_something: answered.is_some(),
+            root: self.known(home, root).await?,
+            in_thread: root.is_some(),
+        })
+    }
+
+    async fn known(
+        &self,
+        home: &Portal,
+        event_id: Option<&str>,
+    ) -> Result<Option<(MessageId, Reach)>, CryptoError> {
+        match event_id.map(ruma::EventId::parse) {
+            Some(Ok(event_id)) => Ok(self.store.message_at(&home.id, &event_id).await?),
+            _ => Ok(None),
+        }
+    }
+
+    fn lane(
+        &self,
+        home: &Portal,
+        participants: &[Participant],
+        place: &Place,
+        content: &Value,
+    ) -> Result<Lane, Refusal> {
+        if home.kind() == PortalKind::Spoke || faulty!(self.settings, LanesIgnored) {
+            return Ok(Lane::Everybody);
+        }
+        let reach = |known: &Option<(MessageId, Reach)>| {
+            known.as_ref().map_or(Reach::Unknown, |(_, reach)| reach.clone())
+        };
+        let patients = || participants.iter().filter(|p| !p.person.role.is_staff());
+        let mentioned = content["m.mentions"]["user_ids"].as_array().map_or(&[][..], Vec::as_slice);
+        let names_staff = |id: &Value| {
+            participants.iter().any(|p| p.person.role.is_staff() && p.person.user_id == id.as_str().unwrap_or(""))
+        };
+        rules::lane(&LaneFacts {
+            patients: patients().count(),
+            answers: place.answers_something.then(|| reach(&place.answers)),
+            thread: place.in_thread.then(|| reach(&place.root)),
+            // Whoever in a hub is neither staff nor the bot is a patient's ghost.
+            mentions_patient: mentioned.iter().any(|id| !names_staff(id) && !self.is_bot(id)),
+        })
+    }
+
+    fn is_bot(&self, user_id: &Value) -> bool {
+        let bot = crate::ghosts::bot_user_id(&self.ghosts.server_name);
+        bot.is_some_and(|bot| *user_id == *bot.as_str())
+    }
+
+    fn refused(&self, row: &InboxRow, event: &Event, refusal: Refusal) -> Outcome {
+        if faulty!(self.settings, SilentRefusals) {
+            return Outcome::Nothing;
+        }
+        let (code, words) = (refusal.code(), format!("{} ({})", refusal.sentence(), refusal.code()));
+        tracing::info!(conversation = %row.conversation, event_id = %event.event_id, code, "refused");
+        let notice = self.leg_ids.notice(&event.event_id, &row.portal, code, words, self.clock.now());
+        Outcome::Refused { event_id: event.event_id.clone(), code, notice: Box::new(notice) }
+    }
+}
+
+/// What a message's relation points at.
+struct Place {
+    answers: Option<(MessageId, Reach)>,
+    answers_something: bool,
+    root: Option<(MessageId, Reach)>,
+    in_thread: bool,
+}
+
+/// Whether somebody writes in the portal that is theirs.
+fn is_at_home(sender: &Participant, home: &Portal) -> bool {
+    match &home.patient {
+        None => sender.person.role.is_staff(),
+        Some(patient) => sender.person.id == *patient,
+    }
+}
+
+/// Whether a message goes from one portal into another: from the hub into the spokes of its lane, from a spoke
+/// into the hub.
+fn is_target(target: &Portal, home: &Portal, lane: &Lane) -> bool {
+    match (&home.patient, &target.patient) {
+        (None, Some(patient)) => match lane {
+            Lane::Everybody => true,
+            Lane::Only(wanted) => wanted == patient,
+        },
+        (Some(_), None) => true,
+        (None, None) | (Some(_), Some(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parlour_domain::{PersonId, PortalId};
+
+    use super::*;
+
+    #[test]
+    fn nothing_goes_from_spoke_to_spoke() {
+        let (ann, ben) = (PersonId::from_bytes([1; 16]), PersonId::from_bytes([2; 16]));
+        let portal = |n: u8, patient: Option<&PersonId>| Portal {
+            id: PortalId::from_bytes([n; 16]),
+            conversation: ConversationId::from_bytes([9; 16]),
+            patient: patient.cloned(),
+            room_id: None,
+            attempted: false,
+        };
+        let (hub, anns, bens) = (portal(0, None), portal(1, Some(&ann)), portal(2, Some(&ben)));
+        let to_ann = Lane::Only(ann);
+        for (name, from, to, lane, wanted) in [
+            ("hub to all", &hub, &bens, &Lane::Everybody, true),
+            ("hub to Ann", &hub, &anns, &to_ann, true),
+            ("hub to Ann, not Ben", &hub, &bens, &to_ann, false),
+            ("hub to itself", &hub, &hub, &Lane::Everybody, false),
+            ("Ann to the hub", &anns, &hub, &Lane::Everybody, true),
+            ("Ann to Ben", &anns, &bens, &Lane::Everybody, false),
+            ("Ann to herself", &anns, &anns, &Lane::Everybody, false),
+        ] {
+            assert_eq!(is_target(to, from, lane), wanted, "{name}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The sender: each portal's legs in order, encrypted once, stored, then sent until they stand in the room.
+
+use std::time::Duration;
+
+use parlour_domain::{LEG_FIELD, PortalId};
+use ruma::{
+    OwnedUserId,
+    api::client::message::send_message_event,
+    events::{AnyMessageLikeEventContent, MessageLikeEventType},
+    serde::Raw,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    crypto::{CryptoError, Machine, Sealed},
+    engine::Core,
+    faults::faulty,
+    homeserver::HomeserverError,
+    keyed::Again,
+    portals::people_of,
+    store::{Leg, LegContent, Portal, StoreError},
+};
+
+const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+enum Delivered {
+    Landed,
+    Held,
+}
+
+impl Core {
+    /// Sends what waits for a portal, in order, until nothing does, somebody has to sign in first, or it fails.
+    pub(crate) async fn send_waiting(&self, portal: &PortalId) -> Again {
+        loop {
+            let leg = match self.store.next_leg(portal).await {
+                Ok(Some(leg)) => leg,
+                Ok(None) => return Again::WhenWoken,
+                Err(error) => {
+                    tracing::error!(%portal, %error, "the outbox could not be read");
+                    return Again::After(AFTER_AN_ERROR);
+                }
+            };
+            let early = leg.next_attempt_at.millis() - self.clock.now().millis();
+            if early > 0 {
+                return Again::After(Duration::from_millis(early.unsigned_abs()));
+            }
+            match self.deliver(&leg).await {
+                Ok(Delivered::Landed) => {}
+                Ok(Delivered::Held) => {
+                    tracing::info!(leg = %leg.id, "held until somebody can read it");
+                    return match self.store.leg_is_held(leg.seq).await {
+                        Ok(()) => Again::WhenWoken,
+                        Err(_) => Again::After(AFTER_AN_ERROR),
+                    };
+                }
+                Err(error) => return self.put_off(&leg, &error).await,
+            }
+        }
+    }
+
+    async fn put_off(&self, leg: &Leg, error: &CryptoError) -> Again {
+        let asked = match error {
+            CryptoError::Homeserver(HomeserverError::Refused { retry_after, .. }) => *retry_after,
+            _ => None,
+        };
+        let doubled = AFTER_AN_ERROR * 2u32.saturating_pow(leg.attempts.clamp(0, 16) as u32);
+        let pause = asked.unwrap_or(doubled).min(LONGEST_PAUSE);
+        tracing::warn!(leg = %leg.id, attempts = leg.attempts, %error, "a leg is tried again");
+        let next = self.clock.now().plus_millis(pause.as_millis() as i64);
+        if let Err(error) = self.store.leg_is_put_off(leg.seq, next).await {
+            tracing::error!(leg = %leg.id, %error, "the outbox could not be written");
+        }
+        Again::After(pause)
+    }
+
+    async fn deliver(&self, leg: &Leg) -> Result<Delivered, CryptoError> {
+        let portal = self.store.portal(&leg.portal).await?;
+        let machine = match &leg.content {
+            LegContent::Message { sender, .. } => {
+                let person = self.store.person(sender).await?.ok_or(StoreError::Malformed("messages"))?;
+                self.ghosts.of(&person).await?
+            }
+            LegContent::Notice { .. } => self.ghosts.bot().await?,
+        };
+        self.ghosts.join(&portal, &machine.intent().user_id).await?;
+        let ciphertext = match &leg.sealed {
+            Some((ciphertext, _)) => ciphertext.clone(),
+            None => match self.seal(leg, &portal, &machine).await? {
+                Some(ciphertext) => ciphertext,
+                None => return Ok(Delivered::Held),
+            },
+        };
+        self.put(leg, &portal, &machine, ciphertext).await?;
+        Ok(Delivered::Landed)
+    }
+
+    /// Encrypts a leg and writes the ciphertext down before anything of it is sent.
+    async fn seal(&self, leg: &Leg, portal: &Portal, machine: &Machine) -> Result<Option<String>, CryptoError> {
+        let Some(room_id) = &portal.room_id else { return Ok(None) };
+        let participants = self.store.participants(&portal.conversation).await?;
+        let readers: Vec<OwnedUserId> =
+            people_of(portal, &participants).iter().map(|p| p.person.user_id.clone()).collect();
+        let bot = self.ghosts.bot().await?;
+        let sealing = if faulty!(self.settings, BotEncrypts) { &*bot } else { machine };
+        let sealed = sealing.seal(room_id, &readers, "m.room.message", &plaintext(&leg.content)).await?;
+        let Sealed::Ciphertext { mut content, session_id, shared } = sealed else { return Ok(None) };
+        let is_ghost = machine.intent().user_id != bot.intent().user_id;
+        if let (true, true, Some(session_id)) = (shared, is_ghost, session_id) {
+            bot.learn_session(machine, room_id, &session_id).await?;
+        }
+        content[LEG_FIELD] = json!(leg.id);
+        let ciphertext = serde_json::to_string(&content)?;
+        self.store.leg_is_sealed(leg.seq, &ciphertext, &machine.intent().user_id).await?;
+        Ok(Some(ciphertext))
+    }
+
+    /// `PUT /send` under an id that names leg and ghost, with the device, so that a repetition is the same event.
+    async fn put(
+        &self,
+        leg: &Leg,
+        portal: &Portal,
+        machine: &Machine,
+        ciphertext: String,
+    ) -> Result<(), CryptoError> {
+        let Some(room_id) = &portal.room_id else { return Ok(()) };
+        let ghost = &machine.intent().user_id;
+        let body: Raw<AnyMessageLikeEventContent> = Raw::from_json_string(ciphertext)?;
+        let transaction_id = format!("parlour.{}.{}", leg.id, ghost.localpart());
+        let mut request = send_message_event::v3::Request::new_raw(
+            room_id.clone(),
+            transaction_id.into(),
+            MessageLikeEventType::RoomEncrypted,
+            body,
+        );
+        request.timestamp = Some(leg.sent_at.to_matrix());
+        if faulty!(self.settings, SendTwice) && matches!(leg.content, LegContent::Message { .. }) {
+            let mut again = request.clone();
+            again.txn_id = format!("{}.again", again.txn_id).into();
+            self.homeserver.request(machine.intent(), again).await?;
+        }
+        match self.homeserver.request(machine.intent(), request).await {
+            Ok(answer) => Ok(self.store.leg_has_landed(&leg.id, &answer.event_id, self.clock.now()).await?),
+            Err(error) => {
+                if error.is("M_FORBIDDEN") {
+                    // Not in the room after all: joined again on the next attempt.
+                    self.store.not_joined(&portal.id, ghost).await?;
+                }
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// What is encrypted: built anew from what may travel, so that nothing else can.
+fn plaintext(content: &LegContent) -> Value {
+    let (msgtype, body, answers) = match content {
+        LegContent::Message { body, answers, .. } => ("m.text", body, answers),
+        LegContent::Notice { body, about } => ("m.notice", body, about),
+    };
+    // An empty `m.mentions`: nobody is mentioned, whatever words stand there (Matrix v1.19 §User and room mentions).
+    let mut plaintext = json!({ "msgtype": msgtype, "body": body, "m.mentions": {} });
+    if let Some(event_id) = answers {
+        plaintext["m.relates_to"] = json!({ "m.in_reply_to": { "event_id": event_id } });
+    }
+    plaintext
+}

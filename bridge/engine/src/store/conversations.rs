@@ -1,0 +1,331 @@
+//! Conversations, who takes part, and their portals.
+
+use parlour_domain::{
+    ConversationId, ConversationName, Mode, NewConversation, Person, PersonId, PortalId, PortalKind, Subject,
+    Timestamp,
+};
+use ruma::{OwnedRoomId, RoomId, UserId};
+
+use super::{Store, StoreError, matrix_id, one_row, parsed};
+
+/// A conversation as it stands.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    /// Its id.
+    pub id: ConversationId,
+    /// The staff's name for it.
+    pub name: ConversationName,
+    /// What patients see.
+    pub subject: Option<Subject>,
+    /// Who may write.
+    pub mode: Mode,
+    /// Who owns it.
+    pub owner: PersonId,
+    /// Whether all its rooms stand.
+    pub ready: bool,
+    /// Whether the bot has said what a laned reply is.
+    pub lanes_told: bool,
+}
+
+/// A person in a conversation.
+#[derive(Clone, Debug)]
+pub struct Participant {
+    /// Who.
+    pub person: Person,
+    /// Owner or named sender.
+    pub may_send_one_way: bool,
+}
+
+/// A room bound to a conversation.
+#[derive(Clone, Debug)]
+pub struct Portal {
+    /// Its id.
+    pub id: PortalId,
+    /// Whose it is.
+    pub conversation: ConversationId,
+    /// The patient of a spoke; none is the hub.
+    pub patient: Option<PersonId>,
+    /// The room, once it is made.
+    pub room_id: Option<OwnedRoomId>,
+    /// Whether making the room was begun before.
+    pub attempted: bool,
+}
+
+impl Portal {
+    /// Hub or spoke.
+    #[must_use]
+    pub fn kind(&self) -> PortalKind {
+        if self.patient.is_some() { PortalKind::Spoke } else { PortalKind::Hub }
+    }
+}
+
+const CONVERSATION: &str = "conversations";
+type ConversationRow = (String, String, Option<String>, String, String, i64, i64);
+
+fn conversation(
+    (id, name, subject, mode, owner, ready, lanes_told): ConversationRow,
+) -> Result<Conversation, StoreError> {
+    Ok(Conversation {
+        id: parsed(CONVERSATION, &id)?,
+        name: parsed(CONVERSATION, &name)?,
+        subject: subject.map(|subject| parsed(CONVERSATION, &subject)).transpose()?,
+        mode: parsed(CONVERSATION, &mode)?,
+        owner: parsed(CONVERSATION, &owner)?,
+        ready: ready == 1,
+        lanes_told: lanes_told == 1,
+    })
+}
+
+const PORTAL: &str = "portals";
+type PortalRow = (String, String, Option<String>, Option<String>, i64);
+
+fn portal((id, conversation, patient, room_id, attempted): PortalRow) -> Result<Portal, StoreError> {
+    Ok(Portal {
+        id: parsed(PORTAL, &id)?,
+        conversation: parsed(PORTAL, &conversation)?,
+        patient: patient.map(|id| parsed(PORTAL, &id)).transpose()?,
+        room_id: room_id.map(|id| matrix_id(PORTAL, id)).transpose()?,
+        attempted: attempted == 1,
+    })
+}
+
+impl Store {
+    /// Writes a new conversation down, with its participants and portals, none of them made yet.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn add_conversation(
+        &self,
+        id: &ConversationId,
+        new: &NewConversation,
+        portals: &[(PortalId, Option<PersonId>)],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        sqlx::query(
+            "INSERT INTO conversations (id, name, subject, mode, owner_id, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(id.as_str())
+        .bind(new.name.as_str())
+        .bind(new.subject.as_ref().map(|subject| subject.as_str()))
+        .bind(new.mode.as_str())
+        .bind(new.owner.as_str())
+        .bind(at.millis())
+        .execute(&mut *tx)
+        .await?;
+        for person in new.staff.iter().chain(&new.patients) {
+            sqlx::query(
+                "INSERT INTO participants (conversation_id, person_id, may_send_one_way) VALUES ($1, $2, $3)",
+            )
+            .bind(id.as_str())
+            .bind(person.as_str())
+            .bind(i64::from(*person == new.owner))
+            .execute(&mut *tx)
+            .await?;
+        }
+        for (portal, patient) in portals {
+            sqlx::query("INSERT INTO portals (id, conversation_id, patient_id) VALUES ($1, $2, $3)")
+                .bind(portal.as_str())
+                .bind(id.as_str())
+                .bind(patient.as_ref().map(PersonId::as_str))
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The conversation with this id.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn conversation(&self, id: &ConversationId) -> Result<Option<Conversation>, StoreError> {
+        sqlx::query_as(
+            "SELECT id, name, subject, mode, owner_id, ready, lanes_told FROM conversations WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&self.pool)
+        .await?
+        .map(conversation)
+        .transpose()
+    }
+
+    /// The conversations that a person takes part in, newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn conversations_of(&self, person: &PersonId) -> Result<Vec<Conversation>, StoreError> {
+        sqlx::query_as(
+            "SELECT c.id, c.name, c.subject, c.mode, c.owner_id, c.ready, c.lanes_told
+             FROM conversations c JOIN participants p ON p.conversation_id = c.id
+             WHERE p.person_id = $1 ORDER BY c.created_at DESC, c.id",
+        )
+        .bind(person.as_str())
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(conversation)
+        .collect()
+    }
+
+    /// The conversations whose rooms are not all made, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn unfinished_conversations(&self) -> Result<Vec<ConversationId>, StoreError> {
+        let rows: Vec<(String,)> =
+            sqlx::query_as("SELECT id FROM conversations WHERE ready = 0 ORDER BY created_at, id")
+                .fetch_all(&self.pool)
+                .await?;
+        rows.iter().map(|(id,)| parsed(CONVERSATION, id)).collect()
+    }
+
+    /// All rooms of a conversation stand, and whom they need is in them.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn conversation_is_ready(&self, id: &ConversationId) -> Result<(), StoreError> {
+        let result = sqlx::query("UPDATE conversations SET ready = 1 WHERE id = $1")
+            .bind(id.as_str())
+            .execute(&self.pool)
+            .await?;
+        one_row(CONVERSATION, &result)
+    }
+
+    /// Who takes part, by name.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn participants(&self, id: &ConversationId) -> Result<Vec<Participant>, StoreError> {
+        type Row = (String, String, String, String, Option<String>, i64);
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT p.id, p.user_id, p.role, p.name, p.record_number, x.may_send_one_way
+             FROM participants x JOIN people p ON p.id = x.person_id
+             WHERE x.conversation_id = $1 ORDER BY p.name, p.id",
+        )
+        .bind(id.as_str())
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter()
+            .map(|(id, user_id, role, name, number, may_send)| {
+                let person = Person {
+                    id: parsed("participants", &id)?,
+                    user_id: matrix_id("participants", user_id)?,
+                    role: parsed("participants", &role)?,
+                    name: parsed("participants", &name)?,
+                    record_number: number.map(|number| parsed("participants", &number)).transpose()?,
+                };
+                Ok(Participant { person, may_send_one_way: may_send == 1 })
+            })
+            .collect()
+    }
+
+    /// A conversation's portals, the hub first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn portals(&self, id: &ConversationId) -> Result<Vec<Portal>, StoreError> {
+        sqlx::query_as(
+            "SELECT id, conversation_id, patient_id, room_id, attempted FROM portals
+             WHERE conversation_id = $1 ORDER BY patient_id IS NOT NULL, patient_id",
+        )
+        .bind(id.as_str())
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(portal)
+        .collect()
+    }
+
+    /// The portal with this id.
+    ///
+    /// # Errors
+    /// When the database fails, or there is none.
+    pub async fn portal(&self, id: &PortalId) -> Result<Portal, StoreError> {
+        let row = sqlx::query_as(
+            "SELECT id, conversation_id, patient_id, room_id, attempted FROM portals WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_one(&self.pool)
+        .await?;
+        portal(row)
+    }
+
+    /// Whether a room is a portal of ours.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn knows_room(&self, room_id: &RoomId) -> Result<bool, StoreError> {
+        let row: Option<(String,)> = sqlx::query_as("SELECT id FROM portals WHERE room_id = $1")
+            .bind(room_id.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.is_some())
+    }
+
+    /// The making of a portal's room begins: after a crash it is to be looked for before it is made again.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn portal_is_attempted(&self, id: &PortalId) -> Result<(), StoreError> {
+        let result = sqlx::query("UPDATE portals SET attempted = 1 WHERE id = $1")
+            .bind(id.as_str())
+            .execute(&self.pool)
+            .await?;
+        one_row(PORTAL, &result)
+    }
+
+    /// A portal has its room.
+    ///
+    /// # Errors
+    /// When the database fails, or it has one already.
+    pub async fn portal_is_made(&self, id: &PortalId, room_id: &RoomId) -> Result<(), StoreError> {
+        let result = sqlx::query("UPDATE portals SET room_id = $2 WHERE id = $1 AND room_id IS NULL")
+            .bind(id.as_str())
+            .bind(room_id.as_str())
+            .execute(&self.pool)
+            .await?;
+        one_row(PORTAL, &result)
+    }
+
+    /// Whether somebody was joined to a portal before.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn has_joined(&self, portal: &PortalId, user_id: &UserId) -> Result<bool, StoreError> {
+        let row: Option<(String,)> =
+            sqlx::query_as("SELECT user_id FROM portal_members WHERE portal_id = $1 AND user_id = $2")
+                .bind(portal.as_str())
+                .bind(user_id.as_str())
+                .fetch_optional(&self.pool)
+                .await?;
+        Ok(row.is_some())
+    }
+
+    /// Somebody was joined to a portal.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn joined(&self, portal: &PortalId, user_id: &UserId) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            .bind(portal.as_str())
+            .bind(user_id.as_str())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Somebody turned out not to be in a portal.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn not_joined(&self, portal: &PortalId, user_id: &UserId) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM portal_members WHERE portal_id = $1 AND user_id = $2")
+            .bind(portal.as_str())
+            .bind(user_id.as_str())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,327 @@
+//! What came in, and what became of it: one commit a transaction, one commit a message.
+
+use parlour_domain::{ConversationId, MessageId, PersonId, PortalId, Timestamp};
+use ruma::{EventId, OwnedEventId, OwnedRoomId};
+use sqlx::{Any, Transaction};
+
+use super::{NewLeg, Store, StoreError, matrix_id, one_row, parsed};
+use parlour_domain::rules::Reach;
+
+/// One event of a transaction, ready to be stored.
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    /// Its event id, or a digest of what has none.
+    pub dedup_key: String,
+    /// Its room, when it names one.
+    pub room_id: Option<OwnedRoomId>,
+    /// Whether it may need handling; state and what cannot be read is only kept.
+    pub matters: bool,
+    /// The event exactly as it came.
+    pub event: String,
+}
+
+/// An event that waits to be handled.
+#[derive(Clone, Debug)]
+pub struct InboxRow {
+    /// Its place in the order of arrival.
+    pub seq: i64,
+    /// The conversation that its room belongs to.
+    pub conversation: ConversationId,
+    /// The portal that its room is.
+    pub portal: PortalId,
+    /// The event exactly as it came.
+    pub event: String,
+    /// Since when it has waited for its key, when it does.
+    pub parked_since: Option<Timestamp>,
+}
+
+/// A message that goes into the record and on its way.
+pub struct RelayedMessage {
+    /// Its id in the record.
+    pub id: MessageId,
+    /// Whose conversation.
+    pub conversation: ConversationId,
+    /// The portal that it was written in.
+    pub portal: PortalId,
+    /// The event that it was written as.
+    pub event_id: OwnedEventId,
+    /// Who wrote it.
+    pub sender: PersonId,
+    /// When, by the homeserver.
+    pub sent_at: Timestamp,
+    /// Its words.
+    pub body: String,
+    /// The message it answers.
+    pub answers: Option<MessageId>,
+    /// The only patient it concerns; none is every patient.
+    pub lane: Option<PersonId>,
+    /// Its ways.
+    pub legs: Vec<NewLeg>,
+    /// Whether the bot's word about lanes is among the legs, so that it is said once.
+    pub tells_lanes: bool,
+}
+
+/// What became of an event.
+pub enum Outcome {
+    /// Nothing was to be done.
+    Nothing,
+    /// Refused, and its sender is told.
+    Refused {
+        /// The refused event.
+        event_id: OwnedEventId,
+        /// The code of the refusal.
+        code: &'static str,
+        /// The bot's words to the sender; none where it has told them already.
+        notice: Box<NewLeg>,
+    },
+    /// On its way.
+    Relayed(Box<RelayedMessage>),
+}
+
+const INBOX: &str = "inbox";
+type Row = (i64, String, String, String, Option<i64>);
+
+fn row((seq, conversation, portal, event, parked): Row) -> Result<InboxRow, StoreError> {
+    Ok(InboxRow {
+        seq,
+        conversation: parsed(INBOX, &conversation)?,
+        portal: parsed(INBOX, &portal)?,
+        event,
+        parked_since: parked.map(Timestamp::from_millis),
+    })
+}
+
+impl Store {
+    /// Keeps all events of a transaction in one commit, each once whatever transaction it comes in, and says
+    /// which conversations have something new.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of it is kept.
+    pub async fn accept(&self, events: &[Arrived], at: Timestamp) -> Result<Vec<ConversationId>, StoreError> {
+        let mut tx = self.begin().await?;
+        let mut touched = Vec::new();
+        for event in events {
+            let home: Option<(String, String)> = match &event.room_id {
+                Some(room_id) if event.matters => {
+                    sqlx::query_as("SELECT conversation_id, id FROM portals WHERE room_id = $1")
+                        .bind(room_id.as_str())
+                        .fetch_optional(&mut *tx)
+                        .await?
+                }
+                _ => None,
+            };
+            let (conversation, portal) = home.unzip();
+            let result = sqlx::query(
+                "INSERT INTO inbox (seq, dedup_key, conversation_id, portal_id, event, received_at, state)
+                 SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6 FROM inbox WHERE 1 = 1
+                 ON CONFLICT (dedup_key) DO NOTHING",
+            )
+            .bind(&event.dedup_key)
+            .bind(&conversation)
+            .bind(&portal)
+            .bind(&event.event)
+            .bind(at.millis())
+            .bind(if conversation.is_some() { "waiting" } else { "skipped" })
+            .execute(&mut *tx)
+            .await?;
+            if let (1, Some(conversation)) = (result.rows_affected(), conversation) {
+                touched.push(parsed(INBOX, &conversation)?);
+            }
+        }
+        tx.commit().await?;
+        touched.sort();
+        touched.dedup();
+        Ok(touched)
+    }
+
+    /// The conversations that have events waiting.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn conversations_waiting(&self) -> Result<Vec<ConversationId>, StoreError> {
+        let rows: Vec<(String,)> =
+            sqlx::query_as("SELECT DISTINCT conversation_id FROM inbox WHERE state = 'waiting'")
+                .fetch_all(&self.pool)
+                .await?;
+        rows.iter().map(|(id,)| parsed(INBOX, id)).collect()
+    }
+
+    /// The conversations that have events waiting for a key.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn conversations_parked(&self) -> Result<Vec<ConversationId>, StoreError> {
+        let rows: Vec<(String,)> = sqlx::query_as(
+            "SELECT DISTINCT conversation_id FROM inbox WHERE state = 'waiting' AND parked_since IS NOT NULL",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|(id,)| parsed(INBOX, id)).collect()
+    }
+
+    /// A conversation's waiting events after a place in the order of arrival, at most 100.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn waiting(
+        &self,
+        conversation: &ConversationId,
+        after: i64,
+    ) -> Result<Vec<InboxRow>, StoreError> {
+        sqlx::query_as(
+            "SELECT seq, conversation_id, portal_id, event, parked_since FROM inbox
+             WHERE state = 'waiting' AND conversation_id = $1 AND seq > $2 ORDER BY seq LIMIT 100",
+        )
+        .bind(conversation.as_str())
+        .bind(after)
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(row)
+        .collect()
+    }
+
+    /// An event waits for its key from now on.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn park(&self, seq: i64, at: Timestamp) -> Result<(), StoreError> {
+        let result = sqlx::query("UPDATE inbox SET parked_since = $2 WHERE seq = $1 AND parked_since IS NULL")
+            .bind(seq)
+            .bind(at.millis())
+            .execute(&self.pool)
+            .await?;
+        one_row(INBOX, &result)
+    }
+
+    /// What became of an event, in one commit: record, ledger, mapping and outbox together, and the event done.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of it is kept.
+    pub async fn finish(&self, row: &InboxRow, outcome: &Outcome, at: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        match outcome {
+            Outcome::Nothing => {}
+            Outcome::Refused { event_id, code, notice } => {
+                ledger(&mut tx, &row.conversation, event_id, None, "refused", Some(code), at).await?;
+                super::outbox::add(&mut tx, notice, None).await?;
+            }
+            Outcome::Relayed(message) => relayed(&mut tx, message, at).await?,
+        }
+        let result = sqlx::query("UPDATE inbox SET state = 'done' WHERE seq = $1 AND state = 'waiting'")
+            .bind(row.seq)
+            .execute(&mut *tx)
+            .await?;
+        one_row(INBOX, &result)?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The message that an event of a portal is, and whom it reached.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn message_at(
+        &self,
+        portal: &PortalId,
+        event_id: &EventId,
+    ) -> Result<Option<(MessageId, Reach)>, StoreError> {
+        let found: Option<(String, Option<String>)> = sqlx::query_as(
+            "SELECT m.id, m.lane FROM mapping x JOIN messages m ON m.id = x.message_id
+             WHERE x.portal_id = $1 AND x.event_id = $2",
+        )
+        .bind(portal.as_str())
+        .bind(event_id.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        found
+            .map(|(id, lane)| {
+                let reach = match lane {
+                    Some(patient) => Reach::Only(parsed("messages", &patient)?),
+                    None => Reach::Everybody,
+                };
+                Ok((parsed("messages", &id)?, reach))
+            })
+            .transpose()
+    }
+}
+
+async fn relayed(
+    tx: &mut Transaction<'static, Any>,
+    message: &RelayedMessage,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO messages (id, conversation_id, portal_id, event_id, sender_id, sent_at, body, answers, lane)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(message.id.as_str())
+    .bind(message.conversation.as_str())
+    .bind(message.portal.as_str())
+    .bind(message.event_id.as_str())
+    .bind(message.sender.as_str())
+    .bind(message.sent_at.millis())
+    .bind(&message.body)
+    .bind(message.answers.as_ref().map(MessageId::as_str))
+    .bind(message.lane.as_ref().map(PersonId::as_str))
+    .execute(&mut **tx)
+    .await?;
+    map(tx, &message.portal, &message.id, &message.event_id).await?;
+    ledger(tx, &message.conversation, &message.event_id, Some(&message.id), "accepted", None, at).await?;
+    if message.tells_lanes {
+        sqlx::query("UPDATE conversations SET lanes_told = 1 WHERE id = $1")
+            .bind(message.conversation.as_str())
+            .execute(&mut **tx)
+            .await?;
+    }
+    for leg in &message.legs {
+        super::outbox::add(tx, leg, Some(&message.id)).await?;
+    }
+    Ok(())
+}
+
+/// A message is this event in this portal; said again, nothing changes.
+pub(super) async fn map(
+    tx: &mut Transaction<'static, Any>,
+    portal: &PortalId,
+    message: &MessageId,
+    event_id: &EventId,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO mapping (portal_id, message_id, event_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+        .bind(portal.as_str())
+        .bind(message.as_str())
+        .bind(event_id.as_str())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// One more line in the ledger.
+pub(super) async fn ledger(
+    tx: &mut Transaction<'static, Any>,
+    conversation: &ConversationId,
+    event_id: &EventId,
+    message: Option<&MessageId>,
+    what: &'static str,
+    code: Option<&str>,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO ledger (seq, at, conversation_id, event_id, message_id, what, code)
+         SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6 FROM ledger",
+    )
+    .bind(at.millis())
+    .bind(conversation.as_str())
+    .bind(event_id.as_str())
+    .bind(message.map(MessageId::as_str))
+    .bind(what)
+    .bind(code)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// An event id as it is stored.
+pub(super) fn event_id(table: &'static str, value: String) -> Result<OwnedEventId, StoreError> {
+    matrix_id(table, value)
+}

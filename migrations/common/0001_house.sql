@@ -1,0 +1,129 @@
+-- The house: people, conversations with their portals, what came in, the record, what goes out.
+-- Portable between SQLite and PostgreSQL. Times are milliseconds since the Unix epoch; yes/no is 1/0.
+
+-- The people of the practice.
+CREATE TABLE people (
+    id            TEXT PRIMARY KEY,
+    user_id       TEXT NOT NULL UNIQUE,
+    role          TEXT NOT NULL,
+    name          TEXT NOT NULL,
+    record_number TEXT
+);
+
+-- The users that we act as: the bot (person_id is null) and one ghost for each person that needs one.
+CREATE TABLE our_users (
+    user_id   TEXT PRIMARY KEY,
+    person_id TEXT UNIQUE REFERENCES people (id),
+    device_id TEXT NOT NULL,
+    ready     BIGINT NOT NULL DEFAULT 0
+);
+
+CREATE TABLE conversations (
+    id         TEXT PRIMARY KEY,
+    name       TEXT NOT NULL,
+    subject    TEXT,
+    mode       TEXT NOT NULL,
+    owner_id   TEXT NOT NULL REFERENCES people (id),
+    created_at BIGINT NOT NULL,
+    ready      BIGINT NOT NULL DEFAULT 0,
+    -- Whether the bot has said what a laned reply is.
+    lanes_told BIGINT NOT NULL DEFAULT 0
+);
+
+CREATE TABLE participants (
+    conversation_id  TEXT NOT NULL REFERENCES conversations (id),
+    person_id        TEXT NOT NULL REFERENCES people (id),
+    may_send_one_way BIGINT NOT NULL DEFAULT 0,
+    PRIMARY KEY (conversation_id, person_id)
+);
+CREATE INDEX participants_by_person ON participants (person_id);
+
+-- One hub (patient_id is null) and one spoke a patient. room_id is null until the room is made.
+CREATE TABLE portals (
+    id              TEXT PRIMARY KEY,
+    conversation_id TEXT NOT NULL REFERENCES conversations (id),
+    patient_id      TEXT REFERENCES people (id),
+    room_id         TEXT UNIQUE,
+    attempted       BIGINT NOT NULL DEFAULT 0,
+    UNIQUE (conversation_id, patient_id)
+);
+
+-- Which of our users, and which people, have been joined to which portal.
+CREATE TABLE portal_members (
+    portal_id TEXT NOT NULL REFERENCES portals (id),
+    user_id   TEXT NOT NULL,
+    PRIMARY KEY (portal_id, user_id)
+);
+
+-- What the homeserver sent, exactly as it came. dedup_key is the event id, or a digest of what has none.
+-- state: waiting, done, or skipped (nothing of ours).
+CREATE TABLE inbox (
+    seq             BIGINT PRIMARY KEY,
+    dedup_key       TEXT NOT NULL UNIQUE,
+    conversation_id TEXT REFERENCES conversations (id),
+    portal_id       TEXT REFERENCES portals (id),
+    event           TEXT NOT NULL,
+    received_at     BIGINT NOT NULL,
+    parked_since    BIGINT,
+    state           TEXT NOT NULL
+);
+CREATE INDEX inbox_waiting ON inbox (state, conversation_id, seq);
+
+-- The record: what people wrote to each other.
+CREATE TABLE messages (
+    id              TEXT PRIMARY KEY,
+    conversation_id TEXT NOT NULL REFERENCES conversations (id),
+    portal_id       TEXT NOT NULL REFERENCES portals (id),
+    event_id        TEXT NOT NULL UNIQUE,
+    sender_id       TEXT NOT NULL REFERENCES people (id),
+    sent_at         BIGINT NOT NULL,
+    body            TEXT NOT NULL,
+    answers         TEXT REFERENCES messages (id),
+    -- The only patient it concerns: who wrote it, or the only one it went to. Null: every patient.
+    lane            TEXT REFERENCES people (id)
+);
+
+-- What happened to it, in order; never changed.
+CREATE TABLE ledger (
+    seq             BIGINT PRIMARY KEY,
+    at              BIGINT NOT NULL,
+    conversation_id TEXT NOT NULL REFERENCES conversations (id),
+    event_id        TEXT NOT NULL,
+    message_id      TEXT REFERENCES messages (id),
+    what            TEXT NOT NULL,
+    code            TEXT
+);
+
+-- One row a leg: a message (message_id) or a notice of the bot (notice, about an event of the same portal).
+-- state: waiting, held (nobody there can read it yet), sent, failed.
+CREATE TABLE outbox (
+    seq             BIGINT PRIMARY KEY,
+    leg_id          TEXT NOT NULL UNIQUE,
+    portal_id       TEXT NOT NULL REFERENCES portals (id),
+    message_id      TEXT REFERENCES messages (id),
+    notice          TEXT,
+    notice_about    TEXT,
+    sent_at         BIGINT NOT NULL,
+    ciphertext      TEXT,
+    sender_user_id  TEXT,
+    event_id        TEXT,
+    attempts        BIGINT NOT NULL DEFAULT 0,
+    next_attempt_at BIGINT NOT NULL DEFAULT 0,
+    state           TEXT NOT NULL
+);
+CREATE INDEX outbox_waiting ON outbox (state, portal_id, seq);
+
+-- Which event a message is in which portal, its own included.
+CREATE TABLE mapping (
+    portal_id  TEXT NOT NULL REFERENCES portals (id),
+    message_id TEXT NOT NULL REFERENCES messages (id),
+    event_id   TEXT NOT NULL,
+    PRIMARY KEY (portal_id, message_id),
+    UNIQUE (portal_id, event_id)
+);
+
+-- Values that the engine made once and keeps.
+CREATE TABLE settings (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
