@@ -1,8 +1,6 @@
-//! A real Matrix client of one person, on matrix-sdk: what `demo --check`, `demo chat` and the tests look
-//! through.
+//! A real Matrix client of one person, on matrix-sdk: the eyes of `demo --check`, `demo chat` and the tests.
 //!
-//! It knows only what came through the Matrix client API, so whatever it sees, a person's own client would
-//! see.
+//! It knows only what came through the Matrix client API: what it sees, the person's own client would see.
 
 mod error;
 mod message;

@@ -121,6 +121,35 @@ pub enum DemoError {
     /// The operating system gave no random bytes.
     #[error("The operating system gave no random bytes ({0}).")]
     NoRandomness(String),
+    /// The file in which the demo remembers its people is not as it was written.
+    #[error("The demo's own file cannot be used ({0}): start again with --reset, which begins anew.")]
+    State(String),
+    /// The demo is not running where a client looks for it.
+    #[error("No demo was started in {}: start it first with `parlour demo`, or name its folder with --data.", .0.display())]
+    NotStarted(PathBuf),
+    /// Nobody, or more than one, is meant.
+    #[error("{wanted:?} is nobody of the demo: choose one of {names}.")]
+    Nobody {
+        /// Who was asked for.
+        wanted: String,
+        /// Who there is.
+        names: String,
+    },
+    /// Parlour itself did not start.
+    #[error("{0}.")]
+    Parlour(#[from] crate::run::RunError),
+    /// The configuration that the demo wrote is not taken.
+    #[error("{0}.")]
+    Config(#[from] crate::config::ConfigError),
+    /// The engine, or the homeserver for it, did not do its part.
+    #[error("The demo's people could not be made: {0}.")]
+    Engine(#[from] parlour_engine::EngineError),
+    /// A client of the demo's people did not get on.
+    #[error("A client of the demo did not get on: {0}.")]
+    Client(#[from] super::client::ClientError),
+    /// The first conversation could not be made.
+    #[error("The first conversation could not be made: {0}.")]
+    Conversation(String),
     /// The HTTP client that asks whether the homeserver is ready could not be made.
     #[error("The HTTP client could not be made ({0}).")]
     HttpClient(String),

@@ -151,6 +151,22 @@ impl Store {
         .transpose()
     }
 
+    /// All conversations, newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn conversations(&self) -> Result<Vec<Conversation>, StoreError> {
+        sqlx::query_as(
+            "SELECT id, name, subject, mode, owner_id, ready, lanes_told FROM conversations
+             ORDER BY created_at DESC, id",
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(conversation)
+        .collect()
+    }
+
     /// The conversations that a person takes part in, newest first.
     ///
     /// # Errors
