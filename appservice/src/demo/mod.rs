@@ -68,7 +68,7 @@ pub async fn main(arguments: Arguments) -> ExitCode {
             }
             outcome
         }
-        None if arguments.check => match check::check(None).await {
+        None if arguments.check => match check::check().await {
             Ok(verdict) => return verdict.exit_code(),
             Err(error) => Err(error),
         },

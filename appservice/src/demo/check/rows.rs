@@ -1,0 +1,336 @@
+//! The rows: each a promise of the brief, the fault that breaks it, and the attempt.
+
+use futures_util::FutureExt as _;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{
+    super::client::{Client, Message, Reading, Shield},
+    Outcome, Row,
+    scene::{Evidence, LIMIT, Scene, Trouble, read, room_path, say},
+};
+
+/// Tries all rows, one after the other.
+pub(super) async fn all(scene: &Scene) -> Vec<Row> {
+    let attempts = [
+        ("C5", "the top level of the source tree", "no-house", house(scene).boxed()),
+        ("C1", "encrypted rooms, and no client shows a warning", "bot-encrypts", no_shield(scene).boxed()),
+        ("C1", "what is not passed on, its sender is told", "silent-refusals", told(scene).boxed()),
+        ("S1", "read later, once and in order", "send-twice", later(scene).boxed()),
+        ("S6", "staff only, patients only, or both", "owner-only", who(scene).boxed()),
+        ("S7", "the conversation has its name", "hub-unnamed", named(scene).boxed()),
+        ("S8", "one-way: the patient's own PUT is refused", "one-way-open", one_way(scene).boxed()),
+        ("S14", "two-way reply", "answers-lost", two_way(scene).boxed()),
+        ("S17", "a reply to one patient reaches no other", "lanes-ignored", lane(scene).boxed()),
+        ("S17", "a patient learns nothing of another", "hub-name-in-spoke", private(scene).boxed()),
+    ];
+    let mut rows = Vec::new();
+    for (requirement, promise, fault, attempt) in attempts {
+        let outcome = match attempt.await {
+            Ok(evidence) => Outcome::Pass(evidence),
+            Err(Trouble::Broken(seen)) => Outcome::Fail(seen),
+            Err(Trouble::Skipped(why)) => Outcome::Skipped(why),
+        };
+        rows.push(Row { requirement, promise, fault, outcome });
+    }
+    rows
+}
+
+async fn house(scene: &Scene) -> Evidence {
+    const TOP: [&str; 8] = [
+        "Cargo.toml",
+        "bridge",
+        "appservice",
+        "registration.yaml",
+        "migrations",
+        "docs",
+        "integration-tests",
+        "README.md",
+    ];
+    if !scene.house.exists() {
+        return Err(Trouble::Skipped("this binary is not beside the source tree that it was built from".into()));
+    }
+    let missing: Vec<_> = TOP.iter().filter(|name| !scene.house.join(name).exists()).collect();
+    match missing[..] {
+        [] => Ok(format!("{} are there", TOP.join(", "))),
+        _ => Err(format!("{missing:?} are missing").into()),
+    }
+}
+
+/// What a client shows beside a message, if it is a warning or more than one that nobody has verified.
+fn warning(message: &Message) -> Option<String> {
+    match &message.reading {
+        Reading::Readable { lax: Shield::None, level, .. } if level == "Unverified(UnverifiedIdentity)" => None,
+        reading => Some(format!("{} is read as {reading:?}", message.event_id)),
+    }
+}
+
+/// Staff and patient, a text each way: no shield, the strict client reads it too, and the homeserver sees ciphertext.
+async fn no_shield(scene: &Scene) -> Evidence {
+    let (murphy, cara) = (&scene.murphy, &scene.cara);
+    let wanted = json!({ "name": "C1 shields", "mode": "two-way", "staff": [], "patients": [cara.user_id()] });
+    let talk = scene.begin(wanted).await?;
+    let spoke = talk.spoke(cara)?;
+    say(murphy, &talk.hub, "C1 your result is here").await?;
+    let down = read(cara, &spoke, "C1 your result is here").await?;
+    say(cara, &spoke, "C1 thank you").await?;
+    let up = read(murphy, &talk.hub, "C1 thank you").await?;
+    if let Some(warning) = warning(&down).or(warning(&up)) {
+        return Err(warning.into());
+    }
+    let mut seen = 0;
+    for (client, room) in [(murphy, &talk.hub), (cara, &spoke)] {
+        let (_, page) = client.http().call(Method::GET, &room_path(room, "messages?dir=b&limit=100"), None).await?;
+        let events = page["chunk"].as_array().map_or(&[][..], Vec::as_slice);
+        for event in events.iter().filter(|event| event["state_key"].is_null()) {
+            seen += 1;
+            if event["type"] != "m.room.encrypted" {
+                return Err(format!("{} is a {} in the clear", event["event_id"], event["type"]).into());
+            }
+        }
+    }
+    if seen < 4 {
+        return Err(format!("only {seen} messages were found on the homeserver").into());
+    }
+    Ok(format!(
+        "{} and {} decrypt, shield none, level UnverifiedIdentity, also for the strict client; {seen} of {seen} \
+         events on the homeserver are m.room.encrypted",
+        down.event_id, up.event_id
+    ))
+}
+
+/// A kind that is not passed on: its sender reads why, the other side reads nothing.
+async fn told(scene: &Scene) -> Evidence {
+    let (murphy, ann) = (&scene.murphy, &scene.ann);
+    let wanted = json!({ "name": "C1 refusals", "mode": "two-way", "staff": [], "patients": [ann.user_id()] });
+    let talk = scene.begin(wanted).await?;
+    let spoke = talk.spoke(ann)?;
+    ann.wait_for_room(LIMIT, |room| room.room_id == spoke).await?;
+    let location = json!({ "msgtype": "m.location", "body": "C1 where I am", "geo_uri": "geo:53.3,-6.2" });
+    let refused = ann.send_raw(&spoke, "m.room.message", location).await?;
+    let notice = ann
+        .wait_for(&spoke, LIMIT, |message| {
+            message.msgtype == "m.notice" && message.in_reply_to.as_ref() == Some(&refused)
+        })
+        .await?;
+    say(ann, &spoke, "C1 after it").await?;
+    read(murphy, &talk.hub, "C1 after it").await?;
+    let seen = murphy.messages(&talk.hub).await?;
+    if seen.iter().any(|message| message.body.contains("where I am")) {
+        return Err("the refused message was passed on".to_owned().into());
+    }
+    if !notice.body.contains("(KIND-1)") {
+        return Err(format!("the sender was told {:?}", notice.body).into());
+    }
+    Ok(format!("{refused} was answered {:?}, and only what came after it arrived", notice.body))
+}
+
+/// A patient who is away reads everything on return: each message once, in order, with its time.
+async fn later(scene: &Scene) -> Evidence {
+    let (murphy, ann) = (&scene.murphy, &scene.ann);
+    let wanted = json!({ "name": "S1 later", "mode": "two-way", "staff": [], "patients": [ann.user_id()] });
+    let talk = scene.begin(wanted).await?;
+    let spoke = talk.spoke(ann)?;
+    ann.wait_for_room(LIMIT, |room| room.room_id == spoke).await?;
+    ann.pause().await;
+    let words = ["S1 first", "S1 second", "S1 third"];
+    let mut times = Vec::new();
+    for words in words {
+        say(murphy, &talk.hub, words).await?;
+        times.push(read(murphy, &talk.hub, words).await?.sent_at);
+    }
+    ann.resume().await;
+    // A last word, after which nothing of before can come.
+    say(murphy, &talk.hub, "S1 last").await?;
+    read(ann, &spoke, "S1 last").await?;
+    let seen = ann.messages(&spoke).await?;
+    let read: Vec<_> = seen.iter().filter(|m| words.contains(&&*m.body)).collect();
+    let bodies: Vec<_> = read.iter().map(|message| &*message.body).collect();
+    if bodies != words {
+        return Err(format!("on return {bodies:?} was read").into());
+    }
+    if read.iter().map(|message| message.sent_at).ne(times) {
+        return Err("a message does not bear the time at which it was written".to_owned().into());
+    }
+    let ids: Vec<_> = read.iter().map(|message| message.event_id.as_str()).collect();
+    Ok(format!("written while the patient was away, read on return once, in order, with their times: {}", ids.join(" ")))
+}
+
+/// The three kinds of conversation: whoever was named reads the owner's first words.
+async fn who(scene: &Scene) -> Evidence {
+    let (murphy, kim, ann, ben) = (&scene.murphy, &scene.kim, &scene.ann, &scene.ben);
+    let mut read_by = 0;
+    for (kind, staff, patients) in [
+        ("staff only", vec![kim], vec![]),
+        ("patients only", vec![], vec![ann, ben]),
+        ("both", vec![kim], vec![ann, ben]),
+    ] {
+        let ids = |people: &[&Client]| people.iter().map(|person| person.user_id().to_owned()).collect::<Vec<_>>();
+        let name = format!("S6 {kind}");
+        let talk = scene
+            .begin(json!({ "name": name, "mode": "two-way", "staff": ids(&staff), "patients": ids(&patients) }))
+            .await?;
+        let words = format!("S6 hello, {kind}");
+        // Staff are in the hub before the first word, so that they can read it.
+        for person in &staff {
+            person.wait_for_room(LIMIT, |room| room.room_id == talk.hub).await?;
+        }
+        say(murphy, &talk.hub, &words).await?;
+        for person in staff {
+            read(person, &talk.hub, &words).await?;
+            read_by += 1;
+        }
+        for patient in patients {
+            read(patient, &talk.spoke(patient)?, &words).await?;
+            read_by += 1;
+        }
+    }
+    let refused = json!({ "name": "S6", "mode": "two-way", "staff": [], "patients": [] });
+    let (status, body) = scene.api(ann, Method::POST, "/conversations", Some(&refused)).await?;
+    if status != 403 || body["errcode"] != "IO.PARLOUR.STAFF_ONLY" {
+        return Err(format!("a patient's own POST was answered {status} {}", body["errcode"]).into());
+    }
+    Ok(format!("three conversations, {read_by} of 6 people read the first words; a patient's POST: 403"))
+}
+
+async fn named(scene: &Scene) -> Evidence {
+    let (murphy, ann) = (&scene.murphy, &scene.ann);
+    let name = "S7 Ann Byrne, blood results";
+    let wanted = json!({ "name": name, "mode": "two-way", "staff": [], "patients": [ann.user_id()] });
+    let talk = scene.begin(wanted).await?;
+    let room = murphy.wait_for_room(LIMIT, |room| room.room_id == talk.hub).await?;
+    if room.name.as_deref() != Some(name) {
+        return Err(format!("the staff's room is called {:?}", room.name).into());
+    }
+    let (_, listed) = scene.api(murphy, Method::GET, "/conversations", None).await?;
+    let in_list = |entry: &Value| entry["name"] == name && entry["id"] == talk.id.as_str();
+    if !listed["conversations"].as_array().is_some_and(|all| all.iter().any(in_list)) {
+        return Err("the practice API does not list it by its name".to_owned().into());
+    }
+    Ok(format!("room {} and the practice API call it {name:?}", room.room_id))
+}
+
+/// Everybody else reads: the homeserver itself refuses what a patient sends, whatever their client.
+async fn one_way(scene: &Scene) -> Evidence {
+    let (murphy, ben) = (&scene.murphy, &scene.ben);
+    let wanted = json!({ "name": "S8 one-way", "mode": "one-way", "staff": [], "patients": [ben.user_id()] });
+    let talk = scene.begin(wanted).await?;
+    let spoke = talk.spoke(ben)?;
+    say(murphy, &talk.hub, "S8 please read this").await?;
+    let message = read(ben, &spoke, "S8 please read this").await?;
+    let path = room_path(&spoke, "send/m.room.encrypted/s8");
+    let body = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+    let (status, answer) = ben.http().call(Method::PUT, &path, Some(body)).await?;
+    if (status, &answer["errcode"]) != (403, &json!("M_FORBIDDEN")) {
+        return Err(format!("the patient's PUT was answered {status} {}", answer["errcode"]).into());
+    }
+    ben.read(&spoke, &message.event_id).await?;
+    Ok(format!("{} was read, and marked so; the patient's own PUT: {status} M_FORBIDDEN", message.event_id))
+}
+
+/// The patient answers, staff answer that, and both answers point at the right message of their own room.
+async fn two_way(scene: &Scene) -> Evidence {
+    let (murphy, ann) = (&scene.murphy, &scene.ann);
+    let wanted = json!({ "name": "S14 two-way", "mode": "two-way", "staff": [], "patients": [ann.user_id()] });
+    let talk = scene.begin(wanted).await?;
+    let spoke = talk.spoke(ann)?;
+    let asked = say(murphy, &talk.hub, "S14 how are you?").await?;
+    let question = read(ann, &spoke, "S14 how are you?").await?;
+    let answered = ann.reply(&spoke, &question.event_id, "S14 better, thank you").await?;
+    let answer = read(murphy, &talk.hub, "S14 better, thank you").await?;
+    if answer.in_reply_to.as_ref() != Some(&asked) {
+        return Err(format!("the patient's answer answers {:?} instead of {asked}", answer.in_reply_to).into());
+    }
+    murphy.reply(&talk.hub, &answer.event_id, "S14 good to hear").await?;
+    let last = read(ann, &spoke, "S14 good to hear").await?;
+    if last.in_reply_to.as_ref() != Some(&answered) {
+        return Err(format!("the staff's answer answers {:?} instead of {answered}", last.in_reply_to).into());
+    }
+    Ok(format!("{asked} answered by {} answered by {}", answer.event_id, last.event_id))
+}
+
+/// Staff reply to one patient of two: the other gets what came before and after, and not that.
+async fn lane(scene: &Scene) -> Evidence {
+    let (murphy, ann, ben) = (&scene.murphy, &scene.ann, &scene.ben);
+    let both = [ann.user_id(), ben.user_id()];
+    let talk = scene.begin(json!({ "name": "S17 lanes", "mode": "two-way", "staff": [], "patients": both })).await?;
+    let (anns, bens) = (talk.spoke(ann)?, talk.spoke(ben)?);
+    say(ann, &anns, "S17 about me").await?;
+    let asked = read(murphy, &talk.hub, "S17 about me").await?;
+    let reply = murphy.reply(&talk.hub, &asked.event_id, "S17 for you alone").await?;
+    // A reply to what itself went to one patient only stays with that patient.
+    murphy.reply(&talk.hub, &reply, "S17 and this as well").await?;
+    say(murphy, &talk.hub, "S17 for everybody").await?;
+    for words in ["S17 for you alone", "S17 and this as well", "S17 for everybody"] {
+        read(ann, &anns, words).await?;
+    }
+    let all = read(ben, &bens, "S17 for everybody").await?;
+    let seen = ben.messages(&bens).await?;
+    if let Some(leak) = seen.iter().find(|m| m.body.contains("alone") || m.body.contains("as well")) {
+        return Err(format!("the other patient reads {:?}", leak.body).into());
+    }
+    let unread = seen.iter().filter(|message| !message.is_readable()).count();
+    if unread > 0 {
+        return Err(format!("the other patient holds {unread} messages that they cannot read").into());
+    }
+    Ok(format!("the one replied to reads all three, the other only {}", all.event_id))
+}
+
+/// All that a patient's client can get of a conversation, searched for everything of the other patient.
+async fn private(scene: &Scene) -> Evidence {
+    let (murphy, ann, ben) = (&scene.murphy, &scene.ann, &scene.ben);
+    let both = [ann.user_id(), ben.user_id()];
+    let name = "S17 Byrne and Carey, coeliac";
+    let talk = scene.begin(json!({ "name": name, "mode": "two-way", "staff": [], "patients": both })).await?;
+    let (anns, bens) = (talk.spoke(ann)?, talk.spoke(ben)?);
+    say(ben, &bens, "S17 quokka").await?;
+    let secret = read(murphy, &talk.hub, "S17 quokka").await?;
+    murphy.read(&talk.hub, &secret.event_id).await?;
+    say(murphy, &talk.hub, "S17 to both").await?;
+    let seen = read(ann, &anns, "S17 to both").await?;
+    let mut all = String::new();
+    let mut looked = 0;
+    let sync = "/_matrix/client/v3/sync?full_state=true".to_owned();
+    let paths = ["state", "members", "joined_members", "messages?dir=b&limit=200"];
+    for path in paths.iter().map(|rest| room_path(&anns, rest)).chain([sync]) {
+        let (status, body) = ann.http().call(Method::GET, &path, None).await?;
+        if status != 200 {
+            return Err(format!("{path} was answered {status}").into());
+        }
+        all.push_str(&body.to_string());
+        looked += 1;
+    }
+    for path in ["/conversations".to_owned(), format!("/conversations/{}", talk.id)] {
+        all.push_str(&scene.api(ann, Method::GET, &path, None).await?.1.to_string());
+        looked += 1;
+    }
+    for message in ann.messages(&anns).await? {
+        all.push_str(&message.content.to_string());
+    }
+    let bens_name = scene.people.iter().find(|p| p.user_id == ben.user_id()).map_or("Ben Carey", |p| &*p.name);
+    let secrets = [
+        ("the name", bens_name),
+        ("the account", ben.user_id().localpart()),
+        ("the room", bens.as_str()),
+        ("the words", "quokka"),
+        ("the staff's room", talk.hub.as_str()),
+        ("the staff's name for it", name),
+        ("the event in the staff's room", secret.event_id.as_str()),
+    ];
+    if let Some((what, _)) = secrets.iter().find(|(_, secret)| all.contains(secret)) {
+        return Err(format!("{what} of the other patient, or of the staff's side, reaches a patient").into());
+    }
+    let hidden = room_path(&bens, "messages?dir=b");
+    for path in [hidden, room_path(&talk.hub, "state")] {
+        let (status, _) = ann.http().call(Method::GET, &path, None).await?;
+        if status != 403 {
+            return Err(format!("a room that is not the patient's answers them {status}").into());
+        }
+    }
+    Ok(format!(
+        "{} was read; none of {} secrets stands in {looked} answers ({} bytes); the other rooms: 403",
+        seen.event_id,
+        secrets.len(),
+        all.len()
+    ))
+}
