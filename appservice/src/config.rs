@@ -63,7 +63,10 @@ pub struct Listen {
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { public: SocketAddr::from(([127, 0, 0, 1], 8080)), internal: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+        Self {
+            public: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            internal: SocketAddr::from(([127, 0, 0, 1], 9090)),
+        }
     }
 }
 
@@ -87,7 +90,9 @@ pub enum ConfigError {
         reason: String,
     },
     /// A token is too short to be a secret.
-    #[error("homeserver.{0} is shorter than 32 characters; make a new one and put it into the registration too")]
+    #[error(
+        "homeserver.{0} is shorter than 32 characters; make a new one and put it into the registration too"
+    )]
     WeakToken(&'static str),
     /// The internal listener would be open to others.
     #[error("listen.internal must be an address on this machine itself, such as 127.0.0.1:9090")]
@@ -109,7 +114,9 @@ impl Config {
             .map_err(|error| unusable(error.to_string()))?;
         let home = file.parent().unwrap_or(Path::new("."));
         config.data = home.join(&config.data);
-        for (name, token) in [("as_token", &config.homeserver.as_token), ("hs_token", &config.homeserver.hs_token)] {
+        for (name, token) in
+            [("as_token", &config.homeserver.as_token), ("hs_token", &config.homeserver.hs_token)]
+        {
             if token.reveal().len() < 32 {
                 return Err(ConfigError::WeakToken(name));
             }

@@ -1,74 +1,7 @@
 //! The one binary.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use parlour::{
-    config::Config,
-    registration::registration,
-    run::{Extras, Parlour},
-};
-use tracing_subscriber::EnvFilter;
-
-/// Secure messages between a practice and its patients, on Matrix.
-#[derive(Parser)]
-#[command(name = "parlour", version, about)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Starts everything on this machine with made-up people, to try it: homeserver, Parlour, one conversation.
-    #[cfg(feature = "demo")]
-    Demo(parlour::demo::Arguments),
-    /// Runs Parlour beside your homeserver.
-    Run {
-        /// The configuration.
-        #[arg(long, default_value = "parlour.toml")]
-        config: PathBuf,
-    },
-    /// Prints the application service registration for your homeserver. It holds secrets.
-    Registration {
-        /// The configuration.
-        #[arg(long, default_value = "parlour.toml")]
-        config: PathBuf,
-    },
-}
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let quiet = match &arguments.command {
-        #[cfg(feature = "demo")]
-        Command::Demo(_) => "error,matrix_sdk=off,matrix_sdk_crypto=off,matrix_sdk_base=off",
-        _ => "info,matrix_sdk_crypto=error",
-    };
-    let filter = EnvFilter::try_from_env("PARLOUR_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let outcome = match arguments.command {
-        #[cfg(feature = "demo")]
-        Command::Demo(arguments) => return parlour::demo::main(arguments).await,
-        Command::Run { config } => run(&config).await,
-        Command::Registration { config } => {
-            Config::read(&config).map(|config| print!("{}", registration(&config))).map_err(|e| e.to_string())
-        }
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(sentence) => {
-            eprintln!("parlour: {sentence}.");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run(config: &std::path::Path) -> Result<(), String> {
-    let config = Config::read(config).map_err(|error| error.to_string())?;
-    let parlour = Parlour::start(&config, Extras::default()).await.map_err(|error| error.to_string())?;
-    tracing::info!(public = %config.listen.public, internal = %config.listen.internal, "started");
-    parlour::run::asked_to_stop().await;
-    parlour.stop().await;
-    Ok(())
+fn main() -> ExitCode {
+    parlour::command_line::main()
 }

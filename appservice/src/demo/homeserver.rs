@@ -87,7 +87,7 @@ impl Homeserver {
         plan.port = free_port(plan.port)?;
         write_files(&plan)?;
 
-        report.step("homeserver", &format!("starting Synapse for {}", plan.server_name));
+        report.step("homeserver", &format!("Starting the homeserver (Synapse) of {}.", plan.server_name));
         let mut homeserver = Self::spawn(python, &plan, folder)?;
         let Ok(ready) = timeout(START_LIMIT, homeserver.ready()).await else {
             homeserver.kill().await;
@@ -96,7 +96,7 @@ impl Homeserver {
         };
         ready?;
         tracing::info!(pid = homeserver.pid, port = homeserver.port, "homeserver ready");
-        report.step("homeserver", &format!("ready at {}", homeserver.url()));
+        report.step("homeserver", &format!("The homeserver answers at {}.", homeserver.url()));
         Ok(homeserver)
     }
 

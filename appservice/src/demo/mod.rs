@@ -150,9 +150,7 @@ async fn ready(world: &World, json: bool) -> Result<(), DemoError> {
 async fn ready_line(world: &World) -> Result<Value, DemoError> {
     let side = |is_staff: bool| -> Vec<Value> {
         let people = world.people.iter().filter(|person| person.role.is_staff() == is_staff);
-        people
-            .map(|p| json!({ "name": p.name, "user_id": p.user_id, "password": p.password }))
-            .collect()
+        people.map(|p| json!({ "name": p.name, "user_id": p.user_id, "password": p.password })).collect()
     };
     let store = world.parlour.engine().store();
     let engine_error = parlour_engine::EngineError::from;

@@ -152,7 +152,7 @@ async fn lock(path: &Path, report: &dyn Report) -> Result<File, DemoError> {
     match file.try_lock() {
         Ok(()) => return Ok(file),
         Err(TryLockError::WouldBlock) => {
-            report.step("packages", "waiting for another start that installs Synapse");
+            report.step("packages", "Waiting for another start that installs Synapse");
         }
         Err(TryLockError::Error(source)) => return Err(DemoError::at(path)(source)),
     }
@@ -172,7 +172,7 @@ async fn build(python: &Python, cache: &Path, home: &Path, report: &dyn Report) 
     let output = open_private(&log, true)?;
 
     let (major, minor, patch) = python.version;
-    report.step("python", &format!("making an environment for Python {major}.{minor}.{patch}"));
+    report.step("python", &format!("Making an environment for Python {major}.{minor}.{patch}"));
     let mut make = Command::new(&python.executable);
     make.args(["-I", "-m", "venv"]).arg(&partial);
     if !run_logged(make, &python.executable, &log, &output, |_| ()).await? {
@@ -209,7 +209,7 @@ async fn build(python: &Python, cache: &Path, home: &Path, report: &dyn Report) 
         return Err(DemoError::PackageUnavailable { log });
     }
 
-    report.step("packages", "trying Synapse");
+    report.step("packages", "Trying Synapse.");
     let mut try_it = Command::new(&venv_python);
     try_it.args(["-I", "-c", "import synapse.app.homeserver"]);
     if !run_logged(try_it, &venv_python, &log, &output, |_| ()).await? {
@@ -265,11 +265,11 @@ impl PipProgress {
             return None;
         }
         if line.starts_with("Installing collected packages") {
-            return Some("installing".to_owned());
+            return Some("Installing.".to_owned());
         }
         let name = line.strip_prefix("Collecting ")?.split("==").next()?;
         self.done += 1;
-        Some(format!("getting {} of {}: {name}", self.done, self.total))
+        Some(format!("Getting {} of {}: {name}", self.done, self.total))
     }
 }
 
@@ -305,8 +305,9 @@ mod tests {
         )
     }
 
+    // One test for all: a program that was just written cannot be run while another thread forks.
     #[tokio::test]
-    async fn says_why_no_python_can_be_used() {
+    async fn says_why_no_python_can_be_used_and_takes_a_complete_one() {
         let good = "[3, 40, 0]";
         let cases = [
             ("missing", String::new(), "No Python 3.10 or newer was found"),
@@ -321,11 +322,7 @@ mod tests {
             assert!(said.contains(sentence), "{name}: {said}");
         }
         assert!(matches!(find_python(OsStr::new("")).await, Err(DemoError::PythonMissing)));
-    }
-
-    #[tokio::test]
-    async fn takes_a_complete_python() {
-        let path = search_path("complete", &answer("[3, 11, 2]", true, "[3, 40, 0]"));
+        let path = search_path("complete", &answer("[3, 11, 2]", true, good));
         let python = find_python(&path).await;
         fs::remove_dir_all(&path).unwrap();
         assert_eq!(python.unwrap().version, (3, 11, 2));
@@ -344,7 +341,7 @@ mod tests {
             None
         );
         let words = progress.hear("Collecting attrs==26.1.0 (from -r requirements.txt (line 6))");
-        assert_eq!(words.as_deref(), Some("getting 1 of 2: attrs"));
+        assert_eq!(words.as_deref(), Some("Getting 1 of 2: attrs"));
         assert_eq!(progress.hear("  Downloading attrs-26.1.0-py3-none-any.whl (67 kB)"), None);
     }
 

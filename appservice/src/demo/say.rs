@@ -1,21 +1,27 @@
 //! How the demo speaks: to a person, or as one JSON line a state.
 
-use std::{io::Write as _, time::Instant};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use serde_json::{Value, json};
 
 use super::report::Report;
 
-/// Speaks to a person, with the time that has passed.
+/// Speaks to a person, with the time that has passed. On a terminal the steps of one state share a line.
 pub struct ToAPerson {
     started: Instant,
+    on_a_terminal: bool,
+    last: Mutex<&'static str>,
 }
 
 impl ToAPerson {
     /// The clock starts now.
     #[must_use]
     pub fn new() -> Self {
-        Self { started: Instant::now() }
+        Self { started: Instant::now(), on_a_terminal: std::io::stdout().is_terminal(), last: Mutex::new("") }
     }
 }
 
@@ -26,8 +32,11 @@ impl Default for ToAPerson {
 }
 
 impl Report for ToAPerson {
-    fn step(&self, _: &'static str, words: &str) {
-        line(&format!("{:5.1}s  {words}", self.started.elapsed().as_secs_f32()));
+    fn step(&self, state: &'static str, words: &str) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let up = if self.on_a_terminal && *last == state { "\x1b[1A\x1b[2K" } else { "" };
+        *last = state;
+        line(&format!("{up}{:5.1}s  {words}", self.started.elapsed().as_secs_f32()));
     }
 }
 

@@ -62,13 +62,17 @@ async fn talk(world: &World, clients: &[Client]) -> Result<(), DemoError> {
     let [murphy, kim, ann, ben, cara] = clients else {
         return Err(DemoError::Conversation("its people are not there".to_owned()));
     };
-    let begun = begin(&world.public_url(), murphy, &json!({
-        "name": "Flu clinic, Thursday",
-        "subject": "Flu clinic",
-        "mode": "two-way",
-        "staff": [kim.user_id()],
-        "patients": [ann.user_id(), ben.user_id(), cara.user_id()],
-    }))
+    let begun = begin(
+        &world.public_url(),
+        murphy,
+        &json!({
+            "name": "Flu clinic, Thursday",
+            "subject": "Flu clinic",
+            "mode": "two-way",
+            "staff": [kim.user_id()],
+            "patients": [ann.user_id(), ben.user_id(), cara.user_id()],
+        }),
+    )
     .await?;
     let hub = room(&begun["hub_room_id"])?;
     let spoke = |client: &Client| {
@@ -85,8 +89,7 @@ async fn talk(world: &World, clients: &[Client]) -> Result<(), DemoError> {
     say(ben, &spoke(ben)?, "I have had mine at work already, thank you.", None).await?;
     let declined = heard(kim, &hub, "at work already").await?;
     say(kim, &hub, "Good to know, Ben. I have put it into your record.", Some(&declined)).await?;
-    heard(ben, &spoke(ben)?, "into your record").await
-        .map(drop)
+    heard(ben, &spoke(ben)?, "into your record").await.map(drop)
 }
 
 /// Begins a conversation as a member of staff, through the practice API.
@@ -113,7 +116,12 @@ fn room(value: &Value) -> Result<OwnedRoomId, DemoError> {
     id.ok_or_else(|| DemoError::Conversation("one of its rooms was not made".to_owned()))
 }
 
-async fn say(client: &Client, room: &RoomId, text: &str, to: Option<&ruma::EventId>) -> Result<(), DemoError> {
+async fn say(
+    client: &Client,
+    room: &RoomId,
+    text: &str,
+    to: Option<&ruma::EventId>,
+) -> Result<(), DemoError> {
     client.wait_for_room(LIMIT, |found| found.room_id == room).await?;
     match to {
         Some(to) => client.reply(room, to, text).await?,

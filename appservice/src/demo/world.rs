@@ -228,7 +228,8 @@ fn free_port() -> Result<u16, DemoError> {
         let _ = NEXT.compare_exchange(u16::MAX, begin, Ordering::Relaxed, Ordering::Relaxed);
     }
     for _ in 0..COUNT {
-        let port = FIRST + NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some((n + 1) % COUNT)).unwrap_or(0);
+        let port = FIRST
+            + NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some((n + 1) % COUNT)).unwrap_or(0);
         if is_free(port).is_ok() {
             return Ok(port);
         }

@@ -19,7 +19,8 @@ use super::{Edge, error::Refused};
 
 /// The bearer token of a request.
 fn bearer(parts: &Parts) -> Result<Secret, Refused> {
-    let value = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or(Refused::NoToken)?;
+    let value =
+        parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or(Refused::NoToken)?;
     let (scheme, token) = value.split_once(' ').ok_or(Refused::NoToken)?;
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.len() > 4_096 {
         return Err(Refused::NoToken);

@@ -46,7 +46,8 @@ pub(crate) async fn begin(
         true => Refused::BadJson(error.to_string()),
         false => Refused::NotJson,
     })?;
-    let unfit = |field: &'static str| move |reason: InvalidText| Refused::BadJson(format!("`{field}`: {reason}"));
+    let unfit =
+        |field: &'static str| move |reason: InvalidText| Refused::BadJson(format!("`{field}`: {reason}"));
     let name = wanted.name.parse().map_err(unfit("name"))?;
     let subject = wanted.subject.map(|subject| subject.parse().map_err(unfit("subject"))).transpose()?;
     let store = edge.engine.store();

@@ -85,7 +85,9 @@ impl Refused {
             Self::Conversation(NewConversationError::WrongSide) => {
                 (StatusCode::BAD_REQUEST, "IO.PARLOUR.WRONG_SIDE")
             }
-            Self::Conversation(NewConversationError::TooMany) => (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY"),
+            Self::Conversation(NewConversationError::TooMany) => {
+                (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY")
+            }
             Self::Homeserver(_) => (StatusCode::BAD_GATEWAY, "IO.PARLOUR.HOMESERVER"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),
         }

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::{extract::State, http::header, response::{Html, IntoResponse}};
+use axum::{
+    extract::State,
+    http::header,
+    response::{Html, IntoResponse},
+};
 
 use super::Edge;
 
@@ -23,7 +27,10 @@ pub(crate) async fn page(State(edge): State<Arc<Edge>>) -> impl IntoResponse {
     let (class, status) = if receiving {
         ("good", "Connected: messages travel.")
     } else {
-        ("bad", "Not connected: the homeserver does not answer. Nothing is lost; messages travel as soon as it does.")
+        (
+            "bad",
+            "Not connected: the homeserver does not answer. Nothing is lost; messages travel as soon as it does.",
+        )
     };
     let rows: String = edge
         .sign_ins

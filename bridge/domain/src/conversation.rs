@@ -151,7 +151,13 @@ mod tests {
             ("named twice counts once", &kim, vec![kim.clone()], vec![ann.clone(), ann.clone()], Ok((1, 1))),
             ("a patient begins", &ann, vec![], vec![], Err(NewConversationError::CallerIsNotStaff)),
             ("a patient among staff", &kim, vec![ann.clone()], vec![], Err(NewConversationError::WrongSide)),
-            ("staff among patients", &kim, vec![], vec![manager.clone()], Err(NewConversationError::WrongSide)),
+            (
+                "staff among patients",
+                &kim,
+                vec![],
+                vec![manager.clone()],
+                Err(NewConversationError::WrongSide),
+            ),
         ] {
             let made = NewConversation::new(
                 caller,

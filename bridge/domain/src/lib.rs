@@ -13,7 +13,9 @@ pub mod rules;
 mod text;
 
 pub use clock::{Chance, Clock, Timestamp};
-pub use conversation::{ConversationName, Mode, NewConversation, NewConversationError, ParticipantLimit, Subject};
+pub use conversation::{
+    ConversationName, Mode, NewConversation, NewConversationError, ParticipantLimit, Subject,
+};
 pub use ids::{ConversationId, InvalidId, LegId, MessageId, PersonId, PortalId};
 pub use people::{Person, PersonName, RecordNumber, Role};
 pub use portal::{LEG_FIELD, PORTAL_EVENT, PortalKind, PowerFacts, hub_topic, power_levels, spoke_name};

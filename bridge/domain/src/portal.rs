@@ -50,13 +50,14 @@ pub struct PowerFacts<'a> {
 /// is one number: `events_default`, 0 or 50 (S8, S16).
 #[must_use]
 pub fn power_levels(facts: &PowerFacts<'_>) -> RoomPowerLevelsEventContent {
-    let mut levels =
-        RoomPowerLevelsEventContent::new(&ruma::room_version_rules::AuthorizationRules::V12);
+    let mut levels = RoomPowerLevelsEventContent::new(&ruma::room_version_rules::AuthorizationRules::V12);
     levels.users_default = int!(50);
     levels.users = facts
         .people
         .iter()
-        .map(|(user_id, may_send_one_way)| (user_id.clone(), if *may_send_one_way { int!(50) } else { int!(0) }))
+        .map(|(user_id, may_send_one_way)| {
+            (user_id.clone(), if *may_send_one_way { int!(50) } else { int!(0) })
+        })
         .collect::<BTreeMap<OwnedUserId, Int>>();
     levels.events_default = match facts.mode {
         Mode::TwoWay => int!(0),

@@ -71,21 +71,39 @@ impl Refusal {
         match self {
             Self::NotTakingPart => "Not delivered: you do not take part in this conversation.",
             Self::OneWay => "Not delivered: only the practice writes in this conversation.",
-            Self::Kind => "Not delivered: only text messages are passed on so far, so please write it as text.",
+            Self::Kind => {
+                "Not delivered: only text messages are passed on so far, so please write it as text."
+            }
             Self::TooLong => "Not delivered: this message is too long, so please send it in parts.",
-            Self::NotEncrypted => "Not delivered: your app sent this without encryption, so please use another app.",
-            Self::KeyMissing => "Not delivered: the key to read this did not arrive, so please send it again.",
-            Self::KeyWithheld => "Not delivered: your app did not let the practice read this; please verify your \
-                                  session in the app's security settings and send it again.",
-            Self::UnsignedDevice => "Not delivered: the device you wrote from is not verified; please verify it in \
-                                     your app's security settings and send this again.",
-            Self::SpoofedSender => "Not delivered: this message was not encrypted by the account that sent it.",
-            Self::ThreadToEverybody => "Not delivered: this thread began with a message to everybody, so please \
-                                        reply to one patient's message, or write outside the thread.",
-            Self::LaneUnknown => "Not delivered: it is not known whom the message you answered had reached, so \
-                                  please answer a patient's message, or write without replying.",
-            Self::MentionsPatient => "Not delivered: this would go to every patient here but mentions one; please \
-                                      reply to that patient's message instead.",
+            Self::NotEncrypted => {
+                "Not delivered: your app sent this without encryption, so please use another app."
+            }
+            Self::KeyMissing => {
+                "Not delivered: the key to read this did not arrive, so please send it again."
+            }
+            Self::KeyWithheld => {
+                "Not delivered: your app did not let the practice read this; please verify your \
+                                  session in the app's security settings and send it again."
+            }
+            Self::UnsignedDevice => {
+                "Not delivered: the device you wrote from is not verified; please verify it in \
+                                     your app's security settings and send this again."
+            }
+            Self::SpoofedSender => {
+                "Not delivered: this message was not encrypted by the account that sent it."
+            }
+            Self::ThreadToEverybody => {
+                "Not delivered: this thread began with a message to everybody, so please \
+                                        reply to one patient's message, or write outside the thread."
+            }
+            Self::LaneUnknown => {
+                "Not delivered: it is not known whom the message you answered had reached, so \
+                                  please answer a patient's message, or write without replying."
+            }
+            Self::MentionsPatient => {
+                "Not delivered: this would go to every patient here but mentions one; please \
+                                      reply to that patient's message instead."
+            }
         }
     }
 }

@@ -28,7 +28,8 @@ pub(crate) fn one_line(value: &str, limit: usize) -> Result<String, InvalidText>
         return Err(InvalidText::TooLong(limit));
     }
     // Bidirectional overrides would let a name pretend to be another.
-    let misleading = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let misleading =
+        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if value.chars().any(misleading) {
         return Err(InvalidText::Control);
     }

@@ -6,9 +6,7 @@ use std::{
     time::Duration,
 };
 
-use parlour_domain::{
-    Chance, Clock, ConversationId, NewConversation, PersonId, PortalId,
-};
+use parlour_domain::{Chance, Clock, ConversationId, NewConversation, PersonId, PortalId};
 use ruma::OwnedServerName;
 use tokio::{
     sync::{Mutex, mpsc, watch},
@@ -253,12 +251,13 @@ impl Engine {
     /// One look into the bot's inbox, and what follows from it.
     async fn receive_once(&self) -> Result<(), EngineError> {
         let bot = self.core.ghosts.bot().await?;
-        if !*self.receiving.borrow() {
+        let goes_on = *self.receiving.borrow();
+        if !goes_on {
             for id in self.core.store.unfinished_conversations().await? {
                 self.make(&id).await?;
             }
         }
-        let news = bot.receive(&self.core.ghosts.machines).await?;
+        let news = bot.receive(&self.core.ghosts.machines, goes_on).await?;
         let _ = self.receiving.send_replace(true);
         if news.keys || !news.devices.is_empty() {
             for conversation in self.core.store.conversations_parked().await? {

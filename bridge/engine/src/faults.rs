@@ -23,6 +23,8 @@ macro_rules! faults {
 
 #[cfg(feature = "faults")]
 faults! {
+    /// The source tree is looked for where it is not.
+    NoHouse = "no-house",
     /// Every leg is sent twice.
     SendTwice = "send-twice",
     /// Staff other than the owner are not joined to the hub.

@@ -120,7 +120,11 @@ impl Homeserver {
     ///
     /// # Errors
     /// [`HomeserverError`].
-    pub async fn request<R>(&self, intent: &Intent, request: R) -> Result<R::IncomingResponse, HomeserverError>
+    pub async fn request<R>(
+        &self,
+        intent: &Intent,
+        request: R,
+    ) -> Result<R::IncomingResponse, HomeserverError>
     where
         R: OutgoingRequest,
         for<'a> R::Authentication: AuthScheme<Input<'a> = SendAccessToken<'a>>,
@@ -230,8 +234,8 @@ impl Homeserver {
         if status.is_success() {
             return Ok(body);
         }
-        let error: MatrixError =
-            serde_json::from_slice(&body).unwrap_or(MatrixError { errcode: String::new(), retry_after_ms: None });
+        let error: MatrixError = serde_json::from_slice(&body)
+            .unwrap_or(MatrixError { errcode: String::new(), retry_after_ms: None });
         Err(HomeserverError::Refused {
             status: status.as_u16(),
             code: error.errcode,

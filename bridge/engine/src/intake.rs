@@ -42,9 +42,8 @@ struct Envelope {
 /// # Errors
 /// [`IntakeError`], for the whole body.
 pub fn parse_transaction(body: &[u8]) -> Result<Vec<Arrived>, IntakeError> {
-    let transaction: Transaction<'_> = serde_json::from_slice(body).map_err(|error| {
-        if error.is_data() { IntakeError::NoEvents } else { IntakeError::NotJson }
-    })?;
+    let transaction: Transaction<'_> = serde_json::from_slice(body)
+        .map_err(|error| if error.is_data() { IntakeError::NoEvents } else { IntakeError::NotJson })?;
     Ok(transaction.events.into_iter().map(arrived).collect())
 }
 
@@ -75,9 +74,9 @@ mod tests {
 
     #[test]
     fn one_bad_event_spoils_no_other() {
-        let good = r#"{"event_id":"$a:x","room_id":"!r:x","type":"m.room.encrypted","sender":"@a:x","content":{}}"#;
-        let state =
-            r#"{"event_id":"$b:x","room_id":"!r:x","type":"m.room.name","sender":"@a:x","state_key":"","content":{}}"#;
+        let good =
+            r#"{"event_id":"$a:x","room_id":"!r:x","type":"m.room.encrypted","sender":"@a:x","content":{}}"#;
+        let state = r#"{"event_id":"$b:x","room_id":"!r:x","type":"m.room.name","sender":"@a:x","state_key":"","content":{}}"#;
         let body = format!(r#"{{"events":[{good},{{"event_id":7}},"x",{state}],"ephemeral":1}}"#);
         let events = parse_transaction(body.as_bytes()).expect("a transaction");
         let seen: Vec<_> = events.iter().map(|e| (e.dedup_key.split(':').next(), e.matters)).collect();

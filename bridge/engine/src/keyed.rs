@@ -17,13 +17,18 @@ pub enum Again {
 
 /// Workers by key. Dropping it ends them all.
 pub struct Keyed<K> {
-    workers: Mutex<(HashMap<K, Arc<Notify>>, JoinSet<()>)>,
+    workers: Mutex<Workers<K>>,
+}
+
+struct Workers<K> {
+    woken: HashMap<K, Arc<Notify>>,
+    tasks: JoinSet<()>,
 }
 
 impl<K: Clone + Eq + Hash + Send + Sync + 'static> Keyed<K> {
     /// None yet.
     pub fn new() -> Self {
-        Self { workers: Mutex::new((HashMap::new(), JoinSet::new())) }
+        Self { workers: Mutex::new(Workers { woken: HashMap::new(), tasks: JoinSet::new() }) }
     }
 
     /// Has the worker of this key look, now or as soon as it is done with what it does. `work` is what a new
@@ -34,15 +39,15 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Keyed<K> {
         F: Future<Output = Again> + Send,
     {
         let mut workers = self.workers.lock().await;
-        if let Some(worker) = workers.0.get(key) {
+        if let Some(worker) = workers.woken.get(key) {
             worker.notify_one();
             return;
         }
         let woken = Arc::new(Notify::new());
         woken.notify_one();
-        workers.0.insert(key.clone(), Arc::clone(&woken));
+        workers.woken.insert(key.clone(), Arc::clone(&woken));
         let key = key.clone();
-        workers.1.spawn(async move {
+        workers.tasks.spawn(async move {
             let mut again = Again::WhenWoken;
             loop {
                 match again {
@@ -57,8 +62,8 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Keyed<K> {
     /// Ends all workers and waits until they have.
     pub async fn stop(&self) {
         let mut workers = self.workers.lock().await;
-        workers.0.clear();
-        workers.1.shutdown().await;
+        workers.woken.clear();
+        workers.tasks.shutdown().await;
     }
 }
 
@@ -94,7 +99,7 @@ mod tests {
         keyed.stop().await;
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn it_looks_again_by_itself_when_asked() {
         let keyed = Keyed::new();
         let (done, mut looks) = mpsc::unbounded_channel();
@@ -102,7 +107,7 @@ mod tests {
             let done = done.clone();
             async move {
                 let _ = done.send(());
-                Again::After(Duration::from_secs(60))
+                Again::After(Duration::from_millis(1))
             }
         };
         keyed.wake(&(), work).await;

@@ -1,9 +1,7 @@
 //! Making a conversation's portals: a saga of steps that can each be repeated, so that a crash anywhere leaves
 //! nothing to be cleaned up and nothing made twice.
 
-use parlour_domain::{
-    Mode, PORTAL_EVENT, PortalKind, PowerFacts, hub_topic, power_levels, spoke_name,
-};
+use parlour_domain::{Mode, PORTAL_EVENT, PortalKind, PowerFacts, hub_topic, power_levels, spoke_name};
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::{Value, json};
 
@@ -91,8 +89,7 @@ impl Core {
         patients: usize,
     ) -> Value {
         let kind = portal.kind();
-        let mode =
-            if faulty!(self.settings, OneWayOpen) { Mode::TwoWay } else { conversation.mode };
+        let mode = if faulty!(self.settings, OneWayOpen) { Mode::TwoWay } else { conversation.mode };
         let listed: Vec<(OwnedUserId, bool)> =
             people.iter().map(|p| (p.person.user_id.clone(), p.may_send_one_way)).collect();
         let (name, topic) = match kind {
@@ -105,9 +102,7 @@ impl Core {
                 (spoke_name(&self.settings.practice, conversation.subject.as_ref()), String::new())
             }
         };
-        let state = |event_type: &str, content: Value| {
-            json!({ "type": event_type, "state_key": "", "content": content })
-        };
+        let state = |event_type: &str, content: Value| json!({ "type": event_type, "state_key": "", "content": content });
         json!({
             "room_version": "12",
             "preset": "private_chat",
@@ -151,9 +146,7 @@ fn first_ghosts<'a>(
 ) -> Vec<&'a Participant> {
     let patients: Vec<_> = participants.iter().filter(|p| !p.person.role.is_staff()).collect();
     match portal.kind() {
-        PortalKind::Spoke => {
-            participants.iter().filter(|p| p.person.id == conversation.owner).collect()
-        }
+        PortalKind::Spoke => participants.iter().filter(|p| p.person.id == conversation.owner).collect(),
         PortalKind::Hub if patients.len() == 1 => patients,
         PortalKind::Hub => Vec::new(),
     }

@@ -102,11 +102,14 @@ impl Core {
             return Ok(Handled::Done);
         }
         let outcome = match self.read(row, &event).await? {
-            Reading::Read(read) => match self.decide(row, &event, &read).await? {
-                Ok(message) => Outcome::Relayed(Box::new(message)),
-                Err(refusal) => self.refused(row, &event, refusal),
-            },
-            Reading::Refused(refusal) => self.refused(row, &event, refusal),
+            Reading::Read(read) => {
+                if rules::is_message(&read.event_type, read.content["msgtype"].as_str()) {
+                    self.decide(row, &event, &read).await?
+                } else {
+                    Outcome::Nothing
+                }
+            }
+            Reading::Refused(refusal) => self.refused(row, &event, refusal).await?,
             Reading::Wait(limit, refusal) => {
                 let now = self.clock.now();
                 let since = row.parked_since.unwrap_or(now);
@@ -118,7 +121,7 @@ impl Core {
                     waiting.insert(event.sender);
                     return Ok(Handled::Parked(Duration::from_millis(left.unsigned_abs())));
                 }
-                self.refused(row, &event, refusal)
+                self.refused(row, &event, refusal).await?
             }
         };
         self.store.finish(row, &outcome, self.clock.now()).await?;
@@ -163,26 +166,23 @@ impl Core {
                 Err(refusal) => Reading::Refused(refusal),
             },
             // KEY-1, KEY-2: what cannot be read is not passed on, and its sender hears why.
-            Err(Unreadable::KeyMissing) => Reading::Wait(self.settings.patience_for_keys, Refusal::KeyMissing),
+            Err(Unreadable::KeyMissing) => {
+                Reading::Wait(self.settings.patience_for_keys, Refusal::KeyMissing)
+            }
             Err(Unreadable::KeyWithheld) => Reading::Refused(Refusal::KeyWithheld),
             Err(Unreadable::Garbled) => Reading::Refused(Refusal::KeyMissing),
         })
     }
 
     /// Gathers the facts of a message that was read, and asks the rules.
-    async fn decide(
-        &self,
-        row: &InboxRow,
-        event: &Event,
-        read: &Deciphered,
-    ) -> Result<Result<RelayedMessage, Refusal>, CryptoError> {
+    async fn decide(&self, row: &InboxRow, event: &Event, read: &Deciphered) -> Result<Outcome, CryptoError> {
         let participants = self.store.participants(&row.conversation).await?;
         let portals = self.store.portals(&row.conversation).await?;
         let conversation = self.store.conversation(&row.conversation).await?;
         let home = portals.iter().find(|portal| portal.id == row.portal);
         let sender = participants.iter().find(|p| p.person.user_id == event.sender);
         let (Some(conversation), Some(home), Some(sender)) = (conversation, home, sender) else {
-            return Ok(Err(Refusal::NotTakingPart));
+            return self.refused(row, event, Refusal::NotTakingPart).await;
         };
         let facts = PostFacts {
             mode: conversation.mode,
@@ -200,12 +200,12 @@ impl Core {
         });
         let words = match words {
             Ok(words) => words,
-            Err(refusal) => return Ok(Err(refusal)),
+            Err(refusal) => return self.refused(row, event, refusal).await,
         };
         let place = self.place(home, relation).await?;
         let lane = match self.lane(home, &participants, &place, &read.content) {
             Ok(lane) => lane,
-            Err(refusal) => return Ok(Err(refusal)),
+            Err(refusal) => return self.refused(row, event, refusal).await,
         };
         let at = event.sent_at();
         let targets = portals.iter().filter(|target| is_target(target, home, &lane));
@@ -217,7 +217,7 @@ impl Core {
             let words = notices::LANES.to_owned();
             legs.push(self.leg_ids.notice(&event.event_id, &home.id, "lanes", words, self.clock.now()));
         }
-        Ok(Ok(RelayedMessage {
+        Ok(Outcome::Relayed(Box::new(RelayedMessage {
             id: self.leg_ids.message_id(&event.event_id, &home.id),
             conversation: conversation.id,
             portal: home.id.clone(),
@@ -225,16 +225,18 @@ impl Core {
             sender: sender.person.id.clone(),
             sent_at: at,
             body: words.as_str().to_owned(),
-            answers: place.answers.or(place.root).map(|(message, _)| message).filter(|_| {
-                !faulty!(self.settings, AnswersLost)
-            }),
+            answers: place
+                .answers
+                .or(place.root)
+                .map(|(message, _)| message)
+                .filter(|_| !faulty!(self.settings, AnswersLost)),
             lane: match lane {
                 Lane::Only(patient) => Some(patient),
                 Lane::Everybody => home.patient.clone(),
             },
             legs,
             tells_lanes,
-        }))
+        })))
     }
 
     /// What a message's relation points at, in terms of the record.
@@ -277,7 +279,9 @@ impl Core {
         let patients = || participants.iter().filter(|p| !p.person.role.is_staff());
         let mentioned = content["m.mentions"]["user_ids"].as_array().map_or(&[][..], Vec::as_slice);
         let names_staff = |id: &Value| {
-            participants.iter().any(|p| p.person.role.is_staff() && p.person.user_id == id.as_str().unwrap_or(""))
+            participants
+                .iter()
+                .any(|p| p.person.role.is_staff() && p.person.user_id == id.as_str().unwrap_or(""))
         };
         rules::lane(&LaneFacts {
             patients: patients().count(),
@@ -293,14 +297,18 @@ impl Core {
         bot.is_some_and(|bot| *user_id == *bot.as_str())
     }
 
-    fn refused(&self, row: &InboxRow, event: &Event, refusal: Refusal) -> Outcome {
+    async fn refused(&self, row: &InboxRow, event: &Event, refusal: Refusal) -> Result<Outcome, CryptoError> {
         if faulty!(self.settings, SilentRefusals) {
-            return Outcome::Nothing;
+            return Ok(Outcome::Nothing);
+        }
+        // Among staff alone nothing is passed on: what is in the room has reached everybody.
+        if refusal == Refusal::Kind && self.store.portals(&row.conversation).await?.len() == 1 {
+            return Ok(Outcome::Nothing);
         }
         let (code, words) = (refusal.code(), format!("{} ({})", refusal.sentence(), refusal.code()));
         tracing::info!(conversation = %row.conversation, event_id = %event.event_id, code, "refused");
         let notice = self.leg_ids.notice(&event.event_id, &row.portal, code, words, self.clock.now());
-        Outcome::Refused { event_id: event.event_id.clone(), code, notice: Box::new(notice) }
+        Ok(Outcome::Refused { event_id: event.event_id.clone(), code, notice: Box::new(notice) })
     }
 }
 

@@ -96,7 +96,12 @@ impl Core {
     }
 
     /// Encrypts a leg and writes the ciphertext down before anything of it is sent.
-    async fn seal(&self, leg: &Leg, portal: &Portal, machine: &Machine) -> Result<Option<String>, CryptoError> {
+    async fn seal(
+        &self,
+        leg: &Leg,
+        portal: &Portal,
+        machine: &Machine,
+    ) -> Result<Option<String>, CryptoError> {
         let Some(room_id) = &portal.room_id else { return Ok(None) };
         let participants = self.store.participants(&portal.conversation).await?;
         let readers: Vec<OwnedUserId> =
@@ -134,13 +139,16 @@ impl Core {
             body,
         );
         request.timestamp = Some(leg.sent_at.to_matrix());
-        if faulty!(self.settings, SendTwice) && matches!(leg.content, LegContent::Message { .. }) {
-            let mut again = request.clone();
-            again.txn_id = format!("{}.again", again.txn_id).into();
-            self.homeserver.request(machine.intent(), again).await?;
-        }
+        let again = faulty!(self.settings, SendTwice).then(|| request.clone());
         match self.homeserver.request(machine.intent(), request).await {
-            Ok(answer) => Ok(self.store.leg_has_landed(&leg.id, &answer.event_id, self.clock.now()).await?),
+            Ok(answer) => {
+                self.store.leg_has_landed(&leg.id, &answer.event_id, self.clock.now()).await?;
+                if let Some(mut again) = again {
+                    again.txn_id = format!("{}.again", again.txn_id).into();
+                    self.homeserver.request(machine.intent(), again).await?;
+                }
+                Ok(())
+            }
             Err(error) => {
                 if error.is("M_FORBIDDEN") {
                     // Not in the room after all: joined again on the next attempt.

@@ -91,8 +91,8 @@ pub async fn check_with(
     report: &dyn Report,
     print: &(dyn Fn(&Row) + Sync),
 ) -> Result<Verdict, DemoError> {
-    let folder = tempfile::tempdir()
-        .map_err(|source| DemoError::Folder { path: std::env::temp_dir(), source })?;
+    let folder =
+        tempfile::tempdir().map_err(|source| DemoError::Folder { path: std::env::temp_dir(), source })?;
     let world = World::start(Place::anywhere(folder.path().join("world"))?, extras, report).await?;
     let outcome = check_world(&world, house, report, print).await;
     world.stop().await;
@@ -107,7 +107,8 @@ async fn check_world(
 ) -> Result<Verdict, DemoError> {
     report.step("clients", "Signing people in.");
     let clients = world.place.data.join("clients");
-    let scene = Scene::open(&world.homeserver_url(), &world.public_url(), &world.people, &clients, house).await?;
+    let scene =
+        Scene::open(&world.homeserver_url(), &world.public_url(), &world.people, &clients, house).await?;
     let mut verdict = Verdict::default();
     for row in rows::all(&scene).await {
         print(&row);

@@ -48,7 +48,9 @@ async fn house(scene: &Scene) -> Evidence {
         "README.md",
     ];
     if !scene.house.exists() {
-        return Err(Trouble::Skipped("this binary is not beside the source tree that it was built from".into()));
+        return Err(Trouble::Skipped(
+            "this binary is not beside the source tree that it was built from".into(),
+        ));
     }
     let missing: Vec<_> = TOP.iter().filter(|name| !scene.house.join(name).exists()).collect();
     match missing[..] {
@@ -60,7 +62,9 @@ async fn house(scene: &Scene) -> Evidence {
 /// What a client shows beside a message, if it is a warning or more than one that nobody has verified.
 fn warning(message: &Message) -> Option<String> {
     match &message.reading {
-        Reading::Readable { lax: Shield::None, level, .. } if level == "Unverified(UnverifiedIdentity)" => None,
+        Reading::Readable { lax: Shield::None, level, .. } if level == "Unverified(UnverifiedIdentity)" => {
+            None
+        }
         reading => Some(format!("{} is read as {reading:?}", message.event_id)),
     }
 }
@@ -68,7 +72,8 @@ fn warning(message: &Message) -> Option<String> {
 /// Staff and patient, a text each way: no shield, the strict client reads it too, and the homeserver sees ciphertext.
 async fn no_shield(scene: &Scene) -> Evidence {
     let (murphy, cara) = (&scene.murphy, &scene.cara);
-    let wanted = json!({ "name": "C1 shields", "mode": "two-way", "staff": [], "patients": [cara.user_id()] });
+    let wanted =
+        json!({ "name": "C1 shields", "mode": "two-way", "staff": [], "patients": [cara.user_id()] });
     let talk = scene.begin(wanted).await?;
     let spoke = talk.spoke(cara)?;
     say(murphy, &talk.hub, "C1 your result is here").await?;
@@ -80,7 +85,8 @@ async fn no_shield(scene: &Scene) -> Evidence {
     }
     let mut seen = 0;
     for (client, room) in [(murphy, &talk.hub), (cara, &spoke)] {
-        let (_, page) = client.http().call(Method::GET, &room_path(room, "messages?dir=b&limit=100"), None).await?;
+        let (_, page) =
+            client.http().call(Method::GET, &room_path(room, "messages?dir=b&limit=100"), None).await?;
         let events = page["chunk"].as_array().map_or(&[][..], Vec::as_slice);
         for event in events.iter().filter(|event| event["state_key"].is_null()) {
             seen += 1;
@@ -102,7 +108,8 @@ async fn no_shield(scene: &Scene) -> Evidence {
 /// A kind that is not passed on: its sender reads why, the other side reads nothing.
 async fn told(scene: &Scene) -> Evidence {
     let (murphy, ann) = (&scene.murphy, &scene.ann);
-    let wanted = json!({ "name": "C1 refusals", "mode": "two-way", "staff": [], "patients": [ann.user_id()] });
+    let wanted =
+        json!({ "name": "C1 refusals", "mode": "two-way", "staff": [], "patients": [ann.user_id()] });
     let talk = scene.begin(wanted).await?;
     let spoke = talk.spoke(ann)?;
     ann.wait_for_room(LIMIT, |room| room.room_id == spoke).await?;
@@ -153,7 +160,10 @@ async fn later(scene: &Scene) -> Evidence {
         return Err("a message does not bear the time at which it was written".to_owned().into());
     }
     let ids: Vec<_> = read.iter().map(|message| message.event_id.as_str()).collect();
-    Ok(format!("written while the patient was away, read on return once, in order, with their times: {}", ids.join(" ")))
+    Ok(format!(
+        "written while the patient was away, read on return once, in order, with their times: {}",
+        ids.join(" ")
+    ))
 }
 
 /// The three kinds of conversation: whoever was named reads the owner's first words.
@@ -165,10 +175,13 @@ async fn who(scene: &Scene) -> Evidence {
         ("patients only", vec![], vec![ann, ben]),
         ("both", vec![kim], vec![ann, ben]),
     ] {
-        let ids = |people: &[&Client]| people.iter().map(|person| person.user_id().to_owned()).collect::<Vec<_>>();
+        let ids =
+            |people: &[&Client]| people.iter().map(|person| person.user_id().to_owned()).collect::<Vec<_>>();
         let name = format!("S6 {kind}");
         let talk = scene
-            .begin(json!({ "name": name, "mode": "two-way", "staff": ids(&staff), "patients": ids(&patients) }))
+            .begin(
+                json!({ "name": name, "mode": "two-way", "staff": ids(&staff), "patients": ids(&patients) }),
+            )
             .await?;
         let words = format!("S6 hello, {kind}");
         // Staff are in the hub before the first word, so that they can read it.
@@ -231,7 +244,8 @@ async fn one_way(scene: &Scene) -> Evidence {
 /// The patient answers, staff answer that, and both answers point at the right message of their own room.
 async fn two_way(scene: &Scene) -> Evidence {
     let (murphy, ann) = (&scene.murphy, &scene.ann);
-    let wanted = json!({ "name": "S14 two-way", "mode": "two-way", "staff": [], "patients": [ann.user_id()] });
+    let wanted =
+        json!({ "name": "S14 two-way", "mode": "two-way", "staff": [], "patients": [ann.user_id()] });
     let talk = scene.begin(wanted).await?;
     let spoke = talk.spoke(ann)?;
     let asked = say(murphy, &talk.hub, "S14 how are you?").await?;
@@ -239,7 +253,9 @@ async fn two_way(scene: &Scene) -> Evidence {
     let answered = ann.reply(&spoke, &question.event_id, "S14 better, thank you").await?;
     let answer = read(murphy, &talk.hub, "S14 better, thank you").await?;
     if answer.in_reply_to.as_ref() != Some(&asked) {
-        return Err(format!("the patient's answer answers {:?} instead of {asked}", answer.in_reply_to).into());
+        return Err(
+            format!("the patient's answer answers {:?} instead of {asked}", answer.in_reply_to).into()
+        );
     }
     murphy.reply(&talk.hub, &answer.event_id, "S14 good to hear").await?;
     let last = read(ann, &spoke, "S14 good to hear").await?;
@@ -253,7 +269,8 @@ async fn two_way(scene: &Scene) -> Evidence {
 async fn lane(scene: &Scene) -> Evidence {
     let (murphy, ann, ben) = (&scene.murphy, &scene.ann, &scene.ben);
     let both = [ann.user_id(), ben.user_id()];
-    let talk = scene.begin(json!({ "name": "S17 lanes", "mode": "two-way", "staff": [], "patients": both })).await?;
+    let talk =
+        scene.begin(json!({ "name": "S17 lanes", "mode": "two-way", "staff": [], "patients": both })).await?;
     let (anns, bens) = (talk.spoke(ann)?, talk.spoke(ben)?);
     say(ann, &anns, "S17 about me").await?;
     let asked = read(murphy, &talk.hub, "S17 about me").await?;
@@ -307,7 +324,8 @@ async fn private(scene: &Scene) -> Evidence {
     for message in ann.messages(&anns).await? {
         all.push_str(&message.content.to_string());
     }
-    let bens_name = scene.people.iter().find(|p| p.user_id == ben.user_id()).map_or("Ben Carey", |p| &*p.name);
+    let bens_name =
+        scene.people.iter().find(|p| p.user_id == ben.user_id()).map_or("Ben Carey", |p| &*p.name);
     let secrets = [
         ("the name", bens_name),
         ("the account", ben.user_id().localpart()),

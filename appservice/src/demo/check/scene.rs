@@ -139,7 +139,11 @@ impl Scene {
 }
 
 /// Sends words once the room is there; the event's id.
-pub(super) async fn say(client: &Client, room: &RoomId, words: &str) -> Result<ruma::OwnedEventId, ClientError> {
+pub(super) async fn say(
+    client: &Client,
+    room: &RoomId,
+    words: &str,
+) -> Result<ruma::OwnedEventId, ClientError> {
     client.wait_for_room(LIMIT, |found| found.room_id == room).await?;
     client.send_text(room, words).await
 }

@@ -14,6 +14,14 @@ impl Words {
     }
 }
 
+/// Whether an event says something to people. Two devices that verify each other say nothing to anybody
+/// (Matrix v1.19 client-server §Key verification framework), and that is nobody else's matter.
+#[must_use]
+pub fn is_message(event_type: &str, msgtype: Option<&str>) -> bool {
+    const VERIFICATION: &str = "m.key.verification.";
+    !event_type.starts_with(VERIFICATION) && !msgtype.is_some_and(|kind| kind.starts_with(VERIFICATION))
+}
+
 /// What of a decrypted event may be passed on: the words of an `m.room.message` of `msgtype` `m.text` that
 /// replaces nothing (`relation` is its `rel_type`).
 ///
@@ -35,7 +43,8 @@ pub fn may_relay(
         return Err(Refusal::Kind);
     }
     // SIZE-1: a leg must fit into one event, encrypted.
-    if words.len() + words.chars().filter(|c| c.is_control() || matches!(c, '"' | '\\')).count() * 5 > MAX_TEXT_BYTES
+    if words.len() + words.chars().filter(|c| c.is_control() || matches!(c, '"' | '\\')).count() * 5
+        > MAX_TEXT_BYTES
     {
         return Err(Refusal::TooLong);
     }
@@ -47,12 +56,38 @@ mod tests {
     use super::*;
 
     #[test]
+    fn devices_that_verify_each_other_say_nothing() {
+        for (event_type, msgtype, wanted) in [
+            ("m.room.message", Some("m.text"), true),
+            ("m.room.message", Some("m.key.verification.request"), false),
+            ("m.key.verification.start", None, false),
+            ("m.reaction", None, true),
+        ] {
+            assert_eq!(is_message(event_type, msgtype), wanted, "{event_type} {msgtype:?}");
+        }
+    }
+
+    #[test]
     fn what_may_travel() {
         let long = "x".repeat(MAX_TEXT_BYTES + 1);
         for (name, event_type, msgtype, relation, body, wanted) in [
             ("text", "m.room.message", Some("m.text"), None, Some("Hello"), Ok("Hello")),
-            ("text in a thread", "m.room.message", Some("m.text"), Some("m.thread"), Some("Hello"), Ok("Hello")),
-            ("an edit", "m.room.message", Some("m.text"), Some("m.replace"), Some("* Hello"), Err(Refusal::Kind)),
+            (
+                "text in a thread",
+                "m.room.message",
+                Some("m.text"),
+                Some("m.thread"),
+                Some("Hello"),
+                Ok("Hello"),
+            ),
+            (
+                "an edit",
+                "m.room.message",
+                Some("m.text"),
+                Some("m.replace"),
+                Some("* Hello"),
+                Err(Refusal::Kind),
+            ),
             ("an image", "m.room.message", Some("m.image"), None, Some("x.png"), Err(Refusal::Kind)),
             ("a sticker", "m.sticker", None, None, Some("smile"), Err(Refusal::Kind)),
             ("a message without words", "m.room.message", Some("m.text"), None, None, Err(Refusal::Kind)),

@@ -77,7 +77,9 @@ impl Machine {
         };
         let trust = match &decrypted.encryption_info.verification_state {
             VerificationState::Verified
-            | VerificationState::Unverified(VerificationLevel::UnverifiedIdentity) => SenderTrust::CrossSigned,
+            | VerificationState::Unverified(VerificationLevel::UnverifiedIdentity) => {
+                SenderTrust::CrossSigned
+            }
             VerificationState::Unverified(
                 VerificationLevel::UnsignedDevice
                 | VerificationLevel::None(_)
@@ -90,23 +92,20 @@ impl Machine {
         Ok(Ok(Deciphered { event_type, content: event["content"].take(), trust }))
     }
 
-    /// Waits for news in the bot's inbox, at most half a minute, and takes it in: keys, device lists, key counts.
-    /// The place up to which it was read is kept with what it brought.
+    /// Takes in what is new in the bot's inbox: keys, device lists, key counts. Waits for it at most half a minute
+    /// where it is told to. The place up to which it was read is kept with what it brought.
     ///
     /// # Errors
     /// When the homeserver or a store fails; then the same news comes again.
-    pub async fn receive(&self, machines: &Machines) -> Result<News, CryptoError> {
+    pub async fn receive(&self, machines: &Machines, waits: bool) -> Result<News, CryptoError> {
         let since = self.olm.store().next_batch_token().await?;
         let mut request = sync_events::v3::Request::new();
-        // The first look answers at once: it only says where to go on from.
-        request.timeout = since.as_ref().map(|_| POLL);
+        request.timeout = waits.then_some(POLL);
         request.since = since;
         request.filter = Some(sync_events::v3::Filter::FilterDefinition(inbox_filter()));
         let answer = self.homeserver.request(&self.intent, request).await?;
-        let news = News {
-            keys: !answer.to_device.events.is_empty(),
-            devices: answer.device_lists.changed.clone(),
-        };
+        let news =
+            News { keys: !answer.to_device.events.is_empty(), devices: answer.device_lists.changed.clone() };
         if !news.devices.is_empty() {
             machines.devices_changed(&answer.device_lists).await?;
         }
@@ -126,11 +125,15 @@ impl Machine {
     ///
     /// # Errors
     /// When a crypto store fails.
-    pub async fn learn_session(&self, ghost: &Machine, room: &RoomId, session_id: &str) -> Result<(), CryptoError> {
-        let wanted =
-            |session: &matrix_sdk_crypto::olm::InboundGroupSession| {
-                session.room_id() == room && session.session_id() == session_id
-            };
+    pub async fn learn_session(
+        &self,
+        ghost: &Machine,
+        room: &RoomId,
+        session_id: &str,
+    ) -> Result<(), CryptoError> {
+        let wanted = |session: &matrix_sdk_crypto::olm::InboundGroupSession| {
+            session.room_id() == room && session.session_id() == session_id
+        };
         let exported = ghost.olm.store().export_room_keys(wanted).await?;
         self.olm.store().import_exported_room_keys(exported, |_, _| {}).await?;
         Ok(())
@@ -141,9 +144,9 @@ fn unreadable(error: &MegolmError) -> Unreadable {
     match error {
         MegolmError::MissingRoomKey(Some(code)) if *code != WithheldCode::NoOlm => Unreadable::KeyWithheld,
         MegolmError::MissingRoomKey(_) => Unreadable::KeyMissing,
-        MegolmError::Decryption(matrix_sdk_crypto::vodozemac::megolm::DecryptionError::UnknownMessageIndex(..)) => {
-            Unreadable::KeyMissing
-        }
+        MegolmError::Decryption(
+            matrix_sdk_crypto::vodozemac::megolm::DecryptionError::UnknownMessageIndex(..),
+        ) => Unreadable::KeyMissing,
         _ => Unreadable::Garbled,
     }
 }

@@ -155,7 +155,9 @@ impl Machine {
                 self.olm.mark_request_as_sent(id, &response).await?;
             }
             // Verification in a room: nobody verifies interactively with the bot or with a ghost.
-            AnyOutgoingRequest::RoomMessage(_) => tracing::debug!("a verification request is left unanswered"),
+            AnyOutgoingRequest::RoomMessage(_) => {
+                tracing::debug!("a verification request is left unanswered")
+            }
         }
         Ok(())
     }

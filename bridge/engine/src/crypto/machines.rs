@@ -6,7 +6,7 @@ use matrix_sdk_crypto::{EncryptionSyncChanges, OlmMachine, store::IntoCryptoStor
 use matrix_sdk_sqlite::SqliteCryptoStore;
 use ruma::{OwnedUserId, UserId, api::client::sync::sync_events::DeviceLists};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell, RwLock};
 
 use super::{CryptoError, Machine};
 use crate::{
@@ -30,14 +30,22 @@ pub struct Machines {
     stores: CryptoStores,
     homeserver: Homeserver,
     store: Store,
-    awake: Mutex<HashMap<OwnedUserId, Arc<Machine>>>,
+    awake: Mutex<HashMap<OwnedUserId, Arc<OnceCell<Arc<Machine>>>>>,
+    /// Held for reading while a machine wakes, for writing while all hear of changed devices: none misses a change.
+    waking: RwLock<()>,
 }
 
 impl Machines {
     /// Machines whose stores lie in `folder`.
     #[must_use]
     pub fn new(folder: PathBuf, homeserver: Homeserver, store: Store) -> Self {
-        Self { stores: CryptoStores { folder }, homeserver, store, awake: Mutex::default() }
+        Self {
+            stores: CryptoStores { folder },
+            homeserver,
+            store,
+            awake: Mutex::default(),
+            waking: RwLock::default(),
+        }
     }
 
     /// The machine of one of our users, who is made on the homeserver first where needed: account, device, keys,
@@ -46,10 +54,15 @@ impl Machines {
     /// # Errors
     /// When homeserver, database or crypto store fail; trying again goes on where it stopped.
     pub async fn of(&self, user: &OurUser, display_name: &str) -> Result<Arc<Machine>, CryptoError> {
-        let mut awake = self.awake.lock().await;
-        if let Some(machine) = awake.get(&user.user_id) {
+        let cell = Arc::clone(self.awake.lock().await.entry(user.user_id.clone()).or_default());
+        if let Some(machine) = cell.get() {
             return Ok(Arc::clone(machine));
         }
+        let _waking = self.waking.read().await;
+        cell.get_or_try_init(|| self.wake(user, display_name)).await.cloned()
+    }
+
+    async fn wake(&self, user: &OurUser, display_name: &str) -> Result<Arc<Machine>, CryptoError> {
         let intent = Intent { user_id: user.user_id.clone(), device_id: Some(user.device_id.clone()) };
         if !user.ready {
             self.register(&intent).await?;
@@ -64,13 +77,15 @@ impl Machines {
             self.name(machine.intent(), display_name).await?;
             self.store.our_user_is_ready(&user.user_id).await?;
         }
-        awake.insert(user.user_id.clone(), Arc::clone(&machine));
         Ok(machine)
     }
 
     /// Tells every machine that is awake whose devices have changed.
     pub(super) async fn devices_changed(&self, changed: &DeviceLists) -> Result<(), CryptoError> {
-        let machines: Vec<_> = self.awake.lock().await.values().cloned().collect();
+        let _waking = self.waking.write().await;
+        let awake = self.awake.lock().await;
+        let machines: Vec<Arc<Machine>> = awake.values().filter_map(|cell| cell.get().cloned()).collect();
+        drop(awake);
         let none = std::collections::BTreeMap::new();
         for machine in machines {
             let changes = EncryptionSyncChanges {
@@ -92,7 +107,11 @@ impl Machines {
             "username": intent.user_id.localpart(),
             "inhibit_login": true,
         });
-        match self.homeserver.call(None, http::Method::POST, "/_matrix/client/v3/register?kind=user", &body).await {
+        match self
+            .homeserver
+            .call(None, http::Method::POST, "/_matrix/client/v3/register?kind=user", &body)
+            .await
+        {
             Ok(_) => {}
             Err(error) if error.is("M_USER_IN_USE") => {}
             Err(error) => return Err(error),

@@ -186,11 +186,12 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn park(&self, seq: i64, at: Timestamp) -> Result<(), StoreError> {
-        let result = sqlx::query("UPDATE inbox SET parked_since = $2 WHERE seq = $1 AND parked_since IS NULL")
-            .bind(seq)
-            .bind(at.millis())
-            .execute(&self.pool)
-            .await?;
+        let result =
+            sqlx::query("UPDATE inbox SET parked_since = $2 WHERE seq = $1 AND parked_since IS NULL")
+                .bind(seq)
+                .bind(at.millis())
+                .execute(&self.pool)
+                .await?;
         one_row(INBOX, &result)
     }
 
@@ -287,12 +288,14 @@ pub(super) async fn map(
     message: &MessageId,
     event_id: &EventId,
 ) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO mapping (portal_id, message_id, event_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
-        .bind(portal.as_str())
-        .bind(message.as_str())
-        .bind(event_id.as_str())
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query(
+        "INSERT INTO mapping (portal_id, message_id, event_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+    )
+    .bind(portal.as_str())
+    .bind(message.as_str())
+    .bind(event_id.as_str())
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 

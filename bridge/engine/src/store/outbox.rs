@@ -118,7 +118,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn next_leg(&self, portal: &PortalId) -> Result<Option<Leg>, StoreError> {
-        type Row = (i64, String, Option<String>, Option<String>, i64, Option<String>, Option<String>, i64, i64);
+        type Row =
+            (i64, String, Option<String>, Option<String>, i64, Option<String>, Option<String>, i64, i64);
         type Message = (String, String, Option<String>);
         let row: Option<Row> = sqlx::query_as(
             "SELECT seq, leg_id, message_id, notice, sent_at, ciphertext, sender_user_id, attempts, next_attempt_at
@@ -214,7 +215,12 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn leg_has_landed(&self, leg: &LegId, event: &EventId, at: Timestamp) -> Result<(), StoreError> {
+    pub async fn leg_has_landed(
+        &self,
+        leg: &LegId,
+        event: &EventId,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let found: Option<(String, Option<String>, String)> = sqlx::query_as(
             "SELECT o.portal_id, o.message_id, p.conversation_id FROM outbox o

@@ -1,0 +1,7 @@
+//! `parlour`, built as the tests are.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    parlour::command_line::main()
+}

@@ -1,0 +1,209 @@
+//! What is not passed on: its sender is told in the room, with the code, and others are not held up by it.
+
+use std::time::Duration;
+
+use parlour::run::Extras;
+use parlour_integration_tests::{LIMIT, Stage, read, refusal, room_path, say, send};
+use reqwest::Method;
+use ruma::{EventId, OwnedEventId, RoomId};
+use serde_json::{Value, json};
+
+/// Sends an event exactly as given, past the client's encryption.
+async fn put(
+    client: &parlour::demo::client::Client,
+    room: &RoomId,
+    rest: &str,
+    content: Value,
+) -> OwnedEventId {
+    let path = room_path(room, rest);
+    let (status, answer) = client.http().call(Method::PUT, &path, Some(content)).await.expect("an answer");
+    assert_eq!(status, 200, "{answer}");
+    EventId::parse(answer["event_id"].as_str().expect("an event")).expect("an event id")
+}
+
+fn impatient() -> Extras {
+    Extras { patience: Some(Duration::from_secs(2)), ..Extras::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_kind_is_refused_with_its_code() {
+    let stage = Stage::open_with(impatient()).await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "kinds", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&murphy, &hub, "hello").await;
+    let hello = read(&ann, &spoke, "hello").await;
+    let own = say(&ann, &spoke, "mine").await;
+
+    let clear =
+        put(&ann, &spoke, "send/m.room.message/1", json!({ "msgtype": "m.text", "body": "clear" })).await;
+    let relation = json!({ "rel_type": "m.annotation", "event_id": hello.event_id, "key": "👍" });
+    let reaction = put(&ann, &spoke, "send/m.reaction/2", json!({ "m.relates_to": relation })).await;
+    let sticker = json!({ "body": "secret sticker", "info": {}, "url": "mxc://x/y" });
+    let sticker = send(&ann, &spoke, "m.sticker", sticker).await;
+    let edit = json!({
+        "msgtype": "m.text", "body": "* secret edit",
+        "m.new_content": { "msgtype": "m.text", "body": "secret edit" },
+        "m.relates_to": { "rel_type": "m.replace", "event_id": own },
+    });
+    let edit = send(&ann, &spoke, "m.room.message", edit).await;
+    let image = json!({ "msgtype": "m.image", "body": "secret.png", "url": "mxc://x/y" });
+    let image = send(&ann, &spoke, "m.room.message", image).await;
+    let long =
+        send(&ann, &spoke, "m.room.message", json!({ "msgtype": "m.text", "body": "y".repeat(40_001) }))
+            .await;
+    let redaction = send(&ann, &spoke, "m.room.redaction", json!({ "redacts": own })).await;
+    let garbled = json!({ "algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "%", "session_id": "x" });
+    let garbled = put(&ann, &spoke, "send/m.room.encrypted/3", garbled).await;
+    for (name, refused, code) in [
+        ("in the clear", clear, "ENC-1"),
+        ("a reaction", reaction, "KIND-1"),
+        ("a sticker", sticker, "KIND-1"),
+        ("an edit", edit, "KIND-1"),
+        ("an image", image, "KIND-1"),
+        ("too long", long, "SIZE-1"),
+        ("a deletion", redaction, "KIND-1"),
+        ("garbled", garbled, "KEY-1"),
+    ] {
+        let words = refusal(&ann, &spoke, &refused).await;
+        assert!(words.contains(&format!("({code})")), "{name}: {words}");
+    }
+    say(&ann, &spoke, "the end").await;
+    read(&murphy, &hub, "the end").await;
+    let passed_on = murphy.messages(&hub).await.expect("messages");
+    let from_ann: Vec<_> =
+        passed_on.iter().filter(|m| m.sender != murphy.user_id()).map(|m| &*m.body).collect();
+    assert_eq!(from_ann, ["mine", "the end"], "nothing else arrived, and no notice of it");
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_never_comes_holds_up_its_sender_alone() {
+    let stage =
+        Stage::open_with(Extras { patience: Some(Duration::from_secs(6)), ..Extras::default() }).await;
+    let murphy = stage.sign_in("murphy").await;
+    let (ann, ben) = (stage.sign_in("ann").await, stage.sign_in("ben").await);
+    let talk = stage.begin(&murphy, "keys", "two-way", &[], &["ann", "ben"]).await;
+    let (hub, anns, bens) = (talk.hub(), talk.spoke(stage.person("ann")), talk.spoke(stage.person("ben")));
+    // A ciphertext as such, of a session whose key nobody has.
+    say(&ann, &anns, "before").await;
+    let path = room_path(&anns, "messages?dir=b&limit=20");
+    let (_, page) = ann.http().call(Method::GET, &path, None).await.expect("an answer");
+    let sent =
+        page["chunk"].as_array().expect("events").iter().find(|event| event["type"] == "m.room.encrypted");
+    let mut content = sent.expect("an encrypted event")["content"].clone();
+    content["session_id"] = json!("MBS9Ur9WZ+fTgFqGH/9ipWl4kk6BIPJkwPiVJQYlAjM");
+    let lost = put(&ann, &anns, "send/m.room.encrypted/1", content).await;
+    say(&ann, &anns, "behind it").await;
+    say(&ben, &bens, "Ben goes on").await;
+    read(&murphy, &hub, "Ben goes on").await;
+    let seen = murphy.messages(&hub).await.expect("messages");
+    assert!(seen.iter().all(|message| message.body != "behind it"), "order is kept");
+    assert!(refusal(&ann, &anns, &lost).await.contains("(KEY-1)"));
+    read(&murphy, &hub, "behind it").await;
+    for client in [murphy, ann, ben] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_its_owner_has_not_signed_is_not_passed_on() {
+    let stage = Stage::open_with(impatient()).await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "unsigned", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    ann.wait_for_room(LIMIT, |room| room.room_id == spoke).await.expect("in the room");
+
+    // Another device of hers, without the recovery passphrase: nothing signs it.
+    let person = stage.person("ann");
+    let device = matrix_sdk::Client::builder()
+        .homeserver_url(stage.world.homeserver_url())
+        .build()
+        .await
+        .expect("a client");
+    device.matrix_auth().login_username(&person.user_id, &person.password).send().await.expect("signed in");
+    device.sync_once(matrix_sdk::config::SyncSettings::new()).await.expect("a sync");
+    let room = device.get_room(&spoke).expect("the room");
+    let content = json!({ "msgtype": "m.text", "body": "from an unsigned device" });
+    let refused = room.send_raw("m.room.message", content).await.expect("sent").response.event_id;
+    assert!(refusal(&ann, &spoke, &refused).await.contains("(TRUST-1)"));
+    say(&ann, &spoke, "from a signed device").await;
+    read(&murphy, &hub, "from a signed device").await;
+    let seen = murphy.messages(&hub).await.expect("messages");
+    assert!(seen.iter().all(|message| message.body != "from an unsigned device"));
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_that_cannot_be_told_are_refused_and_staff_alone_are_not() {
+    let stage = Stage::open().await;
+    let (murphy, kim) = (stage.sign_in("murphy").await, stage.sign_in("kim").await);
+    let (ann, ben) = (stage.sign_in("ann").await, stage.sign_in("ben").await);
+    let talk = stage.begin(&murphy, "lanes", "two-way", &["kim"], &["ann", "ben"]).await;
+    let (hub, anns, bens) = (talk.hub(), talk.spoke(stage.person("ann")), talk.spoke(stage.person("ben")));
+    let to_all = say(&murphy, &hub, "to all").await;
+    say(&ann, &anns, "a question").await;
+    let question = read(&murphy, &hub, "a question").await;
+    let text = |body: &str| json!({ "msgtype": "m.text", "body": body });
+    let with = |body: &str, key: &str, value: Value| {
+        let mut content = text(body);
+        content[key] = value;
+        content
+    };
+    let thread = |body: &str, root: &EventId| {
+        let relation = json!({
+            "rel_type": "m.thread", "event_id": root, "is_falling_back": true,
+            "m.in_reply_to": { "event_id": question.event_id },
+        });
+        with(body, "m.relates_to", relation)
+    };
+    let names = with("secret for Ann", "m.mentions", json!({ "user_ids": [question.sender] }));
+    let mention = send(&murphy, &hub, "m.room.message", names).await;
+    let in_thread = send(&murphy, &hub, "m.room.message", thread("secret thread", &to_all)).await;
+    let said = refusal(&murphy, &hub, &mention).await;
+    assert!(said.contains("(LANE-3)"), "{said}");
+    assert!(refusal(&murphy, &hub, &in_thread).await.contains("(LANE-1)"));
+    let notice = murphy.wait_for(&hub, LIMIT, |message| message.body == said).await.expect("the bot's word");
+    let to_notice = murphy.reply(&hub, &notice.event_id, "secret answer").await.expect("sent");
+    assert!(refusal(&murphy, &hub, &to_notice).await.contains("(LANE-2)"));
+
+    // In a thread on her question, whatever its fallback says, it is for Ann alone; and a quotation stays here.
+    send(&murphy, &hub, "m.room.message", thread("secret: in her thread", &question.event_id)).await;
+    read(&ann, &anns, "secret: in her thread").await;
+    let quoted = with(
+        "> <@somebody:else> a secret of Ben\n\nonly this",
+        "m.relates_to",
+        json!({ "m.in_reply_to": { "event_id": question.event_id } }),
+    );
+    send(&murphy, &hub, "m.room.message", quoted).await;
+    read(&ann, &anns, "only this").await;
+    say(&murphy, &hub, "to all again").await;
+    read(&ben, &bens, "to all again").await;
+    for message in ben.messages(&bens).await.expect("messages") {
+        assert!(message.is_readable(), "{message:?}");
+        assert!(["to all", "to all again"].contains(&&*message.body), "{}", message.body);
+    }
+
+    // Among staff alone everything has reached everybody already: nothing is refused.
+    let alone = stage.begin(&murphy, "alone", "two-way", &["kim"], &[]).await;
+    kim.wait_for_room(LIMIT, |room| room.room_id == alone.hub()).await.expect("in the room");
+    let image = json!({ "msgtype": "m.image", "body": "rota.png", "url": "mxc://x/y" });
+    send(&murphy, &alone.hub(), "m.room.message", image).await;
+    say(&kim, &alone.hub(), "thank you").await;
+    // A word that goes through Parlour, so that whatever it would have said of the image is there before.
+    let clear = put(&kim, &alone.hub(), "send/m.room.message/1", text("clear")).await;
+    assert!(refusal(&kim, &alone.hub(), &clear).await.contains("(ENC-1)"));
+    let seen = kim.messages(&alone.hub()).await.expect("messages");
+    assert_eq!(seen.iter().filter(|message| message.msgtype == "m.notice").count(), 1);
+    for client in [murphy, kim, ann, ben] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
