@@ -67,7 +67,7 @@ pub enum DemoError {
         source: io::Error,
     },
     /// Another homeserver runs in the same folder.
-    #[error("A homeserver already runs in {}: stop it first, or choose another folder.", .0.display())]
+    #[error("A demo already runs in {}: stop it first, or choose another folder with --data.", .0.display())]
     FolderInUse(PathBuf),
     /// A folder or file cannot be read or written.
     #[error(

@@ -66,6 +66,7 @@ pub struct World {
     /// Its configuration.
     pub config: Config,
     state: State,
+    _lock: fs::File,
 }
 
 impl World {
@@ -77,6 +78,7 @@ impl World {
     pub async fn start(place: Place, extras: Extras, report: &dyn Report) -> Result<Self, DemoError> {
         let python = synapse_python(&default_cache(), report).await?;
         private_folder(&place.data)?;
+        let lock = locked(&place.data)?;
         for port in [place.public, place.homeserver, place.internal] {
             is_free(port)?;
         }
@@ -102,7 +104,7 @@ impl World {
             gone = homeserver.exited() => return Err(gone),
         }
         let people = state.people.clone();
-        let mut world = Self { place, people, homeserver, parlour, config, state };
+        let mut world = Self { place, people, homeserver, parlour, config, state, _lock: lock };
         world.make_people(report).await?;
         Ok(world)
     }
@@ -208,6 +210,18 @@ fn private_folder(folder: &Path) -> Result<(), DemoError> {
     use std::os::unix::fs::DirBuilderExt as _;
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.map_err(|source| DemoError::Folder { path: folder.to_owned(), source })
+}
+
+/// The folder, for as long as the file is open: no two demos write into one.
+fn locked(folder: &Path) -> Result<fs::File, DemoError> {
+    let file = folder.join("lock");
+    let opened =
+        fs::File::create(&file).map_err(|source| DemoError::Folder { path: file.clone(), source })?;
+    match opened.try_lock() {
+        Ok(()) => Ok(opened),
+        Err(fs::TryLockError::WouldBlock) => Err(DemoError::FolderInUse(folder.to_owned())),
+        Err(fs::TryLockError::Error(source)) => Err(DemoError::Folder { path: file, source }),
+    }
 }
 
 fn is_free(port: u16) -> Result<(), DemoError> {

@@ -1,11 +1,13 @@
 //! The engine as a whole: what it is given, what runs in it, and what the listeners ask of it.
 
 use std::{
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, Weak},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use parlour_domain::{Chance, Clock, ConversationId, NewConversation, PersonId, PortalId};
 use ruma::OwnedServerName;
 use tokio::{
@@ -113,7 +115,7 @@ impl Engine {
         clock: Arc<dyn Clock>,
         chance: Arc<dyn Chance>,
     ) -> Result<Arc<Self>, StartError> {
-        tokio::fs::create_dir_all(&settings.data).await?;
+        tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(&settings.data).await?;
         let store = Store::open(&settings.data.join("parlour.db")).await?;
         let fresh = [chance.bytes(), chance.bytes()].map(|bytes| PersonId::from_bytes(bytes).to_string());
         let leg_ids = LegIds::new(Secret::new(store.setting_or("leg-id-key", &fresh.concat()).await?));
@@ -216,6 +218,18 @@ impl Engine {
         }
     }
 
+    /// Makes what an earlier attempt has left unfinished, unless somebody is making a conversation just now.
+    async fn go_on_making(&self) -> Result<(), StoreError> {
+        let Ok(_one_at_a_time) = self.making.try_lock() else { return Ok(()) };
+        for id in self.core.store.unfinished_conversations().await? {
+            let Some(conversation) = self.core.store.conversation(&id).await? else { continue };
+            if let Err(error) = self.core.make_portals(&conversation).await {
+                tracing::warn!(conversation = %id, %error, "a conversation is not made yet");
+            }
+        }
+        Ok(())
+    }
+
     /// Has every worker look that may have something to do.
     async fn look_everywhere(&self) -> Result<(), StoreError> {
         for conversation in self.core.store.conversations_waiting().await? {
@@ -252,11 +266,7 @@ impl Engine {
     async fn receive_once(&self) -> Result<(), EngineError> {
         let bot = self.core.ghosts.bot().await?;
         let goes_on = *self.receiving.borrow();
-        if !goes_on {
-            for id in self.core.store.unfinished_conversations().await? {
-                self.make(&id).await?;
-            }
-        }
+        self.go_on_making().await?;
         let news = bot.receive(&self.core.ghosts.machines, goes_on).await?;
         let _ = self.receiving.send_replace(true);
         if news.keys || !news.devices.is_empty() {
@@ -276,7 +286,13 @@ impl Engine {
 /// The bot's inbox, looked into for as long as the engine lives.
 async fn receive(engine: Weak<Engine>) {
     while let Some(engine) = engine.upgrade() {
-        if let Err(error) = engine.receive_once().await {
+        let look = AssertUnwindSafe(engine.receive_once()).catch_unwind();
+        let failed = match look.await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("it panicked".to_owned()),
+        };
+        if let Some(error) = failed {
             if engine.receiving.send_replace(false) {
                 tracing::warn!(%error, "the bot's inbox cannot be read for now");
             } else {

@@ -1,9 +1,9 @@
 //! What the homeserver sends: parsed as tolerantly as it must be, each event kept raw
 //! (Matrix v1.19 application-service §Pushing events).
 
-use ruma::{OwnedEventId, OwnedRoomId};
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
 use crate::store::Arrived;
@@ -25,14 +25,17 @@ struct Transaction<'a> {
     events: Vec<&'a RawValue>,
 }
 
+/// An event as far as handling it needs. One that does not read as this is kept, and not handled.
 #[derive(Deserialize)]
-struct Envelope {
-    event_id: OwnedEventId,
-    room_id: OwnedRoomId,
+pub(crate) struct Event {
+    pub(crate) event_id: OwnedEventId,
+    pub(crate) room_id: OwnedRoomId,
+    pub(crate) sender: OwnedUserId,
     #[serde(rename = "type")]
-    _event_type: String,
-    #[serde(rename = "sender")]
-    _sender: ruma::OwnedUserId,
+    pub(crate) event_type: String,
+    pub(crate) origin_server_ts: MilliSecondsSinceUnixEpoch,
+    #[serde(default)]
+    pub(crate) content: Value,
     state_key: Option<serde::de::IgnoredAny>,
 }
 
@@ -48,11 +51,11 @@ pub fn parse_transaction(body: &[u8]) -> Result<Vec<Arrived>, IntakeError> {
 }
 
 fn arrived(event: &RawValue) -> Arrived {
-    match serde_json::from_str::<Envelope>(event.get()) {
-        Ok(envelope) => Arrived {
-            dedup_key: envelope.event_id.into(),
-            room_id: Some(envelope.room_id),
-            matters: envelope.state_key.is_none(),
+    match serde_json::from_str::<Event>(event.get()) {
+        Ok(read) => Arrived {
+            dedup_key: read.event_id.into(),
+            room_id: Some(read.room_id),
+            matters: read.state_key.is_none(),
             event: event.get().to_owned(),
         },
         Err(_) => {
@@ -74,9 +77,8 @@ mod tests {
 
     #[test]
     fn one_bad_event_spoils_no_other() {
-        let good =
-            r#"{"event_id":"$a:x","room_id":"!r:x","type":"m.room.encrypted","sender":"@a:x","content":{}}"#;
-        let state = r#"{"event_id":"$b:x","room_id":"!r:x","type":"m.room.name","sender":"@a:x","state_key":"","content":{}}"#;
+        let good = r#"{"event_id":"$a:x","room_id":"!r:x","type":"m.room.encrypted","sender":"@a:x","origin_server_ts":1,"content":{}}"#;
+        let state = r#"{"event_id":"$b:x","room_id":"!r:x","type":"m.room.name","sender":"@a:x","origin_server_ts":1,"state_key":"","content":{}}"#;
         let body = format!(r#"{{"events":[{good},{{"event_id":7}},"x",{state}],"ephemeral":1}}"#);
         let events = parse_transaction(body.as_bytes()).expect("a transaction");
         let seen: Vec<_> = events.iter().map(|e| (e.dedup_key.split(':').next(), e.matters)).collect();

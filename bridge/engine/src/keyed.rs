@@ -1,7 +1,10 @@
 //! One worker a key: what concerns one conversation, or one portal, is done in order; different ones side by side.
 
-use std::{collections::HashMap, future::Future, hash::Hash, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, future::Future, hash::Hash, panic::AssertUnwindSafe, sync::Arc, time::Duration,
+};
 
+use futures_util::FutureExt as _;
 use tokio::{
     sync::{Mutex, Notify},
     task::JoinSet,
@@ -14,6 +17,8 @@ pub enum Again {
     /// After this time at the latest.
     After(Duration),
 }
+
+const AFTER_A_PANIC: Duration = Duration::from_secs(5);
 
 /// Workers by key. Dropping it ends them all.
 pub struct Keyed<K> {
@@ -54,7 +59,11 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Keyed<K> {
                     Again::WhenWoken => woken.notified().await,
                     Again::After(limit) => drop(tokio::time::timeout(limit, woken.notified()).await),
                 }
-                again = work(key.clone()).await;
+                // A panic in one look must not end all later ones: nobody else would ever handle this key.
+                again = match AssertUnwindSafe(work(key.clone())).catch_unwind().await {
+                    Ok(again) => again,
+                    Err(_) => Again::After(AFTER_A_PANIC),
+                };
             }
         });
     }

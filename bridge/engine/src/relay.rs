@@ -6,36 +6,18 @@ use parlour_domain::{
     ConversationId, LEG_FIELD, LegId, MessageId, PortalKind, Refusal, Timestamp,
     rules::{self, Lane, LaneFacts, PostFacts, Reach},
 };
-use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId};
-use serde::Deserialize;
+use ruma::OwnedUserId;
 use serde_json::{Value, value::RawValue};
 
 use crate::{
     crypto::{CryptoError, Deciphered, Unreadable},
     engine::Core,
     faults::faulty,
+    intake::Event,
     keyed::Again,
     notices,
     store::{InboxRow, Outcome, Participant, Portal, RelayedMessage},
 };
-
-/// An event as the homeserver sends it, as far as handling it needs.
-#[derive(Deserialize)]
-struct Event {
-    event_id: OwnedEventId,
-    sender: OwnedUserId,
-    #[serde(rename = "type")]
-    event_type: String,
-    origin_server_ts: MilliSecondsSinceUnixEpoch,
-    #[serde(default)]
-    content: Value,
-}
-
-impl Event {
-    fn sent_at(&self) -> Timestamp {
-        self.origin_server_ts.into()
-    }
-}
 
 /// What reading an event came to.
 enum Reading {
@@ -207,7 +189,7 @@ impl Core {
             Ok(lane) => lane,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
-        let at = event.sent_at();
+        let at = Timestamp::from(event.origin_server_ts);
         let targets = portals.iter().filter(|target| is_target(target, home, &lane));
         let mut legs: Vec<_> =
             targets.map(|target| self.leg_ids.message(&event.event_id, &target.id, at)).collect();
