@@ -207,16 +207,17 @@ impl<'a, O: Write> Chat<'a, O> {
         Ok(())
     }
 
-    /// Whom a message reaches, as far as this room tells.
+    /// Whom a message reaches, as far as this room tells: in a hub, an answer to one patient stays with that
+    /// patient, and so does what answers that answer.
     async fn lane(&mut self, message: &Message, all: &[Message]) -> String {
-        let target = match (self.kind, &message.in_reply_to) {
-            (Kind::Other, _) => return String::new(),
-            (Kind::Spoke, _) if message.sender == self.client.user_id() => "practice".to_owned(),
-            (Kind::Spoke, _) => "you".to_owned(),
-            (Kind::Hub, None) => "everyone".to_owned(),
-            (Kind::Hub, Some(answered)) => match all.iter().find(|other| other.event_id == *answered) {
-                Some(other) => self.name(&other.sender).await,
-                None => "one person".to_owned(),
+        let target = match self.kind {
+            Kind::Other => return String::new(),
+            Kind::Spoke if message.sender == self.client.user_id() => "practice".to_owned(),
+            Kind::Spoke => "you".to_owned(),
+            Kind::Hub if is_ours(&message.sender) => "staff".to_owned(),
+            Kind::Hub => match patient_answered(message, all) {
+                Some(patient) => format!("{} only", self.name(&patient).await),
+                None => "everyone".to_owned(),
             },
         };
         format!(" → {target}")
@@ -234,6 +235,25 @@ impl<'a, O: Write> Chat<'a, O> {
     fn print(&mut self, line: &str) -> Result<(), ClientError> {
         writeln!(self.output, "{line}").and_then(|()| self.output.flush()).map_err(ClientError::Terminal)
     }
+}
+
+/// Whether a user is a ghost of the bridge, or its bot.
+fn is_ours(user: &UserId) -> bool {
+    user.localpart().starts_with("_parlour_")
+}
+
+/// The patient's ghost at the end of a chain of answers.
+fn patient_answered(message: &Message, all: &[Message]) -> Option<OwnedUserId> {
+    let mut answered = message.in_reply_to.clone()?;
+    // A chain is never longer than the messages that there are.
+    for _ in all {
+        let other = all.iter().find(|other| other.event_id == answered)?;
+        if is_ours(&other.sender) {
+            return Some(other.sender.clone());
+        }
+        answered = other.in_reply_to.clone()?;
+    }
+    None
 }
 
 async fn sorted_rooms(client: &Client) -> Vec<RoomSummary> {

@@ -107,3 +107,28 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_book_and_the_code_are_the_same() {
+        let book = include_str!("../../../docs/rules.md");
+        let cells = |line: &'static str| line.split('|').map(str::trim).collect::<Vec<_>>();
+        let in_book: Vec<_> = book
+            .lines()
+            .map(cells)
+            .filter(|cells| cells.len() == 5 && Refusal::ALL.iter().any(|r| cells[1].trim_matches('`') == r.code()))
+            .map(|cells| (cells[1].trim_matches('`'), cells[3].trim_matches('"')))
+            .collect();
+        let in_code: Vec<_> = Refusal::ALL.iter().map(|refusal| (refusal.code(), refusal.sentence())).collect();
+        assert_eq!(in_book, in_code);
+    }
+
+    #[test]
+    fn no_two_refusals_share_a_code() {
+        let codes: std::collections::BTreeSet<_> = Refusal::ALL.iter().map(|refusal| refusal.code()).collect();
+        assert_eq!(codes.len(), Refusal::ALL.len());
+    }
+}
