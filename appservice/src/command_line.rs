@@ -1,6 +1,6 @@
 //! The command line of the one binary.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -59,7 +59,11 @@ async fn run_arguments() -> ExitCode {
         _ => "info,matrix_sdk_crypto=error",
     };
     let filter = EnvFilter::try_from_env("PARLOUR_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     let outcome = match arguments.command {
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => return crate::demo::main(arguments).await,

@@ -94,6 +94,9 @@ pub enum ConfigError {
         "homeserver.{0} is shorter than 32 characters; make a new one and put it into the registration too"
     )]
     WeakToken(&'static str),
+    /// A token holds what might not survive the registration's YAML.
+    #[error("homeserver.{0} may hold letters, digits, `-`, `_` and `.` only; make a new one")]
+    OddToken(&'static str),
     /// The internal listener would be open to others.
     #[error("listen.internal must be an address on this machine itself, such as 127.0.0.1:9090")]
     InternalIsOpen,
@@ -105,20 +108,27 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], in one sentence.
     pub fn read(file: &Path) -> Result<Self, ConfigError> {
-        let unusable = |reason: String| ConfigError::Unusable { file: file.display().to_string(), reason };
+        let unusable = |reason: String| {
+            // The first line says where and what; the next ones may quote the file, and a token with it.
+            let reason = reason.lines().next().unwrap_or_default().to_owned();
+            ConfigError::Unusable { file: file.display().to_string(), reason }
+        };
         let mut config: Self = config::Config::builder()
             .add_source(config::File::from(file).format(config::FileFormat::Toml))
             .add_source(config::Environment::with_prefix("PARLOUR").separator("__").prefix_separator("__"))
             .build()
             .and_then(config::Config::try_deserialize)
             .map_err(|error| unusable(error.to_string()))?;
-        let home = file.parent().unwrap_or(Path::new("."));
-        config.data = home.join(&config.data);
+        let file = std::path::absolute(file).map_err(|error| unusable(error.to_string()))?;
+        config.data = file.parent().unwrap_or(Path::new("/")).join(&config.data);
         for (name, token) in
             [("as_token", &config.homeserver.as_token), ("hs_token", &config.homeserver.hs_token)]
         {
             if token.reveal().len() < 32 {
                 return Err(ConfigError::WeakToken(name));
+            }
+            if !token.reveal().bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+                return Err(ConfigError::OddToken(name));
             }
         }
         if !config.listen.internal.ip().is_loopback() {
@@ -154,7 +164,17 @@ mod tests {
     fn a_configuration_is_read_with_its_defaults_and_shows_no_token() {
         let config = read(GOOD).expect("a configuration");
         assert_eq!(config.listen.internal.port(), 9090);
+        assert!(config.data.is_absolute() && config.data.ends_with("data"));
         assert!(!format!("{config:?}").contains("0123456789abcdef"));
+    }
+
+    #[test]
+    fn a_broken_line_does_not_print_the_token_on_it() {
+        let error = read(
+            &GOOD.replace("9abcdef0123456789abcdef\"\n        hs", "9abcdef0123456789abcdef\n        hs"),
+        );
+        let words = error.expect_err("a quotation mark is missing").to_string();
+        assert!(!words.contains("0123456789abcdef") && words.contains("line"), "{words}");
     }
 
     #[test]
@@ -162,6 +182,7 @@ mod tests {
         for (name, text, wanted) in [
             ("an unknown key", GOOD.replace("[practice]", "[practice]\ncolour = 1"), "colour"),
             ("a missing key", GOOD.replace("name = \"Riverside\"", ""), "name"),
+            ("an odd token", GOOD.replace("0123456789abcdef0", "0123456789abcde'0"), "as_token"),
             ("a short token", GOOD.replace("0123456789abcdef0123456789abcdef", "short"), "as_token"),
             ("an open door", format!("{GOOD}\n[listen]\ninternal = \"0.0.0.0:9090\""), "listen.internal"),
         ] {

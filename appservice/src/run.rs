@@ -88,7 +88,7 @@ impl Parlour {
 
     /// Waits until the bot receives, that is, until messages travel.
     pub async fn receiving(&self) {
-        let _ = self.engine.receiving().wait_for(|receiving| *receiving).await;
+        let _ = self.engine.receiving().wait_for(Option::is_some).await;
     }
 
     /// Stops listening, lets open requests end for a short time, and ends the engine.

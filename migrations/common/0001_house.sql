@@ -55,7 +55,8 @@ CREATE TABLE portal_members (
     PRIMARY KEY (portal_id, user_id)
 );
 
--- What the homeserver sent, exactly as it came. dedup_key is the event id, or a digest of what has none.
+-- What the homeserver sent, exactly as it came. dedup_key is the event id, or a digest of what has none;
+-- of what concerns no portal only the key is kept.
 -- state: waiting, done, or skipped (nothing of ours).
 CREATE TABLE inbox (
     seq             BIGINT PRIMARY KEY,
@@ -64,7 +65,6 @@ CREATE TABLE inbox (
     portal_id       TEXT REFERENCES portals (id),
     event           TEXT NOT NULL,
     received_at     BIGINT NOT NULL,
-    parked_since    BIGINT,
     state           TEXT NOT NULL
 );
 CREATE INDEX inbox_waiting ON inbox (state, conversation_id, seq);

@@ -91,11 +91,8 @@ async fn demo(arguments: &Arguments) -> Result<(), DemoError> {
     let report: &dyn Report = if arguments.json { &AsJson } else { &ToAPerson::new() };
     let data = std::path::absolute(&arguments.data)
         .map_err(|source| DemoError::Folder { path: arguments.data.clone(), source })?;
-    if arguments.reset {
-        forget(&data)?;
-    }
     tokio::select! {
-        started = start(&data, arguments.port, report) => {
+        started = start(&data, arguments, report) => {
             let mut world = started?;
             ready(&world, arguments.json).await?;
             let outcome = tokio::select! {
@@ -113,18 +110,15 @@ async fn demo(arguments: &Arguments) -> Result<(), DemoError> {
     }
 }
 
-async fn start(data: &Path, port: u16, report: &dyn Report) -> Result<World, DemoError> {
-    let mut world = World::start(Place::at(data.to_owned(), port), Extras::default(), report).await?;
+async fn start(data: &Path, arguments: &Arguments, report: &dyn Report) -> Result<World, DemoError> {
+    let (place, extras) = (Place::at(data.to_owned(), arguments.port), Extras::default());
+    let mut world = if arguments.reset {
+        World::start_anew(place, extras, report).await?
+    } else {
+        World::start(place, extras, report).await?
+    };
     talk::first_conversation(&mut world, report).await?;
     Ok(world)
-}
-
-/// Forgets a demo: only a folder that a demo has made is touched.
-fn forget(data: &Path) -> Result<(), DemoError> {
-    if !data.join("demo.json").exists() {
-        return Ok(());
-    }
-    std::fs::remove_dir_all(data).map_err(|source| DemoError::Folder { path: data.to_owned(), source })
 }
 
 /// Says that everything stands, where, and who can sign in.
@@ -193,9 +187,22 @@ async fn chat_as(data: &Path, wanted: &str) -> Result<(), DemoError> {
         let names: Vec<_> = state.people.iter().map(|person| &*person.name).collect();
         return Err(DemoError::Nobody { wanted: wanted.to_owned(), names: names.join(", ") });
     };
-    eprintln!("Signing in as {} …", person.name);
     let store = world::client_store(data, person);
+    let _only_one = only_one(&store, &person.name)?;
+    eprintln!("Signing in as {} …", person.name);
     let client = talk::sign_in(&state.homeserver_url, person, &store).await?;
     let input = tokio::io::BufReader::new(tokio::io::stdin());
     Ok(chat::chat(client, None, input, std::io::stdout()).await?)
+}
+
+/// Two processes on one client's keys would spoil them.
+fn only_one(store: &Path, name: &str) -> Result<std::fs::File, DemoError> {
+    let at = |source| DemoError::Folder { path: store.to_owned(), source };
+    std::fs::create_dir_all(store).map_err(at)?;
+    let file = std::fs::File::create(store.join("lock")).map_err(at)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(DemoError::AlreadyHere(name.to_owned())),
+        Err(std::fs::TryLockError::Error(source)) => Err(at(source)),
+    }
 }

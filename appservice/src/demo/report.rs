@@ -135,6 +135,9 @@ pub enum DemoError {
         /// Who there is.
         names: String,
     },
+    /// Somebody talks as this person in another terminal.
+    #[error("{0} talks in another terminal already: end that talk first, or choose somebody else.")]
+    AlreadyHere(String),
     /// Parlour itself did not start.
     #[error("{0}.")]
     Parlour(#[from] crate::run::RunError),

@@ -62,7 +62,7 @@ async fn talk(world: &World, clients: &[Client]) -> Result<(), DemoError> {
     let [murphy, kim, ann, ben, cara] = clients else {
         return Err(DemoError::Conversation("its people are not there".to_owned()));
     };
-    let begun = begin(
+    let begun = begin_once(
         &world.public_url(),
         murphy,
         &json!({
@@ -92,19 +92,39 @@ async fn talk(world: &World, clients: &[Client]) -> Result<(), DemoError> {
     heard(ben, &spoke(ben)?, "into your record").await.map(drop)
 }
 
+/// Begins a conversation unless an earlier start did, which was stopped half way.
+async fn begin_once(public_url: &str, client: &Client, wanted: &Value) -> Result<Value, DemoError> {
+    let listed = ask(public_url, client, Method::GET, None).await?;
+    let all = listed["conversations"].as_array().map_or(&[][..], Vec::as_slice);
+    match all.iter().find(|conversation| conversation["name"] == wanted["name"]) {
+        Some(begun) => Ok(begun.clone()),
+        None => begin(public_url, client, wanted).await,
+    }
+}
+
 /// Begins a conversation as a member of staff, through the practice API.
 ///
 /// # Errors
 /// When the API refuses, with its own sentence.
 pub async fn begin(public_url: &str, client: &Client, wanted: &Value) -> Result<Value, DemoError> {
+    ask(public_url, client, Method::POST, Some(wanted)).await
+}
+
+async fn ask(
+    public_url: &str,
+    client: &Client,
+    method: Method,
+    body: Option<&Value>,
+) -> Result<Value, DemoError> {
     let token = client.matrix().access_token().unwrap_or_default();
-    let answer = reqwest::Client::new()
-        .request(Method::POST, format!("{public_url}/_parlour/v1/conversations"))
-        .bearer_auth(token)
-        .json(wanted)
-        .send()
-        .await
-        .map_err(|_| DemoError::Conversation("Parlour did not answer".to_owned()))?;
+    let mut request = reqwest::Client::new()
+        .request(method, format!("{public_url}/_parlour/v1/conversations"))
+        .bearer_auth(token);
+    if let Some(body) = body {
+        request = request.json(body);
+    }
+    let answer =
+        request.send().await.map_err(|_| DemoError::Conversation("Parlour did not answer".to_owned()))?;
     let made = answer.status().is_success();
     let body: Value =
         answer.json().await.map_err(|_| DemoError::Conversation("Parlour answered no JSON".to_owned()))?;
@@ -123,6 +143,9 @@ async fn say(
     to: Option<&ruma::EventId>,
 ) -> Result<(), DemoError> {
     client.wait_for_room(LIMIT, |found| found.room_id == room).await?;
+    if client.history(room, 50).await?.iter().any(|message| message.body == text) {
+        return Ok(()); // An earlier start, stopped half way, has said it.
+    }
     match to {
         Some(to) => client.reply(room, to, text).await?,
         None => client.send_text(room, text).await?,

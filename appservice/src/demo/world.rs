@@ -76,12 +76,31 @@ impl World {
     /// # Errors
     /// [`DemoError`], in one sentence.
     pub async fn start(place: Place, extras: Extras, report: &dyn Report) -> Result<Self, DemoError> {
-        let python = synapse_python(&default_cache(), report).await?;
-        private_folder(&place.data)?;
         let lock = locked(&place.data)?;
-        for port in [place.public, place.homeserver, place.internal] {
+        Self::start_locked(place, lock, extras, report).await
+    }
+
+    /// Starts a world as [`World::start`] does, without anything that an earlier one has left in its folder.
+    ///
+    /// # Errors
+    /// [`DemoError`], in one sentence.
+    pub async fn start_anew(place: Place, extras: Extras, report: &dyn Report) -> Result<Self, DemoError> {
+        let lock = locked(&place.data)?;
+        forget(&place.data)?;
+        Self::start_locked(place, lock, extras, report).await
+    }
+
+    async fn start_locked(
+        place: Place,
+        lock: fs::File,
+        extras: Extras,
+        report: &dyn Report,
+    ) -> Result<Self, DemoError> {
+        // The homeserver's own port is tested where one of a demo that was killed is waited for.
+        for port in [place.public, place.internal] {
             is_free(port)?;
         }
+        let python = synapse_python(&default_cache(), report).await?;
         let mut state = match State::read(&place.data)? {
             Some(state) => state,
             None => State::fresh(&SystemChance)?,
@@ -212,8 +231,24 @@ fn private_folder(folder: &Path) -> Result<(), DemoError> {
     made.map_err(|source| DemoError::Folder { path: folder.to_owned(), source })
 }
 
+/// Removes what a demo keeps in its folder, and nothing else that may lie there.
+fn forget(folder: &Path) -> Result<(), DemoError> {
+    for name in ["demo.json", "parlour.toml", "registration.yaml", "homeserver", "parlour", "clients"] {
+        let path = folder.join(name);
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(DemoError::Folder { path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// The folder, for as long as the file is open: no two demos write into one.
 fn locked(folder: &Path) -> Result<fs::File, DemoError> {
+    private_folder(folder)?;
     let file = folder.join("lock");
     let opened =
         fs::File::create(&file).map_err(|source| DemoError::Folder { path: file.clone(), source })?;

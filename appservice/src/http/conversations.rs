@@ -31,7 +31,8 @@ struct Wanted {
     patients: Vec<OwnedUserId>,
 }
 
-/// `POST /_parlour/v1/conversations` (S6-S9): 201 with the conversation once everybody is in it.
+/// `POST /_parlour/v1/conversations` (S6-S9): 201 with the conversation once everybody is in it; 202, `ready` false,
+/// when the homeserver failed meanwhile and the rest is made as soon as it answers.
 pub(crate) async fn begin(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
@@ -56,7 +57,8 @@ pub(crate) async fn begin(
     let new = NewConversation::new(&caller, name, subject, wanted.mode, &staff, &patients)?;
     let id = edge.engine.begin(&new).await?;
     let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
-    Ok((StatusCode::CREATED, Json(shown(store, &caller, &conversation).await?)))
+    let status = if conversation.ready { StatusCode::CREATED } else { StatusCode::ACCEPTED };
+    Ok((status, Json(shown(store, &caller, &conversation).await?)))
 }
 
 /// `GET /_parlour/v1/conversations`: the caller's own, newest first.

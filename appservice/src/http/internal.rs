@@ -58,5 +58,5 @@ pub(crate) async fn live() -> StatusCode {
 
 /// Messages travel: the bot receives.
 pub(crate) async fn ready(State(edge): State<Arc<Edge>>) -> StatusCode {
-    if *edge.engine.receiving().borrow() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    if edge.engine.receiving().borrow().is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }

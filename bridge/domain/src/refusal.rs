@@ -27,11 +27,13 @@ pub enum Refusal {
     LaneUnknown,
     /// LANE-3
     MentionsPatient,
+    /// SEND-1
+    Undeliverable,
 }
 
 impl Refusal {
     /// All of them, in the order of the rule book.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NotTakingPart,
         Self::OneWay,
         Self::Kind,
@@ -44,6 +46,7 @@ impl Refusal {
         Self::ThreadToEverybody,
         Self::LaneUnknown,
         Self::MentionsPatient,
+        Self::Undeliverable,
     ];
 
     /// The stable code.
@@ -62,6 +65,7 @@ impl Refusal {
             Self::ThreadToEverybody => "LANE-1",
             Self::LaneUnknown => "LANE-2",
             Self::MentionsPatient => "LANE-3",
+            Self::Undeliverable => "SEND-1",
         }
     }
 
@@ -93,16 +97,20 @@ impl Refusal {
                 "Not delivered: this message was not encrypted by the account that sent it."
             }
             Self::ThreadToEverybody => {
-                "Not delivered: this thread began with a message to everybody, so please \
-                                        reply to one patient's message, or write outside the thread."
+                "Not delivered: this thread began with a message to everybody, so please reply to one patient's \
+                 message, or write outside the thread, which reaches every patient here."
             }
             Self::LaneUnknown => {
-                "Not delivered: it is not known whom the message you answered had reached, so \
-                                  please answer a patient's message, or write without replying."
+                "Not delivered: it is not known whom the message you answered had reached, so please answer a \
+                 patient's message, or write without replying, which reaches every patient here."
             }
             Self::MentionsPatient => {
-                "Not delivered: this would go to every patient here but mentions one; please \
-                                      reply to that patient's message instead."
+                "Not delivered: this would go to every patient here but names one of them; please reply to that \
+                 patient's message instead."
+            }
+            Self::Undeliverable => {
+                "Not delivered to everybody: the homeserver does not take this message; please tell whoever runs it, \
+                 and use another way for now."
             }
         }
     }
@@ -119,16 +127,20 @@ mod tests {
         let in_book: Vec<_> = book
             .lines()
             .map(cells)
-            .filter(|cells| cells.len() == 5 && Refusal::ALL.iter().any(|r| cells[1].trim_matches('`') == r.code()))
+            .filter(|cells| {
+                cells.len() == 5 && Refusal::ALL.iter().any(|r| cells[1].trim_matches('`') == r.code())
+            })
             .map(|cells| (cells[1].trim_matches('`'), cells[3].trim_matches('"')))
             .collect();
-        let in_code: Vec<_> = Refusal::ALL.iter().map(|refusal| (refusal.code(), refusal.sentence())).collect();
+        let in_code: Vec<_> =
+            Refusal::ALL.iter().map(|refusal| (refusal.code(), refusal.sentence())).collect();
         assert_eq!(in_book, in_code);
     }
 
     #[test]
     fn no_two_refusals_share_a_code() {
-        let codes: std::collections::BTreeSet<_> = Refusal::ALL.iter().map(|refusal| refusal.code()).collect();
+        let codes: std::collections::BTreeSet<_> =
+            Refusal::ALL.iter().map(|refusal| refusal.code()).collect();
         assert_eq!(codes.len(), Refusal::ALL.len());
     }
 }

@@ -38,10 +38,10 @@ pub(crate) fn one_line(value: &str, limit: usize) -> Result<String, InvalidText>
 
 /// A reply's own words: the quotation of the answered message that older clients write in front is cut off,
 /// because it may quote another patient (`> <@user:server> words`, Matrix before v1.13 §Fallbacks for rich
-/// replies).
+/// replies). For bodies of replies only: anybody else may well begin with these characters.
 #[must_use]
 pub fn without_reply_fallback(body: &str) -> &str {
-    if !body.starts_with("> <") && !body.starts_with("> * <") {
+    if !body.starts_with("> <@") && !body.starts_with("> * <@") {
         return body;
     }
     let mut rest = body;
@@ -63,6 +63,11 @@ mod tests {
             ("two lines", "> <@ann:x> my\n> result?\n\nYes\nand no", "Yes\nand no"),
             ("an emote", "> * <@ann:x> waves\n\nYes", "Yes"),
             ("a person's own greater-than", "> 5 mmol/l is high", "> 5 mmol/l is high"),
+            (
+                "a value that looks like a quotation",
+                "> <4.0 is low\nplease retest",
+                "> <4.0 is low\nplease retest",
+            ),
             ("nothing else", "> <@ann:x> my result?", ""),
         ] {
             assert_eq!(without_reply_fallback(body), wanted, "{name}");

@@ -1,6 +1,7 @@
 //! The engine as a whole: what it is given, what runs in it, and what the listeners ask of it.
 
 use std::{
+    os::unix::fs::PermissionsExt as _,
     panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, Weak},
@@ -8,10 +9,10 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use parlour_domain::{Chance, Clock, ConversationId, NewConversation, PersonId, PortalId};
+use parlour_domain::{Chance, Clock, ConversationId, NewConversation, PersonId, PortalId, Timestamp};
 use ruma::OwnedServerName;
 use tokio::{
-    sync::{Mutex, mpsc, watch},
+    sync::{Mutex, Notify, mpsc, watch},
     task::JoinSet,
 };
 
@@ -80,9 +81,15 @@ pub(crate) struct Core {
     pub(crate) leg_ids: LegIds,
     pub(crate) clock: Arc<dyn Clock>,
     legs: mpsc::UnboundedSender<PortalId>,
+    receiving: watch::Sender<Option<Timestamp>>,
 }
 
 impl Core {
+    /// Since when the bot has received without a break; none while it does not.
+    pub(crate) fn receiving_since(&self) -> Option<Timestamp> {
+        *self.receiving.borrow()
+    }
+
     /// Has these portals' senders look.
     pub(crate) fn wake_senders(&self, portals: &[PortalId]) {
         for portal in portals {
@@ -98,11 +105,12 @@ pub struct Engine {
     relays: Keyed<ConversationId>,
     senders: Keyed<PortalId>,
     making: Mutex<()>,
-    receiving: watch::Sender<bool>,
+    unfinished: Notify,
     tasks: Mutex<JoinSet<()>>,
 }
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 
 impl Engine {
     /// Opens the store and starts; does not wait for the homeserver, which may come later.
@@ -116,6 +124,7 @@ impl Engine {
         chance: Arc<dyn Chance>,
     ) -> Result<Arc<Self>, StartError> {
         tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(&settings.data).await?;
+        tokio::fs::set_permissions(&settings.data, std::fs::Permissions::from_mode(0o700)).await?;
         let store = Store::open(&settings.data.join("parlour.db")).await?;
         let fresh = [chance.bytes(), chance.bytes()].map(|bytes| PersonId::from_bytes(bytes).to_string());
         let leg_ids = LegIds::new(Secret::new(store.setting_or("leg-id-key", &fresh.concat()).await?));
@@ -129,13 +138,14 @@ impl Engine {
             chance,
         };
         let (legs, mut portals) = mpsc::unbounded_channel();
-        let core = Arc::new(Core { settings, store, homeserver, ghosts, leg_ids, clock, legs });
+        let receiving = watch::Sender::new(None);
+        let core = Arc::new(Core { settings, store, homeserver, ghosts, leg_ids, clock, legs, receiving });
         let engine = Arc::new(Self {
             core,
             relays: Keyed::new(),
             senders: Keyed::new(),
             making: Mutex::default(),
-            receiving: watch::Sender::new(false),
+            unfinished: Notify::new(),
             tasks: Mutex::default(),
         });
         let mut tasks = engine.tasks.lock().await;
@@ -146,6 +156,7 @@ impl Engine {
             }
         });
         tasks.spawn(receive(Arc::downgrade(&engine)));
+        tasks.spawn(go_on_making(Arc::downgrade(&engine)));
         drop(tasks);
         engine.look_everywhere().await?;
         Ok(engine)
@@ -171,10 +182,10 @@ impl Engine {
         &self.core.homeserver
     }
 
-    /// Whether the bot receives just now; changes are told.
+    /// Since when the bot has received without a break, none while it does not; changes are told.
     #[must_use]
-    pub fn receiving(&self) -> watch::Receiver<bool> {
-        self.receiving.subscribe()
+    pub fn receiving(&self) -> watch::Receiver<Option<Timestamp>> {
+        self.core.receiving.subscribe()
     }
 
     /// As the bot, who is an administrator of the homeserver.
@@ -196,17 +207,21 @@ impl Engine {
         Ok(())
     }
 
-    /// Begins a conversation: written down first, then made; when this returns well, people are in it.
+    /// Begins a conversation: written down first, then made. When this returns well it is written down, and is made
+    /// even if the homeserver fails meanwhile; whether it is complete, its `ready` tells.
     ///
     /// # Errors
-    /// When database or homeserver fail. What is written down is made at the next occasion all the same.
+    /// When the database fails; then there is no conversation.
     pub async fn begin(&self, new: &NewConversation) -> Result<ConversationId, EngineError> {
         let id = ConversationId::from_bytes(self.core.ghosts.chance.bytes());
         let portal = || PortalId::from_bytes(self.core.ghosts.chance.bytes());
         let spokes = new.patients.iter().map(|patient| (portal(), Some(patient.clone())));
         let portals: Vec<_> = std::iter::once((portal(), None)).chain(spokes).collect();
         self.core.store.add_conversation(&id, new, &portals, self.core.clock.now()).await?;
-        self.make(&id).await?;
+        if let Err(error) = self.make(&id).await {
+            tracing::warn!(conversation = %id, %error, "a conversation is not made yet");
+            self.unfinished.notify_one();
+        }
         Ok(id)
     }
 
@@ -218,12 +233,10 @@ impl Engine {
         }
     }
 
-    /// Makes what an earlier attempt has left unfinished, unless somebody is making a conversation just now.
-    async fn go_on_making(&self) -> Result<(), StoreError> {
-        let Ok(_one_at_a_time) = self.making.try_lock() else { return Ok(()) };
+    /// Makes what earlier attempts have left unfinished.
+    async fn make_unfinished(&self) -> Result<(), StoreError> {
         for id in self.core.store.unfinished_conversations().await? {
-            let Some(conversation) = self.core.store.conversation(&id).await? else { continue };
-            if let Err(error) = self.core.make_portals(&conversation).await {
+            if let Err(error) = self.make(&id).await {
                 tracing::warn!(conversation = %id, %error, "a conversation is not made yet");
             }
         }
@@ -236,9 +249,6 @@ impl Engine {
             self.wake_relay(&conversation).await;
         }
         for portal in self.core.store.portals_waiting().await? {
-            self.wake_sender(&portal).await;
-        }
-        for portal in self.core.store.portals_held().await? {
             self.wake_sender(&portal).await;
         }
         Ok(())
@@ -265,19 +275,21 @@ impl Engine {
     /// One look into the bot's inbox, and what follows from it.
     async fn receive_once(&self) -> Result<(), EngineError> {
         let bot = self.core.ghosts.bot().await?;
-        let goes_on = *self.receiving.borrow();
-        self.go_on_making().await?;
-        let news = bot.receive(&self.core.ghosts.machines, goes_on).await?;
-        let _ = self.receiving.send_replace(true);
-        if news.keys || !news.devices.is_empty() {
-            for conversation in self.core.store.conversations_parked().await? {
-                self.wake_relay(&conversation).await;
-            }
+        let goes_on = self.core.receiving_since().is_some();
+        if !goes_on {
+            // Both ways, or messages do not travel.
+            self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
         }
-        if !news.devices.is_empty() {
-            for portal in self.core.store.portals_held().await? {
-                self.wake_sender(&portal).await;
-            }
+        let news = bot.receive(&self.core.ghosts.machines, goes_on).await?;
+        if !goes_on {
+            self.core.store.nothing_is_put_off().await?;
+            self.core.receiving.send_replace(Some(self.core.clock.now()));
+            tracing::info!("messages travel");
+        }
+        // Whoever waits for a key, a signature or a device looks again, also those who begin to wait just now: a
+        // wake is kept for a worker that is busy.
+        if !goes_on || news.keys || !news.devices.is_empty() {
+            self.look_everywhere().await?;
         }
         Ok(())
     }
@@ -285,21 +297,39 @@ impl Engine {
 
 /// The bot's inbox, looked into for as long as the engine lives.
 async fn receive(engine: Weak<Engine>) {
+    let mut said = false;
     while let Some(engine) = engine.upgrade() {
-        let look = AssertUnwindSafe(engine.receive_once()).catch_unwind();
-        let failed = match look.await {
+        let failed = match AssertUnwindSafe(engine.receive_once()).catch_unwind().await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("it panicked".to_owned()),
         };
-        if let Some(error) = failed {
-            if engine.receiving.send_replace(false) {
-                tracing::warn!(%error, "the bot's inbox cannot be read for now");
-            } else {
-                tracing::debug!(%error, "the bot's inbox cannot be read yet");
-            }
-            drop(engine);
-            tokio::time::sleep(AFTER_AN_ERROR).await;
+        let Some(error) = failed else {
+            said = false;
+            continue;
+        };
+        engine.core.receiving.send_replace(None);
+        if !said {
+            tracing::warn!(%error, "messages do not travel: the homeserver cannot be used; trying again each second");
         }
+        said = true;
+        drop(engine);
+        tokio::time::sleep(AFTER_AN_ERROR).await;
+    }
+}
+
+/// Unfinished conversations, made for as long as the engine lives: when one is told of, and once a minute.
+async fn go_on_making(engine: Weak<Engine>) {
+    while let Some(engine) = engine.upgrade() {
+        let mut receiving = engine.receiving();
+        if receiving.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        match AssertUnwindSafe(engine.make_unfinished()).catch_unwind().await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "unfinished conversations could not be read"),
+            Err(_) => tracing::error!("making a conversation panicked"),
+        }
+        drop(tokio::time::timeout(BETWEEN_LOOKS, engine.unfinished.notified()).await);
     }
 }

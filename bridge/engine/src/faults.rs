@@ -41,8 +41,8 @@ faults! {
     HubNameInSpoke = "hub-name-in-spoke",
     /// The bot's device encrypts for the ghosts.
     BotEncrypts = "bot-encrypts",
-    /// Messages of a kind that is not passed on vanish without a word.
-    SilentRefusals = "silent-refusals",
+    /// A reaction, which is not passed on, vanishes without a word.
+    SilentReactions = "silent-reactions",
 }
 
 /// No fault exists without the test feature.

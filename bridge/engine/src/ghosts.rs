@@ -14,6 +14,9 @@ use crate::{
 /// The prefix of every localpart in our namespace, as the registration claims it.
 pub(crate) const NAMESPACE: &str = "_parlour_";
 
+/// The bot's localpart.
+pub(crate) const BOT: &str = "_parlour_bot";
+
 pub(crate) struct Ghosts {
     pub(crate) server_name: ruma::OwnedServerName,
     pub(crate) practice: String,
@@ -25,7 +28,7 @@ pub(crate) struct Ghosts {
 
 /// The bot's user id.
 pub(crate) fn bot_user_id(server_name: &ServerName) -> Option<OwnedUserId> {
-    UserId::parse(format!("@{NAMESPACE}bot:{server_name}")).ok()
+    UserId::parse(format!("@{BOT}:{server_name}")).ok()
 }
 
 impl Ghosts {

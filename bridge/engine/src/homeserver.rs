@@ -172,6 +172,15 @@ impl Homeserver {
         serde_json::from_slice(&body).map_err(|_| HomeserverError::Nonsense("a request of the admin API"))
     }
 
+    /// Has the homeserver call us, as it does for transactions (Matrix v1.19 application-service §Pinging).
+    ///
+    /// # Errors
+    /// When it cannot be reached, or cannot reach us, or either token is wrong.
+    pub async fn ping(&self, user_id: &UserId) -> Result<(), HomeserverError> {
+        let path = format!("/_matrix/client/v1/appservice/{}/ping", crate::REGISTRATION_ID);
+        self.call(Some(&Intent::user(user_id)), http::Method::POST, &path, &json!({})).await.map(drop)
+    }
+
     /// Who a person's access token belongs to (`/account/whoami`); none when the homeserver does not know it.
     ///
     /// # Errors

@@ -36,7 +36,21 @@ pub(crate) struct Event {
     pub(crate) origin_server_ts: MilliSecondsSinceUnixEpoch,
     #[serde(default)]
     pub(crate) content: Value,
-    state_key: Option<serde::de::IgnoredAny>,
+    pub(crate) state_key: Option<String>,
+}
+
+impl Event {
+    /// Whether it may need handling: what people say, and that they leave. Other state is our own.
+    fn matters(&self) -> bool {
+        self.state_key.is_none() || self.is_leaving()
+    }
+
+    /// Whether somebody is no longer in the room (Matrix v1.19 client-server §m.room.member).
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.state_key.is_some()
+            && self.event_type == "m.room.member"
+            && matches!(self.content["membership"].as_str(), Some("leave" | "ban"))
+    }
 }
 
 /// The events of a transaction. One that cannot be read is kept under a digest of its bytes, and spoils no other;
@@ -53,9 +67,9 @@ pub fn parse_transaction(body: &[u8]) -> Result<Vec<Arrived>, IntakeError> {
 fn arrived(event: &RawValue) -> Arrived {
     match serde_json::from_str::<Event>(event.get()) {
         Ok(read) => Arrived {
+            matters: read.matters(),
             dedup_key: read.event_id.into(),
             room_id: Some(read.room_id),
-            matters: read.state_key.is_none(),
             event: event.get().to_owned(),
         },
         Err(_) => {

@@ -1,6 +1,9 @@
 //! Does: takes the homeserver's transactions in, relays what people write between the portals of their
 //! conversation, keeps the record, and sends what is to be sent, each thing once and in order.
 
+/// The id of our registration with the homeserver.
+pub const REGISTRATION_ID: &str = "parlour";
+
 mod crypto;
 mod engine;
 mod faults;

@@ -54,6 +54,12 @@ impl LegIds {
         }
     }
 
+    /// The bot's words in a portal where the event that causes them is not.
+    pub(crate) fn word(&self, cause: &EventId, portal: &PortalId, words: String, at: Timestamp) -> NewLeg {
+        let id = LegId::from_bytes(self.digest("word", cause, portal));
+        NewLeg { id, portal: portal.clone(), notice: Some((words, None)), sent_at: at }
+    }
+
     /// The id of the message that an event was.
     pub(crate) fn message_id(&self, source: &EventId, home: &PortalId) -> MessageId {
         MessageId::from_bytes(self.digest("record", source, home))
@@ -63,6 +69,11 @@ impl LegIds {
 /// What the bot says, once a conversation, when the first reply goes to one patient only.
 pub(crate) const LANES: &str = "This reply goes to the patient it answers and to no other. What you write without \
                                 replying goes to every patient here.";
+
+/// What the bot says to staff when somebody has left by their own client.
+pub(crate) fn left(name: &str) -> String {
+    format!("{name} has left this conversation by their own app: what is written here does not reach them.")
+}
 
 #[cfg(test)]
 mod tests {

@@ -14,27 +14,45 @@ use crate::{
 };
 
 impl Core {
-    /// Makes what is missing of a conversation: rooms, people, the ghosts that are there from the beginning.
+    /// Makes what is missing of a conversation: rooms, people, the ghosts that are there from the beginning. The hub
+    /// comes last, so that nobody writes before everybody can read. What fails in one portal keeps no other from
+    /// being made.
     pub(crate) async fn make_portals(&self, conversation: &Conversation) -> Result<(), CryptoError> {
         let participants = self.store.participants(&conversation.id).await?;
-        for mut portal in self.store.portals(&conversation.id).await? {
-            let people = people_of(&portal, &participants);
-            if portal.room_id.is_none() {
-                portal.room_id = Some(self.make_room(conversation, &portal, &people, &participants).await?);
+        let mut outcome = Ok(());
+        for mut portal in self.store.portals(&conversation.id).await?.into_iter().rev() {
+            if let Err(error) = self.make_portal(conversation, &mut portal, &participants).await {
+                tracing::warn!(conversation = %conversation.id, portal = %portal.id, %error, "a portal is not made yet");
+                outcome = Err(error);
             }
-            for person in &people {
-                let owner = person.person.id == conversation.owner;
-                if faulty!(self.settings, OwnerOnly) && person.person.role.is_staff() && !owner {
-                    continue;
-                }
-                self.ghosts.join(&portal, &person.person.user_id).await?;
-            }
-            for ghost in first_ghosts(conversation, &portal, &participants) {
-                let machine = self.ghosts.of(&ghost.person).await?;
-                self.ghosts.join(&portal, &machine.intent().user_id).await?;
-            }
+            self.wake_senders(&[portal.id]);
         }
+        outcome?;
         Ok(self.store.conversation_is_ready(&conversation.id).await?)
+    }
+
+    async fn make_portal(
+        &self,
+        conversation: &Conversation,
+        portal: &mut Portal,
+        participants: &[Participant],
+    ) -> Result<(), CryptoError> {
+        let people = people_of(portal, participants);
+        if portal.room_id.is_none() {
+            portal.room_id = Some(self.make_room(conversation, portal, &people, participants).await?);
+        }
+        for person in people {
+            let owner = person.person.id == conversation.owner;
+            if faulty!(self.settings, OwnerOnly) && person.person.role.is_staff() && !owner {
+                continue;
+            }
+            self.ghosts.join(portal, &person.person.user_id).await?;
+        }
+        for ghost in first_ghosts(conversation, portal, participants) {
+            let machine = self.ghosts.of(&ghost.person).await?;
+            self.ghosts.join(portal, &machine.intent().user_id).await?;
+        }
+        Ok(())
     }
 
     async fn make_room(

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use parlour_domain::{
     ConversationId, LEG_FIELD, LegId, MessageId, PortalKind, Refusal, Timestamp,
-    rules::{self, Lane, LaneFacts, PostFacts, Reach},
+    rules::{self, Lane, LaneFacts, PostFacts, Reach, Relation},
 };
 use ruma::OwnedUserId;
 use serde_json::{Value, value::RawValue};
@@ -13,6 +13,7 @@ use crate::{
     crypto::{CryptoError, Deciphered, Unreadable},
     engine::Core,
     faults::faulty,
+    ghosts::{BOT, NAMESPACE},
     intake::Event,
     keyed::Again,
     notices,
@@ -23,7 +24,7 @@ use crate::{
 enum Reading {
     Read(Deciphered),
     Refused(Refusal),
-    /// Not readable, or not believed, yet: it is worth waiting this long from when it was first looked at.
+    /// Not readable, or not believed, yet: it is worth waiting this long from when it came.
     Wait(Duration, Refusal),
 }
 
@@ -75,6 +76,10 @@ impl Core {
         waiting: &mut HashSet<OwnedUserId>,
     ) -> Result<Handled, CryptoError> {
         let event: Event = serde_json::from_str(&row.event)?;
+        if event.is_leaving() {
+            let outcome = self.left(row, &event).await?;
+            return self.finish(row, &outcome).await;
+        }
         if self.ghosts.is_ours(&event.sender) {
             self.echo(&event).await?;
             self.store.finish(row, &Outcome::Nothing, self.clock.now()).await?;
@@ -93,27 +98,55 @@ impl Core {
             }
             Reading::Refused(refusal) => self.refused(row, &event, refusal).await?,
             Reading::Wait(limit, refusal) => {
-                let now = self.clock.now();
-                let since = row.parked_since.unwrap_or(now);
-                let left = limit.as_millis() as i64 - (now.millis() - since.millis());
-                if left > 0 {
-                    if row.parked_since.is_none() {
-                        self.store.park(row.seq, now).await?;
-                    }
+                if let Some(left) = self.patience_left(row, limit) {
                     waiting.insert(event.sender);
-                    return Ok(Handled::Parked(Duration::from_millis(left.unsigned_abs())));
+                    return Ok(Handled::Parked(left));
                 }
                 self.refused(row, &event, refusal).await?
             }
         };
-        self.store.finish(row, &outcome, self.clock.now()).await?;
-        let portals = match &outcome {
-            Outcome::Nothing => Vec::new(),
-            Outcome::Refused { notice, .. } => vec![notice.portal.clone()],
+        self.finish(row, &outcome).await
+    }
+
+    async fn finish(&self, row: &InboxRow, outcome: &Outcome) -> Result<Handled, CryptoError> {
+        self.store.finish(row, outcome, self.clock.now()).await?;
+        let portals = match outcome {
+            Outcome::Nothing | Outcome::Left { notice: None, .. } => Vec::new(),
+            Outcome::Refused { notice, .. } | Outcome::Left { notice: Some(notice), .. } => {
+                vec![notice.portal.clone()]
+            }
             Outcome::Relayed(message) => message.legs.iter().map(|leg| leg.portal.clone()).collect(),
         };
         self.wake_senders(&portals);
         Ok(Handled::Done)
+    }
+
+    /// How much longer a key or a signature may take. Only time in which the bot received counts: while it did not,
+    /// nothing could come.
+    fn patience_left(&self, row: &InboxRow, limit: Duration) -> Option<Duration> {
+        let Some(receiving_since) = self.receiving_since() else { return Some(limit) };
+        let limit_millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let waited = self.clock.now().millis() - row.received_at.max(receiving_since).millis();
+        // A clock that was set back must not make anybody wait for hours.
+        if waited >= limit_millis || waited < -limit_millis {
+            return None;
+        }
+        Some(Duration::from_millis((limit_millis - waited.max(0)).unsigned_abs()))
+    }
+
+    /// Somebody is no longer in a portal. Nothing more is sent to them, and staff hear of it.
+    async fn left(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
+        let user_id = event.state_key.as_deref().map(ruma::UserId::parse);
+        let Some(Ok(user_id)) = user_id else { return Ok(Outcome::Nothing) };
+        let participants = self.store.participants(&row.conversation).await?;
+        let portals = self.store.portals(&row.conversation).await?;
+        let hub = portals.iter().find(|portal| portal.kind() == PortalKind::Hub);
+        let person = participants.iter().find(|p| p.person.user_id == user_id);
+        let notice = hub.zip(person).map(|(hub, person)| {
+            let words = notices::left(person.person.name.as_str());
+            Box::new(self.leg_ids.word(&event.event_id, &hub.id, words, self.clock.now()))
+        });
+        Ok(Outcome::Left { user_id, event_id: event.event_id.clone(), notice })
     }
 
     /// An event of ours has come back: the leg that it says it is has landed.
@@ -171,20 +204,14 @@ impl Core {
             takes_part: is_at_home(sender, home),
             may_send_one_way: sender.may_send_one_way,
         };
-        let relation = &read.content["m.relates_to"];
-        let words = rules::may_post(&facts).and_then(|()| {
-            rules::may_relay(
-                &read.event_type,
-                read.content["msgtype"].as_str(),
-                relation["rel_type"].as_str(),
-                read.content["body"].as_str(),
-            )
-        });
+        let place = self.place(home, &read.content["m.relates_to"]).await?;
+        let (msgtype, body) = (read.content["msgtype"].as_str(), read.content["body"].as_str());
+        let words = rules::may_post(&facts)
+            .and_then(|()| rules::may_relay(&read.event_type, msgtype, place.relation, body));
         let words = match words {
             Ok(words) => words,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
-        let place = self.place(home, relation).await?;
         let lane = match self.lane(home, &participants, &place, &read.content) {
             Ok(lane) => lane,
             Err(refusal) => return self.refused(row, event, refusal).await,
@@ -221,16 +248,27 @@ impl Core {
         })))
     }
 
-    /// What a message's relation points at, in terms of the record.
+    /// What a message's relation points at, in terms of the record. A relation that is there and makes no sense points
+    /// at something unknown; it is never as if it were not there.
     async fn place(&self, home: &Portal, relation: &Value) -> Result<Place, CryptoError> {
-        let falls_back = relation["rel_type"] == "m.thread" && relation["is_falling_back"] == true;
-        let answered = relation["m.in_reply_to"]["event_id"].as_str().filter(|_| !falls_back);
-        let root = relation["event_id"].as_str().filter(|_| relation["rel_type"] == "m.thread");
+        let in_thread = relation["rel_type"] == "m.thread";
+        let falls_back = in_thread && relation["is_falling_back"] == true;
+        let answers_something = !relation["m.in_reply_to"].is_null() && !falls_back;
+        let kind = match relation {
+            Value::Null => Relation::None,
+            Value::Object(_) if in_thread => Relation::Answer,
+            Value::Object(_) if relation["rel_type"].is_null() && answers_something => Relation::Answer,
+            Value::Object(entries) if entries.is_empty() => Relation::None,
+            _ => Relation::Other,
+        };
+        let answered = relation["m.in_reply_to"]["event_id"].as_str().filter(|_| answers_something);
+        let root = relation["event_id"].as_str().filter(|_| in_thread);
         Ok(Place {
+            relation: kind,
             answers: self.known(home, answered).await?,
-            answers_something: answered.is_some(),
+            answers_something,
             root: self.known(home, root).await?,
-            in_thread: root.is_some(),
+            in_thread,
         })
     }
 
@@ -259,28 +297,16 @@ impl Core {
             known.as_ref().map_or(Reach::Unknown, |(_, reach)| reach.clone())
         };
         let patients = || participants.iter().filter(|p| !p.person.role.is_staff());
-        let mentioned = content["m.mentions"]["user_ids"].as_array().map_or(&[][..], Vec::as_slice);
-        let names_staff = |id: &Value| {
-            participants
-                .iter()
-                .any(|p| p.person.role.is_staff() && p.person.user_id == id.as_str().unwrap_or(""))
-        };
         rules::lane(&LaneFacts {
             patients: patients().count(),
             answers: place.answers_something.then(|| reach(&place.answers)),
             thread: place.in_thread.then(|| reach(&place.root)),
-            // Whoever in a hub is neither staff nor the bot is a patient's ghost.
-            mentions_patient: mentioned.iter().any(|id| !names_staff(id) && !self.is_bot(id)),
+            mentions_patient: names_a_patient(content, participants),
         })
     }
 
-    fn is_bot(&self, user_id: &Value) -> bool {
-        let bot = crate::ghosts::bot_user_id(&self.ghosts.server_name);
-        bot.is_some_and(|bot| *user_id == *bot.as_str())
-    }
-
     async fn refused(&self, row: &InboxRow, event: &Event, refusal: Refusal) -> Result<Outcome, CryptoError> {
-        if faulty!(self.settings, SilentRefusals) {
+        if faulty!(self.settings, SilentReactions) && event.event_type == "m.reaction" {
             return Ok(Outcome::Nothing);
         }
         // Among staff alone nothing is passed on: what is in the room has reached everybody.
@@ -296,10 +322,26 @@ impl Core {
 
 /// What a message's relation points at.
 struct Place {
+    relation: Relation,
     answers: Option<(MessageId, Reach)>,
     answers_something: bool,
     root: Option<(MessageId, Reach)>,
     in_thread: bool,
+}
+
+/// Whether a message names a patient: by a mention or a pill of their ghost, or by their full name.
+fn names_a_patient(content: &Value, participants: &[Participant]) -> bool {
+    let is_ghost = |text: &str| text.replace(BOT, "").contains(NAMESPACE);
+    let patients = participants.iter().filter(|p| !p.person.role.is_staff());
+    let names: Vec<String> = patients.map(|p| p.person.name.as_str().to_lowercase()).collect();
+    let mentioned = content["m.mentions"]["user_ids"].as_array().map_or(&[][..], Vec::as_slice);
+    let texts = ["body", "formatted_body"].iter().filter_map(|key| content[*key].as_str());
+    mentioned.iter().any(|user_id| user_id.as_str().is_some_and(is_ghost))
+        || texts.into_iter().any(|text| {
+            let lower = text.to_lowercase();
+            // A single word may well be an ordinary one.
+            is_ghost(text) || names.iter().any(|name| name.contains(' ') && lower.contains(name))
+        })
 }
 
 /// Whether somebody writes in the portal that is theirs.
@@ -325,7 +367,8 @@ fn is_target(target: &Portal, home: &Portal, lane: &Lane) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use parlour_domain::{PersonId, PortalId};
+    use parlour_domain::{Person, PersonId, PortalId, Role};
+    use serde_json::json;
 
     use super::*;
 
@@ -351,6 +394,38 @@ mod tests {
             ("Ann to herself", &anns, &anns, &Lane::Everybody, false),
         ] {
             assert_eq!(is_target(to, from, lane), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_patient_is_named_by_mention_by_pill_and_by_full_name() {
+        let person = |n: u8, name: &str, role| Participant {
+            person: Person {
+                id: PersonId::from_bytes([n; 16]),
+                user_id: ruma::UserId::parse(format!("@u{n}:x")).expect("a user id"),
+                role,
+                name: name.parse().expect("a name"),
+                record_number: None,
+            },
+            may_send_one_way: false,
+        };
+        let people = [
+            person(1, "Kim Brady", Role::Staff),
+            person(2, "Ann Byrne", Role::Patient),
+            person(3, "May", Role::Patient),
+        ];
+        let pill = r#"<a href="https://matrix.to/#/%40_parlour_0a1b:x">Ann</a>"#;
+        for (name, content, wanted) in [
+            ("nobody", json!({ "body": "Good morning" }), false),
+            ("staff", json!({ "body": "Kim Brady is in", "m.mentions": { "user_ids": ["@u1:x"] } }), false),
+            ("the bot", json!({ "body": "@_parlour_bot:x said so" }), false),
+            ("a mention", json!({ "body": "you", "m.mentions": { "user_ids": ["@_parlour_0a1b:x"] } }), true),
+            ("a pill", json!({ "body": "Ann", "formatted_body": pill }), true),
+            ("an account", json!({ "body": "ask @_parlour_0a1b:x" }), true),
+            ("a full name", json!({ "body": "ANN BYRNE, please call" }), true),
+            ("an ordinary word", json!({ "body": "you may come" }), false),
+        ] {
+            assert_eq!(names_a_patient(&content, &people), wanted, "{name}");
         }
     }
 }

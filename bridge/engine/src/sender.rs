@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use parlour_domain::{LEG_FIELD, PortalId};
+use parlour_domain::{LEG_FIELD, PortalId, Refusal};
 use ruma::{
     OwnedUserId,
     api::client::message::send_message_event,
@@ -23,6 +23,9 @@ use crate::{
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const HELD: Duration = Duration::from_secs(60);
+/// How often the homeserver may refuse a leg for good, with doubling pauses between, before it is given up.
+const ATTEMPTS: i64 = 8;
 
 enum Delivered {
     Landed,
@@ -43,20 +46,48 @@ impl Core {
             };
             let early = leg.next_attempt_at.millis() - self.clock.now().millis();
             if early > 0 {
-                return Again::After(Duration::from_millis(early.unsigned_abs()));
+                // A clock that was set back must not make anything wait for hours.
+                return Again::After(Duration::from_millis(early.unsigned_abs()).min(LONGEST_PAUSE));
             }
             match self.deliver(&leg).await {
                 Ok(Delivered::Landed) => {}
                 Ok(Delivered::Held) => {
                     tracing::info!(leg = %leg.id, "held until somebody can read it");
                     return match self.store.leg_is_held(leg.seq).await {
-                        Ok(()) => Again::WhenWoken,
+                        // News of a device wakes it; the look in between is for news that came just now.
+                        Ok(()) => Again::After(HELD),
                         Err(_) => Again::After(AFTER_AN_ERROR),
                     };
+                }
+                Err(error) if !may_pass(&error) && leg.attempts >= ATTEMPTS => {
+                    if let Err(error) = self.give_up(&leg, &error).await {
+                        tracing::error!(leg = %leg.id, %error, "the outbox could not be written");
+                        return Again::After(AFTER_AN_ERROR);
+                    }
                 }
                 Err(error) => return self.put_off(&leg, &error).await,
             }
         }
+    }
+
+    /// The homeserver will not take it, however often it is tried: its sender is told, and the next legs go on.
+    async fn give_up(&self, leg: &Leg, error: &CryptoError) -> Result<(), CryptoError> {
+        let refusal = Refusal::Undeliverable;
+        tracing::error!(leg = %leg.id, %error, code = refusal.code(), "a leg is given up");
+        let portal = self.store.portal(&leg.portal).await?;
+        let now = self.clock.now();
+        let notice = match &leg.content {
+            LegContent::Message { source: (home, source), .. } => {
+                let words = format!("{} ({})", refusal.sentence(), refusal.code());
+                Some(self.leg_ids.notice(source, home, refusal.code(), words, now))
+            }
+            LegContent::Notice { .. } => None,
+        };
+        self.store.leg_has_failed(leg, &portal.conversation, refusal.code(), notice.as_ref(), now).await?;
+        if let Some(notice) = notice {
+            self.wake_senders(&[notice.portal]);
+        }
+        Ok(())
     }
 
     async fn put_off(&self, leg: &Leg, error: &CryptoError) -> Again {
@@ -65,7 +96,7 @@ impl Core {
             _ => None,
         };
         let doubled = AFTER_AN_ERROR * 2u32.saturating_pow(leg.attempts.clamp(0, 16) as u32);
-        let pause = asked.unwrap_or(doubled).min(LONGEST_PAUSE);
+        let pause = asked.unwrap_or(doubled.min(LONGEST_PAUSE));
         tracing::warn!(leg = %leg.id, attempts = leg.attempts, %error, "a leg is tried again");
         let next = self.clock.now().plus_millis(pause.as_millis() as i64);
         if let Err(error) = self.store.leg_is_put_off(leg.seq, next).await {
@@ -104,14 +135,18 @@ impl Core {
     ) -> Result<Option<String>, CryptoError> {
         let Some(room_id) = &portal.room_id else { return Ok(None) };
         let participants = self.store.participants(&portal.conversation).await?;
-        let readers: Vec<OwnedUserId> =
-            people_of(portal, &participants).iter().map(|p| p.person.user_id.clone()).collect();
+        let mut readers: Vec<OwnedUserId> = Vec::new();
+        for participant in people_of(portal, &participants) {
+            if self.store.has_joined(&portal.id, &participant.person.user_id).await? {
+                readers.push(participant.person.user_id.clone());
+            }
+        }
         let bot = self.ghosts.bot().await?;
         let sealing = if faulty!(self.settings, BotEncrypts) { &*bot } else { machine };
         let sealed = sealing.seal(room_id, &readers, "m.room.message", &plaintext(&leg.content)).await?;
-        let Sealed::Ciphertext { mut content, session_id, shared } = sealed else { return Ok(None) };
+        let Sealed::Ciphertext { mut content, session_id } = sealed else { return Ok(None) };
         let is_ghost = machine.intent().user_id != bot.intent().user_id;
-        if let (true, true, Some(session_id)) = (shared, is_ghost, session_id) {
+        if let (true, Some(session_id)) = (is_ghost, session_id) {
             bot.learn_session(machine, room_id, &session_id).await?;
         }
         content[LEG_FIELD] = json!(leg.id);
@@ -157,6 +192,15 @@ impl Core {
                 Err(error.into())
             }
         }
+    }
+}
+
+/// Whether what failed may succeed later without anything else being done. A token that the homeserver does not know
+/// is for the operator to mend, and nothing is given up over it.
+fn may_pass(error: &CryptoError) -> bool {
+    match error {
+        CryptoError::Homeserver(error) => error.is_passing() || error.is("M_UNKNOWN_TOKEN"),
+        _ => true,
     }
 }
 

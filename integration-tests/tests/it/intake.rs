@@ -23,7 +23,7 @@ async fn bad_input_is_answered_and_loses_nothing() {
         ("not UTF-8's JSON", Method::PUT, TRANSACTION, right, "\u{0}", 400, "M_NOT_JSON"),
         ("no events", Method::PUT, TRANSACTION, right, "{}", 400, "M_BAD_JSON"),
         ("10 MB", Method::PUT, TRANSACTION, right, &large, 413, "M_TOO_LARGE"),
-        ("10 MB, wrong token", Method::PUT, TRANSACTION, Some("wrong"), "{}", 403, "M_FORBIDDEN"),
+        ("10 MB, wrong token", Method::PUT, TRANSACTION, Some("wrong"), &large, 403, "M_FORBIDDEN"),
         ("an unknown path", Method::PUT, "/_matrix/app/v1/elsewhere", right, "{}", 404, "M_UNRECOGNIZED"),
         ("the legacy path", Method::PUT, "/transactions/1", right, "{}", 404, "M_UNRECOGNIZED"),
         ("an unknown method", Method::POST, TRANSACTION, right, "{}", 405, "M_UNRECOGNIZED"),

@@ -100,10 +100,11 @@ async fn a_key_that_never_comes_holds_up_its_sender_alone() {
     say(&ann, &anns, "behind it").await;
     say(&ben, &bens, "Ben goes on").await;
     read(&murphy, &hub, "Ben goes on").await;
-    let seen = murphy.messages(&hub).await.expect("messages");
-    assert!(seen.iter().all(|message| message.body != "behind it"), "order is kept");
     assert!(refusal(&ann, &anns, &lost).await.contains("(KEY-1)"));
     read(&murphy, &hub, "behind it").await;
+    let seen = murphy.messages(&hub).await.expect("messages");
+    let order: Vec<_> = seen.iter().filter(|message| message.msgtype == "m.text").map(|m| &*m.body).collect();
+    assert_eq!(order, ["before", "Ben goes on", "behind it"], "it holds up Ann, and not Ben");
     for client in [murphy, ann, ben] {
         client.stop().await;
     }
@@ -174,6 +175,21 @@ async fn lanes_that_cannot_be_told_are_refused_and_staff_alone_are_not() {
     let to_notice = murphy.reply(&hub, &notice.event_id, "secret answer").await.expect("sent");
     assert!(refusal(&murphy, &hub, &to_notice).await.contains("(LANE-2)"));
 
+    // What relates to something in a way that makes no sense is not as if it related to nothing.
+    for (name, relation, code) in [
+        ("an answer to nothing", json!({ "m.in_reply_to": { "event_id": 7 } }), "LANE-2"),
+        ("an answer that is no object", json!({ "m.in_reply_to": "x" }), "LANE-2"),
+        ("a thread without a root", json!({ "rel_type": "m.thread" }), "LANE-2"),
+        ("a relation that is no text", json!({ "rel_type": 1 }), "KIND-1"),
+    ] {
+        let odd =
+            send(&murphy, &hub, "m.room.message", with("secret oddity", "m.relates_to", relation)).await;
+        let words = refusal(&murphy, &hub, &odd).await;
+        assert!(words.contains(code), "{name}: {words}");
+    }
+    let named = say(&murphy, &hub, "secret: Ann Byrne, please call").await;
+    assert!(refusal(&murphy, &hub, &named).await.contains("(LANE-3)"));
+
     // In a thread on her question, whatever its fallback says, it is for Ann alone; and a quotation stays here.
     send(&murphy, &hub, "m.room.message", thread("secret: in her thread", &question.event_id)).await;
     read(&ann, &anns, "secret: in her thread").await;
@@ -203,6 +219,32 @@ async fn lanes_that_cannot_be_told_are_refused_and_staff_alone_are_not() {
     let seen = kim.messages(&alone.hub()).await.expect("messages");
     assert_eq!(seen.iter().filter(|message| message.msgtype == "m.notice").count(), 1);
     for client in [murphy, kim, ann, ben] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_is_missed_and_nothing_is_counted_as_sent_to_them() {
+    let stage = Stage::open().await;
+    let (murphy, ann, ben) =
+        (stage.sign_in("murphy").await, stage.sign_in("ann").await, stage.sign_in("ben").await);
+    let talk = stage.begin(&murphy, "leaving", "two-way", &[], &["ann", "ben"]).await;
+    let (hub, anns) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&murphy, &hub, "hello").await;
+    read(&ann, &anns, "hello").await;
+    let (status, _) =
+        ann.http().call(Method::POST, &room_path(&anns, "leave"), Some(json!({}))).await.expect("an answer");
+    assert_eq!(status, 200);
+    let word =
+        murphy.wait_for(&hub, LIMIT, |m| m.msgtype == "m.notice" && m.body.contains("Ann Byrne")).await;
+    assert!(word.expect("the bot's word").body.contains("has left"));
+    say(&murphy, &hub, "for whoever is left").await;
+    read(&ben, &talk.spoke(stage.person("ben")), "for whoever is left").await;
+    let store = stage.world.parlour.engine().store();
+    let waiting = store.portals_waiting().await.expect("the store");
+    assert_eq!(waiting.len(), 1, "Ann's leg is held, not sent");
+    for client in [murphy, ann, ben] {
         client.stop().await;
     }
     stage.close().await;

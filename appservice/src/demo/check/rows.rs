@@ -1,6 +1,6 @@
 //! The rows: each a promise of the brief, the fault that breaks it, and the attempt.
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -10,30 +10,37 @@ use super::{
     scene::{Evidence, LIMIT, Scene, Trouble, read, room_path, say},
 };
 
-/// Tries all rows, one after the other.
-pub(super) async fn all(scene: &Scene) -> Vec<Row> {
-    let attempts = [
-        ("C5", "the top level of the source tree", "no-house", house(scene).boxed()),
-        ("C1", "encrypted rooms, and no client shows a warning", "bot-encrypts", no_shield(scene).boxed()),
-        ("C1", "what is not passed on, its sender is told", "silent-refusals", told(scene).boxed()),
-        ("S1", "read later, once and in order", "send-twice", later(scene).boxed()),
-        ("S6", "staff only, patients only, or both", "owner-only", who(scene).boxed()),
-        ("S7", "the conversation has its name", "hub-unnamed", named(scene).boxed()),
-        ("S8", "one-way: the patient's own PUT is refused", "one-way-open", one_way(scene).boxed()),
-        ("S14", "two-way reply", "answers-lost", two_way(scene).boxed()),
-        ("S17", "a reply to one patient reaches no other", "lanes-ignored", lane(scene).boxed()),
-        ("S17", "a patient learns nothing of another", "hub-name-in-spoke", private(scene).boxed()),
-    ];
-    let mut rows = Vec::new();
-    for (requirement, promise, fault, attempt) in attempts {
+/// All rows, to be tried one after the other.
+pub(super) fn all(scene: &Scene) -> Vec<BoxFuture<'_, Row>> {
+    vec![
+        row("C5", "the top level of the source tree", "no-house", house(scene)),
+        row("C1", "encrypted rooms, and no client shows a warning", "bot-encrypts", no_shield(scene)),
+        row("C1", "what is not passed on, its sender is told", "silent-reactions", told(scene)),
+        row("S1", "read later, once and in order", "send-twice", later(scene)),
+        row("S6", "staff only, patients only, or both", "owner-only", who(scene)),
+        row("S7", "the conversation has its name", "hub-unnamed", named(scene)),
+        row("S8", "one-way: the patient's own PUT is refused", "one-way-open", one_way(scene)),
+        row("S14", "two-way reply", "answers-lost", two_way(scene)),
+        row("S17", "a reply to one patient reaches no other", "lanes-ignored", lane(scene)),
+        row("S17", "a patient learns nothing of another", "hub-name-in-spoke", private(scene)),
+    ]
+}
+
+fn row<'a>(
+    requirement: &'static str,
+    promise: &'static str,
+    fault: &'static str,
+    attempt: impl Future<Output = Evidence> + Send + 'a,
+) -> BoxFuture<'a, Row> {
+    async move {
         let outcome = match attempt.await {
             Ok(evidence) => Outcome::Pass(evidence),
             Err(Trouble::Broken(seen)) => Outcome::Fail(seen),
             Err(Trouble::Skipped(why)) => Outcome::Skipped(why),
         };
-        rows.push(Row { requirement, promise, fault, outcome });
+        Row { requirement, promise, fault, outcome }
     }
-    rows
+    .boxed()
 }
 
 async fn house(scene: &Scene) -> Evidence {
@@ -69,7 +76,8 @@ fn warning(message: &Message) -> Option<String> {
     }
 }
 
-/// Staff and patient, a text each way: no shield, the strict client reads it too, and the homeserver sees ciphertext.
+/// Staff and patient, a text each way, and a word of the bot: no shield. The patient's client decrypts nothing but
+/// what comes from cross-signed devices, and the homeserver sees ciphertext.
 async fn no_shield(scene: &Scene) -> Evidence {
     let (murphy, cara) = (&scene.murphy, &scene.cara);
     let wanted =
@@ -80,7 +88,10 @@ async fn no_shield(scene: &Scene) -> Evidence {
     let down = read(cara, &spoke, "C1 your result is here").await?;
     say(cara, &spoke, "C1 thank you").await?;
     let up = read(murphy, &talk.hub, "C1 thank you").await?;
-    if let Some(warning) = warning(&down).or(warning(&up)) {
+    let odd =
+        cara.send_raw(&spoke, "m.room.message", json!({ "msgtype": "m.emote", "body": "C1 waves" })).await?;
+    let word = cara.wait_for(&spoke, LIMIT, |message| message.in_reply_to.as_ref() == Some(&odd)).await?;
+    if let Some(warning) = warning(&down).or(warning(&up)).or(warning(&word)) {
         return Err(warning.into());
     }
     let mut seen = 0;
@@ -95,41 +106,51 @@ async fn no_shield(scene: &Scene) -> Evidence {
             }
         }
     }
-    if seen < 4 {
+    if seen < 6 {
         return Err(format!("only {seen} messages were found on the homeserver").into());
     }
     Ok(format!(
-        "{} and {} decrypt, shield none, level UnverifiedIdentity, also for the strict client; {seen} of {seen} \
-         events on the homeserver are m.room.encrypted",
-        down.event_id, up.event_id
+        "staff's {} for a client that excludes insecure devices, the patient's {}, the bot's {}: shield none, level \
+         UnverifiedIdentity; {seen} of {seen} events on the homeserver are m.room.encrypted",
+        down.event_id, up.event_id, word.event_id
     ))
 }
 
-/// A kind that is not passed on: its sender reads why, the other side reads nothing.
+/// Kinds that are not passed on: their sender reads why, the other side reads nothing.
 async fn told(scene: &Scene) -> Evidence {
     let (murphy, ann) = (&scene.murphy, &scene.ann);
     let wanted =
         json!({ "name": "C1 refusals", "mode": "two-way", "staff": [], "patients": [ann.user_id()] });
     let talk = scene.begin(wanted).await?;
     let spoke = talk.spoke(ann)?;
-    ann.wait_for_room(LIMIT, |room| room.room_id == spoke).await?;
+    say(murphy, &talk.hub, "C1 where are you?").await?;
+    let asked = read(ann, &spoke, "C1 where are you?").await?;
     let location = json!({ "msgtype": "m.location", "body": "C1 where I am", "geo_uri": "geo:53.3,-6.2" });
-    let refused = ann.send_raw(&spoke, "m.room.message", location).await?;
-    let notice = ann
-        .wait_for(&spoke, LIMIT, |message| {
-            message.msgtype == "m.notice" && message.in_reply_to.as_ref() == Some(&refused)
-        })
-        .await?;
+    let location = ann.send_raw(&spoke, "m.room.message", location).await?;
+    let relation = json!({ "rel_type": "m.annotation", "event_id": asked.event_id, "key": "👍" });
+    let reaction = ann.send_raw(&spoke, "m.reaction", json!({ "m.relates_to": relation })).await?;
+    let mut words = Vec::new();
+    for refused in [&location, &reaction] {
+        let notice = ann
+            .wait_for(&spoke, LIMIT, |message| {
+                message.msgtype == "m.notice" && message.in_reply_to.as_ref() == Some(refused)
+            })
+            .await?;
+        if !notice.body.contains("(KIND-1)") {
+            return Err(format!("the sender was told {:?}", notice.body).into());
+        }
+        words.push(notice.body);
+    }
     say(ann, &spoke, "C1 after it").await?;
     read(murphy, &talk.hub, "C1 after it").await?;
     let seen = murphy.messages(&talk.hub).await?;
     if seen.iter().any(|message| message.body.contains("where I am")) {
         return Err("the refused message was passed on".to_owned().into());
     }
-    if !notice.body.contains("(KIND-1)") {
-        return Err(format!("the sender was told {:?}", notice.body).into());
-    }
-    Ok(format!("{refused} was answered {:?}, and only what came after it arrived", notice.body))
+    Ok(format!(
+        "{location} and {reaction} were answered {:?}, and only what came after them arrived",
+        words[0]
+    ))
 }
 
 /// A patient who is away reads everything on return: each message once, in order, with its time.

@@ -8,12 +8,11 @@ use std::{
 
 use futures_util::future::try_join_all;
 use reqwest::Method;
-use ruma::{OwnedRoomId, RoomId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use serde_json::Value;
 
 use super::super::{
     client::{Client, ClientError, Message, SignIn},
-    practice::DemoPerson,
     report::DemoError,
 };
 
@@ -60,6 +59,13 @@ impl Talk {
     }
 }
 
+/// A person, as far as whoever is to sign in as them must know.
+pub(super) struct Known {
+    pub(super) user_id: OwnedUserId,
+    pub(super) name: String,
+    pub(super) password: String,
+}
+
 /// The people, each with their own client, and where things are.
 pub(super) struct Scene {
     pub(super) murphy: Client,
@@ -68,7 +74,7 @@ pub(super) struct Scene {
     pub(super) ben: Client,
     /// A client that decrypts only what comes from cross-signed devices.
     pub(super) cara: Client,
-    pub(super) people: Vec<DemoPerson>,
+    pub(super) people: Vec<Known>,
     pub(super) house: PathBuf,
     public_url: String,
     http: reqwest::Client,
@@ -78,12 +84,12 @@ impl Scene {
     pub(super) async fn open(
         homeserver_url: &str,
         public_url: &str,
-        people: &[DemoPerson],
+        people: Vec<Known>,
         stores: &Path,
         house: &Path,
     ) -> Result<Self, DemoError> {
         let sign_in = async |name: &str| {
-            let person = people.iter().find(|person| person.is_meant_by(name));
+            let person = people.iter().find(|person| person.name.contains(name));
             let person = person.ok_or_else(|| DemoError::Conversation(format!("{name} is not there")))?;
             let (user_id, password) = (&*person.user_id, &*person.password);
             let store = stores.join(user_id.localpart());
@@ -96,7 +102,7 @@ impl Scene {
         let Ok([murphy, kim, ann, ben, cara]) = <[Client; 5]>::try_from(clients) else {
             return Err(DemoError::Conversation("not everybody could sign in".to_owned()));
         };
-        let (people, house) = (people.to_vec(), house.to_owned());
+        let house = house.to_owned();
         let (public_url, http) = (public_url.to_owned(), reqwest::Client::new());
         Ok(Self { murphy, kim, ann, ben, cara, people, house, public_url, http })
     }

@@ -22,23 +22,32 @@ pub fn is_message(event_type: &str, msgtype: Option<&str>) -> bool {
     !event_type.starts_with(VERIFICATION) && !msgtype.is_some_and(|kind| kind.starts_with(VERIFICATION))
 }
 
+/// How a message stands to another one (`m.relates_to`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// Not at all.
+    None,
+    /// It answers it, or stands in its thread.
+    Answer,
+    /// Another way: an edit, or one that nobody knows.
+    Other,
+}
+
 /// What of a decrypted event may be passed on: the words of an `m.room.message` of `msgtype` `m.text` that
-/// replaces nothing (`relation` is its `rel_type`).
+/// replaces nothing.
 ///
 /// # Errors
 /// [`Refusal::Kind`], [`Refusal::TooLong`].
 pub fn may_relay(
     event_type: &str,
     msgtype: Option<&str>,
-    relation: Option<&str>,
+    relation: Relation,
     body: Option<&str>,
 ) -> Result<Words, Refusal> {
     // KIND-1: what is not known is not passed on, and its sender hears of it.
-    let known = event_type == "m.room.message"
-        && msgtype == Some("m.text")
-        && matches!(relation, None | Some("m.thread"));
+    let known = event_type == "m.room.message" && msgtype == Some("m.text") && relation != Relation::Other;
     let Some(body) = body.filter(|_| known) else { return Err(Refusal::Kind) };
-    let words = without_reply_fallback(body);
+    let words = if relation == Relation::Answer { without_reply_fallback(body) } else { body };
     if words.trim().is_empty() {
         return Err(Refusal::Kind);
     }
@@ -71,28 +80,57 @@ mod tests {
     fn what_may_travel() {
         let long = "x".repeat(MAX_TEXT_BYTES + 1);
         for (name, event_type, msgtype, relation, body, wanted) in [
-            ("text", "m.room.message", Some("m.text"), None, Some("Hello"), Ok("Hello")),
+            ("text", "m.room.message", Some("m.text"), Relation::None, Some("Hello"), Ok("Hello")),
             (
-                "text in a thread",
+                "an answer",
                 "m.room.message",
                 Some("m.text"),
-                Some("m.thread"),
-                Some("Hello"),
-                Ok("Hello"),
+                Relation::Answer,
+                Some("> <@a:x> b\n\nc"),
+                Ok("c"),
+            ),
+            (
+                "no answer",
+                "m.room.message",
+                Some("m.text"),
+                Relation::None,
+                Some("> <@a:x> b"),
+                Ok("> <@a:x> b"),
             ),
             (
                 "an edit",
                 "m.room.message",
                 Some("m.text"),
-                Some("m.replace"),
+                Relation::Other,
                 Some("* Hello"),
                 Err(Refusal::Kind),
             ),
-            ("an image", "m.room.message", Some("m.image"), None, Some("x.png"), Err(Refusal::Kind)),
-            ("a sticker", "m.sticker", None, None, Some("smile"), Err(Refusal::Kind)),
-            ("a message without words", "m.room.message", Some("m.text"), None, None, Err(Refusal::Kind)),
-            ("white space", "m.room.message", Some("m.text"), None, Some(" \n"), Err(Refusal::Kind)),
-            ("too long", "m.room.message", Some("m.text"), None, Some(&*long), Err(Refusal::TooLong)),
+            (
+                "an image",
+                "m.room.message",
+                Some("m.image"),
+                Relation::None,
+                Some("x.png"),
+                Err(Refusal::Kind),
+            ),
+            ("a sticker", "m.sticker", None, Relation::None, Some("smile"), Err(Refusal::Kind)),
+            ("no words", "m.room.message", Some("m.text"), Relation::None, None, Err(Refusal::Kind)),
+            (
+                "white space",
+                "m.room.message",
+                Some("m.text"),
+                Relation::None,
+                Some(" \n"),
+                Err(Refusal::Kind),
+            ),
+            (
+                "too long",
+                "m.room.message",
+                Some("m.text"),
+                Relation::None,
+                Some(&*long),
+                Err(Refusal::TooLong),
+            ),
         ] {
             let found = may_relay(event_type, msgtype, relation, body);
             assert_eq!(found.as_ref().map(Words::as_str).map_err(|r| *r), wanted, "{name}");

@@ -5,7 +5,7 @@ mod lane;
 mod post;
 mod trust;
 
-pub use kind::{Words, is_message, may_relay};
+pub use kind::{Relation, Words, is_message, may_relay};
 pub use lane::{Lane, LaneFacts, Reach, lane};
 pub use post::{PostFacts, may_post};
 pub use trust::{SenderTrust, may_trust};

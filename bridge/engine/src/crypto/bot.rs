@@ -107,7 +107,7 @@ impl Machine {
         let news =
             News { keys: !answer.to_device.events.is_empty(), devices: answer.device_lists.changed.clone() };
         if !news.devices.is_empty() {
-            machines.devices_changed(&answer.device_lists).await?;
+            machines.devices_changed(&answer.device_lists).await;
         }
         let changes = EncryptionSyncChanges {
             to_device_events: answer.to_device.events,
@@ -117,11 +117,15 @@ impl Machine {
             next_batch_token: Some(answer.next_batch),
         };
         self.olm.receive_sync_changes(changes, &RECEIVING).await?;
-        self.flush().await?;
+        // The news is taken in whatever becomes of our own requests; they are asked for again.
+        if let Err(error) = self.flush().await {
+            tracing::warn!(%error, "the bot's own requests are tried again");
+        }
         Ok(news)
     }
 
-    /// Takes in the session that a ghost has made for a room, so that the bot can hand history on (MSC4268).
+    /// Takes in the session that a ghost has made for a room, unless it has it, so that the bot can hand history on
+    /// (MSC4268).
     ///
     /// # Errors
     /// When a crypto store fails.
@@ -131,6 +135,9 @@ impl Machine {
         room: &RoomId,
         session_id: &str,
     ) -> Result<(), CryptoError> {
+        if self.olm.store().get_inbound_group_session(room, session_id).await?.is_some() {
+            return Ok(());
+        }
         let wanted = |session: &matrix_sdk_crypto::olm::InboundGroupSession| {
             session.room_id() == room && session.session_id() == session_id
         };

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::CryptoError;
-use crate::homeserver::{Homeserver, Intent};
+use crate::homeserver::{Homeserver, HomeserverError, Intent};
 
 /// What became of an attempt to encrypt.
 pub enum Sealed {
@@ -26,8 +26,6 @@ pub enum Sealed {
         content: Value,
         /// The Megolm session.
         session_id: Option<String>,
-        /// Whether the session was shared with somebody just now.
-        shared: bool,
     },
     /// Nobody in the room has a cross-signed device: whoever signs in later could not read it.
     NobodyCanRead,
@@ -66,18 +64,28 @@ impl Machine {
         let body = signing_keys(&requests.upload_signing_keys_req);
         self.homeserver.call(Some(&self.intent), http::Method::POST, path, &body).await?;
         let response = self.homeserver.request(&self.intent, requests.upload_signatures_req).await?;
+        if !response.failures.is_empty() {
+            return Err(HomeserverError::Nonsense("/keys/signatures/upload").into());
+        }
         self.olm.mark_request_as_sent(&TransactionId::new(), &response).await?;
         self.olm.update_tracked_users([&*self.intent.user_id]).await?;
         self.flush().await
     }
 
-    /// Sends what the machine asks for: key uploads, queries, signatures.
+    /// Sends what the machine asks for: key uploads, queries, signatures. One that fails keeps no other from being
+    /// sent; only a failed query is the caller's matter, who is about to decide by its answer.
     pub(super) async fn flush(&self) -> Result<(), CryptoError> {
         let _one_batch = self.sending.lock().await;
+        let mut outcome = Ok(());
         for request in self.olm.outgoing_requests().await? {
-            self.send(request.request_id(), request.request()).await?;
+            if let Err(error) = self.send(request.request_id(), request.request()).await {
+                tracing::warn!(user_id = %self.intent.user_id, %error, "a request of a machine failed");
+                if matches!(request.request(), AnyOutgoingRequest::KeysQuery(_)) {
+                    outcome = Err(error);
+                }
+            }
         }
-        Ok(())
+        outcome
     }
 
     /// Encrypts for the devices of these people that their own identity has signed, sharing the room's session
@@ -117,7 +125,6 @@ impl Machine {
         Ok(Sealed::Ciphertext {
             content: encrypted.content.deserialize_as_unchecked()?,
             session_id: encrypted.encryption_info.session_id().map(str::to_owned),
-            shared: !shares.is_empty(),
         })
     }
 

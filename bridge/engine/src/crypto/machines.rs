@@ -81,7 +81,7 @@ impl Machines {
     }
 
     /// Tells every machine that is awake whose devices have changed.
-    pub(super) async fn devices_changed(&self, changed: &DeviceLists) -> Result<(), CryptoError> {
+    pub(super) async fn devices_changed(&self, changed: &DeviceLists) {
         let _waking = self.waking.write().await;
         let awake = self.awake.lock().await;
         let machines: Vec<Arc<Machine>> = awake.values().filter_map(|cell| cell.get().cloned()).collect();
@@ -95,9 +95,10 @@ impl Machines {
                 unused_fallback_keys: None,
                 next_batch_token: None,
             };
-            machine.olm.receive_sync_changes(changes, &super::bot::RECEIVING).await?;
+            if let Err(error) = machine.olm.receive_sync_changes(changes, &super::bot::RECEIVING).await {
+                tracing::error!(user_id = %machine.intent().user_id, %error, "a ghost did not hear of changed devices");
+            }
         }
-        Ok(())
     }
 
     /// Account and device (Matrix v1.19 application-service §Server admin style permissions; MSC4190).

@@ -1,7 +1,7 @@
 //! What came in, and what became of it: one commit a transaction, one commit a message.
 
 use parlour_domain::{ConversationId, MessageId, PersonId, PortalId, Timestamp};
-use ruma::{EventId, OwnedEventId, OwnedRoomId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId};
 use sqlx::{Any, Transaction};
 
 use super::{NewLeg, Store, StoreError, matrix_id, one_row, parsed};
@@ -31,8 +31,8 @@ pub struct InboxRow {
     pub portal: PortalId,
     /// The event exactly as it came.
     pub event: String,
-    /// Since when it has waited for its key, when it does.
-    pub parked_since: Option<Timestamp>,
+    /// When it came.
+    pub received_at: Timestamp,
 }
 
 /// A message that goes into the record and on its way.
@@ -71,23 +71,32 @@ pub enum Outcome {
         event_id: OwnedEventId,
         /// The code of the refusal.
         code: &'static str,
-        /// The bot's words to the sender; none where it has told them already.
+        /// The bot's words to the sender.
         notice: Box<NewLeg>,
     },
     /// On its way.
     Relayed(Box<RelayedMessage>),
+    /// Somebody is no longer in the portal; staff are told when it is one of the people.
+    Left {
+        /// Who.
+        user_id: OwnedUserId,
+        /// The event by which they left.
+        event_id: OwnedEventId,
+        /// The bot's words to staff.
+        notice: Option<Box<NewLeg>>,
+    },
 }
 
 const INBOX: &str = "inbox";
-type Row = (i64, String, String, String, Option<i64>);
+type Row = (i64, String, String, String, i64);
 
-fn row((seq, conversation, portal, event, parked): Row) -> Result<InboxRow, StoreError> {
+fn row((seq, conversation, portal, event, received_at): Row) -> Result<InboxRow, StoreError> {
     Ok(InboxRow {
         seq,
         conversation: parsed(INBOX, &conversation)?,
         portal: parsed(INBOX, &portal)?,
         event,
-        parked_since: parked.map(Timestamp::from_millis),
+        received_at: Timestamp::from_millis(received_at),
     })
 }
 
@@ -110,6 +119,8 @@ impl Store {
                 }
                 _ => None,
             };
+            // What concerns no portal is only remembered by its id, so that it is known when it comes again.
+            let kept = if home.is_some() || event.room_id.is_none() { &*event.event } else { "" };
             let (conversation, portal) = home.unzip();
             let result = sqlx::query(
                 "INSERT INTO inbox (seq, dedup_key, conversation_id, portal_id, event, received_at, state)
@@ -119,7 +130,7 @@ impl Store {
             .bind(&event.dedup_key)
             .bind(&conversation)
             .bind(&portal)
-            .bind(&event.event)
+            .bind(kept)
             .bind(at.millis())
             .bind(if conversation.is_some() { "waiting" } else { "skipped" })
             .execute(&mut *tx)
@@ -146,19 +157,6 @@ impl Store {
         rows.iter().map(|(id,)| parsed(INBOX, id)).collect()
     }
 
-    /// The conversations that have events waiting for a key.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn conversations_parked(&self) -> Result<Vec<ConversationId>, StoreError> {
-        let rows: Vec<(String,)> = sqlx::query_as(
-            "SELECT DISTINCT conversation_id FROM inbox WHERE state = 'waiting' AND parked_since IS NOT NULL",
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(|(id,)| parsed(INBOX, id)).collect()
-    }
-
     /// A conversation's waiting events after a place in the order of arrival, at most 100.
     ///
     /// # Errors
@@ -169,7 +167,7 @@ impl Store {
         after: i64,
     ) -> Result<Vec<InboxRow>, StoreError> {
         sqlx::query_as(
-            "SELECT seq, conversation_id, portal_id, event, parked_since FROM inbox
+            "SELECT seq, conversation_id, portal_id, event, received_at FROM inbox
              WHERE state = 'waiting' AND conversation_id = $1 AND seq > $2 ORDER BY seq LIMIT 100",
         )
         .bind(conversation.as_str())
@@ -179,20 +177,6 @@ impl Store {
         .into_iter()
         .map(row)
         .collect()
-    }
-
-    /// An event waits for its key from now on.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn park(&self, seq: i64, at: Timestamp) -> Result<(), StoreError> {
-        let result =
-            sqlx::query("UPDATE inbox SET parked_since = $2 WHERE seq = $1 AND parked_since IS NULL")
-                .bind(seq)
-                .bind(at.millis())
-                .execute(&self.pool)
-                .await?;
-        one_row(INBOX, &result)
     }
 
     /// What became of an event, in one commit: record, ledger, mapping and outbox together, and the event done.
@@ -208,6 +192,17 @@ impl Store {
                 super::outbox::add(&mut tx, notice, None).await?;
             }
             Outcome::Relayed(message) => relayed(&mut tx, message, at).await?,
+            Outcome::Left { user_id, event_id, notice } => {
+                sqlx::query("DELETE FROM portal_members WHERE portal_id = $1 AND user_id = $2")
+                    .bind(row.portal.as_str())
+                    .bind(user_id.as_str())
+                    .execute(&mut *tx)
+                    .await?;
+                if let Some(notice) = notice {
+                    ledger(&mut tx, &row.conversation, event_id, None, "left", None, at).await?;
+                    super::outbox::add(&mut tx, notice, None).await?;
+                }
+            }
         }
         let result = sqlx::query("UPDATE inbox SET state = 'done' WHERE seq = $1 AND state = 'waiting'")
             .bind(row.seq)

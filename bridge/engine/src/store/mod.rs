@@ -40,14 +40,6 @@ pub enum StoreError {
     },
 }
 
-impl StoreError {
-    /// Whether this is a unique or primary key that is already taken.
-    #[must_use]
-    pub fn is_duplicate(&self) -> bool {
-        matches!(self, Self::Driver(sqlx::Error::Database(e)) if e.is_unique_violation())
-    }
-}
-
 /// The one database of a practice.
 #[derive(Clone)]
 pub struct Store {

@@ -1,6 +1,6 @@
 //! What goes out: one row a leg, its ciphertext stored before it is sent.
 
-use parlour_domain::{LegId, MessageId, PersonId, PortalId, Timestamp};
+use parlour_domain::{ConversationId, LegId, MessageId, PersonId, PortalId, Timestamp};
 use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
 use sqlx::{Any, Transaction};
 
@@ -33,6 +33,8 @@ pub enum LegContent {
         body: String,
         /// The event, in the leg's own portal, of the message it answers.
         answers: Option<OwnedEventId>,
+        /// Where it was written: the portal and the event.
+        source: (PortalId, OwnedEventId),
     },
     /// The bot's own words.
     Notice {
@@ -89,28 +91,56 @@ pub(super) async fn add(
 }
 
 impl Store {
-    /// The portals that have legs to send.
+    /// The portals that have legs to send, held ones included.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn portals_waiting(&self) -> Result<Vec<PortalId>, StoreError> {
-        self.portals_with("waiting").await
+        let rows: Vec<(String,)> =
+            sqlx::query_as("SELECT DISTINCT portal_id FROM outbox WHERE state IN ('waiting', 'held')")
+                .fetch_all(&self.pool)
+                .await?;
+        rows.iter().map(|(id,)| parsed(OUTBOX, id)).collect()
     }
 
-    /// The portals whose next leg is held.
+    /// The homeserver is back: nothing is put off any longer.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn portals_held(&self) -> Result<Vec<PortalId>, StoreError> {
-        self.portals_with("held").await
+    pub async fn nothing_is_put_off(&self) -> Result<(), StoreError> {
+        sqlx::query("UPDATE outbox SET next_attempt_at = 0 WHERE state IN ('waiting', 'held')")
+            .execute(&self.pool)
+            .await?;
+        Ok(())
     }
 
-    async fn portals_with(&self, state: &'static str) -> Result<Vec<PortalId>, StoreError> {
-        let rows: Vec<(String,)> = sqlx::query_as("SELECT DISTINCT portal_id FROM outbox WHERE state = $1")
-            .bind(state)
-            .fetch_all(&self.pool)
+    /// A leg can never be sent: it is given up, and the next ones go on. The ledger says why; for a message the bot
+    /// tells its sender, in `notice`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn leg_has_failed(
+        &self,
+        leg: &Leg,
+        conversation: &ConversationId,
+        code: &str,
+        notice: Option<&NewLeg>,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let result = sqlx::query("UPDATE outbox SET state = 'failed' WHERE seq = $1")
+            .bind(leg.seq)
+            .execute(&mut *tx)
             .await?;
-        rows.iter().map(|(id,)| parsed(OUTBOX, id)).collect()
+        one_row(OUTBOX, &result)?;
+        if let LegContent::Message { source: (_, source), .. } = &leg.content {
+            ledger(&mut tx, conversation, source, None, "failed", Some(code), at).await?;
+        }
+        if let Some(notice) = notice {
+            add(&mut tx, notice, None).await?;
+        }
+        tx.commit().await?;
+        Ok(())
     }
 
     /// The next leg of a portal, the oldest that is not sent.
@@ -120,7 +150,7 @@ impl Store {
     pub async fn next_leg(&self, portal: &PortalId) -> Result<Option<Leg>, StoreError> {
         type Row =
             (i64, String, Option<String>, Option<String>, i64, Option<String>, Option<String>, i64, i64);
-        type Message = (String, String, Option<String>);
+        type Message = (String, String, Option<String>, String, String);
         let row: Option<Row> = sqlx::query_as(
             "SELECT seq, leg_id, message_id, notice, sent_at, ciphertext, sender_user_id, attempts, next_attempt_at
              FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') ORDER BY seq LIMIT 1",
@@ -133,8 +163,8 @@ impl Store {
         };
         let content = match (message, notice) {
             (Some(message), None) => {
-                let (sender, body, answers): Message = sqlx::query_as(
-                    "SELECT m.sender_id, m.body, x.event_id FROM messages m
+                let (sender, body, answers, home, source): Message = sqlx::query_as(
+                    "SELECT m.sender_id, m.body, x.event_id, m.portal_id, m.event_id FROM messages m
                      LEFT JOIN mapping x ON x.message_id = m.answers AND x.portal_id = $2 WHERE m.id = $1",
                 )
                 .bind(message)
@@ -142,7 +172,8 @@ impl Store {
                 .fetch_one(&self.pool)
                 .await?;
                 let answers = answers.map(|id| event_id("mapping", id)).transpose()?;
-                LegContent::Message { sender: parsed("messages", &sender)?, body, answers }
+                let source = (parsed("messages", &home)?, event_id("messages", source)?);
+                LegContent::Message { sender: parsed("messages", &sender)?, body, answers, source }
             }
             (None, Some(body)) => {
                 let (about,): (Option<String>,) =

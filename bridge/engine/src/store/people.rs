@@ -107,10 +107,15 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn our_user_or(&self, fresh: &OurUser) -> Result<OurUser, StoreError> {
-        let mut tx = self.begin().await?;
         let person = fresh.person.as_ref().map(PersonId::as_str);
         let find = "SELECT user_id, person_id, device_id, ready FROM our_users
                     WHERE person_id = $1 OR (person_id IS NULL AND $1 IS NULL)";
+        let found: Option<OurUserRow> = sqlx::query_as(find).bind(person).fetch_optional(&self.pool).await?;
+        if let Some(row) = found {
+            return our_user(row);
+        }
+        // Nobody else can make it between the second look and the writing.
+        let mut tx = self.begin().await?;
         let found: Option<OurUserRow> = sqlx::query_as(find).bind(person).fetch_optional(&mut *tx).await?;
         if let Some(row) = found {
             return our_user(row);
