@@ -34,6 +34,8 @@ pub struct Extras {
     pub fault: Option<Fault>,
     /// How long an event waits for its key, if not the product's own measure.
     pub patience: Option<Duration>,
+    /// How often the ghosts' inboxes are emptied, if not the product's own measure.
+    pub care: Option<Duration>,
 }
 
 /// A running Parlour.
@@ -44,6 +46,7 @@ pub struct Parlour {
 }
 
 const PATIENCE_FOR_KEYS: Duration = Duration::from_secs(60);
+const CARE: Duration = Duration::from_secs(600);
 const PATIENCE_FOR_SIGNATURES: Duration = Duration::from_secs(15);
 
 impl Parlour {
@@ -62,6 +65,7 @@ impl Parlour {
             data: config.data.clone(),
             patience_for_keys: extras.patience.unwrap_or(PATIENCE_FOR_KEYS),
             patience_for_signatures: extras.patience.unwrap_or(PATIENCE_FOR_SIGNATURES),
+            care: extras.care.unwrap_or(CARE),
             fault: extras.fault,
         };
         let engine = Engine::start(settings, homeserver, clock.clone(), Arc::new(SystemChance)).await?;

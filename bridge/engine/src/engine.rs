@@ -40,6 +40,8 @@ pub struct Settings {
     pub patience_for_keys: Duration,
     /// How long an event of an unsigned device waits for the signature before its sender is told.
     pub patience_for_signatures: Duration,
+    /// How often the ghosts' own inboxes are emptied.
+    pub care: Duration,
     /// A promise broken on purpose, for tests of the checks.
     pub fault: Option<crate::Fault>,
 }
@@ -157,6 +159,7 @@ impl Engine {
         });
         tasks.spawn(receive(Arc::downgrade(&engine)));
         tasks.spawn(go_on_making(Arc::downgrade(&engine)));
+        tasks.spawn(care_for_ghosts(Arc::downgrade(&engine)));
         drop(tasks);
         engine.look_everywhere().await?;
         Ok(engine)
@@ -280,7 +283,7 @@ impl Engine {
             // Both ways, or messages do not travel.
             self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
         }
-        let news = bot.receive(&self.core.ghosts.machines, goes_on).await?;
+        let news = bot.receive(Some(&self.core.ghosts.machines), goes_on).await?;
         if !goes_on {
             self.core.store.nothing_is_put_off().await?;
             self.core.receiving.send_replace(Some(self.core.clock.now()));
@@ -331,5 +334,16 @@ async fn go_on_making(engine: Weak<Engine>) {
             Err(_) => tracing::error!("making a conversation panicked"),
         }
         drop(tokio::time::timeout(BETWEEN_LOOKS, engine.unfinished.notified()).await);
+    }
+}
+
+/// The ghosts' own inboxes, emptied now and then for as long as the engine lives.
+async fn care_for_ghosts(engine: Weak<Engine>) {
+    while let Some(engine) = engine.upgrade() {
+        tokio::time::sleep(engine.core.settings.care).await;
+        let care = engine.core.ghosts.machines.empty_inboxes();
+        if AssertUnwindSafe(care).catch_unwind().await.is_err() {
+            tracing::error!("emptying the ghosts' inboxes panicked");
+        }
     }
 }

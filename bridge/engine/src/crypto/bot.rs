@@ -1,4 +1,5 @@
-//! What only the bot's machine does: receive. Its inbox is one filtered `/sync`, lossless also after we were down.
+//! Receiving: the inbox of a device is one filtered `/sync`, lossless also after we were down. The bot lives by it;
+//! a ghost's is looked into now and then, so that it stays empty and its Olm sessions can heal.
 
 use std::time::Duration;
 
@@ -92,12 +93,13 @@ impl Machine {
         Ok(Ok(Deciphered { event_type, content: event["content"].take(), trust }))
     }
 
-    /// Takes in what is new in the bot's inbox: keys, device lists, key counts. Waits for it at most half a minute
-    /// where it is told to. The place up to which it was read is kept with what it brought.
+    /// Takes in what is new in the device's inbox: keys, device lists, key counts. Waits for it at most half a minute
+    /// where it is told to. The place up to which it was read is kept with what it brought. With `others`, they hear
+    /// of changed devices too: the bot's inbox is the one that speaks for all.
     ///
     /// # Errors
     /// When the homeserver or a store fails; then the same news comes again.
-    pub async fn receive(&self, machines: &Machines, waits: bool) -> Result<News, CryptoError> {
+    pub async fn receive(&self, others: Option<&Machines>, waits: bool) -> Result<News, CryptoError> {
         let since = self.olm.store().next_batch_token().await?;
         let mut request = sync_events::v3::Request::new();
         request.timeout = waits.then_some(POLL);
@@ -106,8 +108,8 @@ impl Machine {
         let answer = self.homeserver.request(&self.intent, request).await?;
         let news =
             News { keys: !answer.to_device.events.is_empty(), devices: answer.device_lists.changed.clone() };
-        if !news.devices.is_empty() {
-            machines.devices_changed(&answer.device_lists).await;
+        if let (Some(others), false) = (others, news.devices.is_empty()) {
+            others.devices_changed(&answer.device_lists).await;
         }
         let changes = EncryptionSyncChanges {
             to_device_events: answer.to_device.events,
@@ -117,10 +119,8 @@ impl Machine {
             next_batch_token: Some(answer.next_batch),
         };
         self.olm.receive_sync_changes(changes, &RECEIVING).await?;
-        // The news is taken in whatever becomes of our own requests; they are asked for again.
-        if let Err(error) = self.flush().await {
-            tracing::warn!(%error, "the bot's own requests are tried again");
-        }
+        // The news is taken in whatever becomes of our own requests, which are asked for again; `flush` has told.
+        let _ = self.flush().await;
         Ok(news)
     }
 

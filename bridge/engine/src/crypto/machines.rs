@@ -101,6 +101,30 @@ impl Machines {
         }
     }
 
+    /// Looks into the inboxes of all ghosts that are awake, until they are empty (Matrix v1.19 client-server
+    /// §Send-to-device messaging: what was fetched is deleted with the next fetch).
+    pub async fn empty_inboxes(&self) {
+        let awake = self.awake.lock().await;
+        let machines: Vec<Arc<Machine>> = awake.values().filter_map(|cell| cell.get().cloned()).collect();
+        drop(awake);
+        for machine in machines {
+            if machine.intent().user_id.localpart() == crate::ghosts::BOT {
+                continue;
+            }
+            // As long as there are keys in it there may be more; the look that finds none deletes what was found.
+            loop {
+                match machine.receive(None, false).await {
+                    Ok(news) if news.keys => {}
+                    Ok(_) => break,
+                    Err(error) => {
+                        tracing::warn!(user_id = %machine.intent().user_id, %error, "a ghost's inbox stays full");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
     /// Account and device (Matrix v1.19 application-service §Server admin style permissions; MSC4190).
     async fn register(&self, intent: &Intent) -> Result<(), HomeserverError> {
         let body = json!({

@@ -1,0 +1,52 @@
+//! Ghosts' own inboxes: what people's clients send to ghosts is fetched, so that it does not pile up.
+
+use std::time::{Duration, Instant};
+
+use parlour::run::Extras;
+use parlour_integration_tests::{LIMIT, Stage, read, say};
+use serde_json::Value;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ghosts_inbox_is_emptied_and_its_one_time_keys_are_made_up() {
+    let extras = Extras { care: Some(Duration::from_millis(500)), ..Extras::default() };
+    let stage = Stage::open_with(extras).await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "care", "two-way", &[], &["ann"]).await;
+    let spoke = talk.spoke(stage.person("ann"));
+    // The ghost of the owner is in the spoke, so Ann's client sends it the key of what she writes, for which it
+    // claims one of its one-time keys.
+    say(&murphy, &talk.hub(), "hello").await;
+    let hello = read(&ann, &spoke, "hello").await;
+    say(&ann, &spoke, "good morning").await;
+    read(&murphy, &talk.hub(), "good morning").await;
+    let store = stage.world.parlour.engine().store();
+    let ghost = store.our_user(&hello.sender).await.expect("the store").expect("a ghost");
+    let url = format!("{}/_matrix/client/v3/sync", stage.world.homeserver_url());
+    let look = async || -> Value {
+        let query = [("user_id", ghost.user_id.as_str()), ("device_id", ghost.device_id.as_str())];
+        let token = stage.world.config.homeserver.as_token.reveal();
+        let url = reqwest::Url::parse_with_params(&url, query).expect("a URL");
+        let answer = reqwest::Client::new().get(url).bearer_auth(token).send().await.expect("an answer");
+        answer.json().await.expect("JSON")
+    };
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let inbox = look().await;
+        let keys = inbox["to_device"]["events"].as_array().map_or(0, Vec::len);
+        let one_time = inbox["device_one_time_keys_count"]["signed_curve25519"].as_u64();
+        if keys == 0 && one_time == Some(50) {
+            break;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{keys} keys stay in the inbox, {one_time:?} one-time keys are left"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    say(&murphy, &talk.hub(), "and on").await;
+    read(&ann, &spoke, "and on").await;
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
