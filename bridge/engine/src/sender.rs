@@ -52,7 +52,9 @@ impl Core {
             match self.deliver(&leg).await {
                 Ok(Delivered::Landed) => {}
                 Ok(Delivered::Held) => {
-                    tracing::info!(leg = %leg.id, "held until somebody can read it");
+                    if !leg.held {
+                        tracing::info!(leg = %leg.id, "held until somebody can read it");
+                    }
                     return match self.store.leg_is_held(leg.seq).await {
                         // News of a device wakes it; the look in between is for news that came just now.
                         Ok(()) => Again::After(HELD),

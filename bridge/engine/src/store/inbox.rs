@@ -1,11 +1,13 @@
 //! What came in, and what became of it: one commit a transaction, one commit a message.
 
 use parlour_domain::{ConversationId, MessageId, PersonId, PortalId, Timestamp};
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use sqlx::{Any, Transaction};
 
-use super::{NewLeg, Store, StoreError, matrix_id, one_row, parsed};
-use parlour_domain::rules::Reach;
+use super::{
+    NewLeg, Store, StoreError, one_row, outbox, parsed,
+    record::{ledger, map},
+};
 
 /// One event of a transaction, ready to be stored.
 #[derive(Clone, Debug)]
@@ -189,7 +191,7 @@ impl Store {
             Outcome::Nothing => {}
             Outcome::Refused { event_id, code, notice } => {
                 ledger(&mut tx, &row.conversation, event_id, None, "refused", Some(code), at).await?;
-                super::outbox::add(&mut tx, notice, None).await?;
+                outbox::add(&mut tx, notice, None).await?;
             }
             Outcome::Relayed(message) => relayed(&mut tx, message, at).await?,
             Outcome::Left { user_id, event_id, notice } => {
@@ -200,7 +202,7 @@ impl Store {
                     .await?;
                 if let Some(notice) = notice {
                     ledger(&mut tx, &row.conversation, event_id, None, "left", None, at).await?;
-                    super::outbox::add(&mut tx, notice, None).await?;
+                    outbox::add(&mut tx, notice, None).await?;
                 }
             }
         }
@@ -211,34 +213,6 @@ impl Store {
         one_row(INBOX, &result)?;
         tx.commit().await?;
         Ok(())
-    }
-
-    /// The message that an event of a portal is, and whom it reached.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn message_at(
-        &self,
-        portal: &PortalId,
-        event_id: &EventId,
-    ) -> Result<Option<(MessageId, Reach)>, StoreError> {
-        let found: Option<(String, Option<String>)> = sqlx::query_as(
-            "SELECT m.id, m.lane FROM mapping x JOIN messages m ON m.id = x.message_id
-             WHERE x.portal_id = $1 AND x.event_id = $2",
-        )
-        .bind(portal.as_str())
-        .bind(event_id.as_str())
-        .fetch_optional(&self.pool)
-        .await?;
-        found
-            .map(|(id, lane)| {
-                let reach = match lane {
-                    Some(patient) => Reach::Only(parsed("messages", &patient)?),
-                    None => Reach::Everybody,
-                };
-                Ok((parsed("messages", &id)?, reach))
-            })
-            .transpose()
     }
 }
 
@@ -271,55 +245,7 @@ async fn relayed(
             .await?;
     }
     for leg in &message.legs {
-        super::outbox::add(tx, leg, Some(&message.id)).await?;
+        outbox::add(tx, leg, Some(&message.id)).await?;
     }
     Ok(())
-}
-
-/// A message is this event in this portal; said again, nothing changes.
-pub(super) async fn map(
-    tx: &mut Transaction<'static, Any>,
-    portal: &PortalId,
-    message: &MessageId,
-    event_id: &EventId,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO mapping (portal_id, message_id, event_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-    )
-    .bind(portal.as_str())
-    .bind(message.as_str())
-    .bind(event_id.as_str())
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// One more line in the ledger.
-pub(super) async fn ledger(
-    tx: &mut Transaction<'static, Any>,
-    conversation: &ConversationId,
-    event_id: &EventId,
-    message: Option<&MessageId>,
-    what: &'static str,
-    code: Option<&str>,
-    at: Timestamp,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO ledger (seq, at, conversation_id, event_id, message_id, what, code)
-         SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6 FROM ledger",
-    )
-    .bind(at.millis())
-    .bind(conversation.as_str())
-    .bind(event_id.as_str())
-    .bind(message.map(MessageId::as_str))
-    .bind(what)
-    .bind(code)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// An event id as it is stored.
-pub(super) fn event_id(table: &'static str, value: String) -> Result<OwnedEventId, StoreError> {
-    matrix_id(table, value)
 }

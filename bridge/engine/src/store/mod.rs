@@ -4,6 +4,7 @@ mod conversations;
 mod inbox;
 mod outbox;
 mod people;
+mod record;
 mod settings;
 
 use std::path::Path;

@@ -5,9 +5,8 @@ use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
 use sqlx::{Any, Transaction};
 
 use super::{
-    Store, StoreError,
-    inbox::{event_id, ledger, map},
-    matrix_id, one_row, parsed,
+    Store, StoreError, matrix_id, one_row, parsed,
+    record::{ledger, map},
 };
 
 /// A leg to be written down.
@@ -59,6 +58,8 @@ pub struct Leg {
     pub sent_at: Timestamp,
     /// The encrypted content and who says it, once it was encrypted.
     pub sealed: Option<(String, OwnedUserId)>,
+    /// Whether it was found before that nobody can read it.
+    pub held: bool,
     /// How often sending it failed.
     pub attempts: i64,
     /// Not to be tried before.
@@ -148,17 +149,28 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn next_leg(&self, portal: &PortalId) -> Result<Option<Leg>, StoreError> {
-        type Row =
-            (i64, String, Option<String>, Option<String>, i64, Option<String>, Option<String>, i64, i64);
+        type Row = (
+            i64,
+            String,
+            Option<String>,
+            Option<String>,
+            i64,
+            Option<String>,
+            Option<String>,
+            i64,
+            i64,
+            String,
+        );
         type Message = (String, String, Option<String>, String, String);
         let row: Option<Row> = sqlx::query_as(
-            "SELECT seq, leg_id, message_id, notice, sent_at, ciphertext, sender_user_id, attempts, next_attempt_at
+            "SELECT seq, leg_id, message_id, notice, sent_at, ciphertext, sender_user_id, attempts, next_attempt_at,
+                    state
              FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') ORDER BY seq LIMIT 1",
         )
         .bind(portal.as_str())
         .fetch_optional(&self.pool)
         .await?;
-        let Some((seq, id, message, notice, sent_at, ciphertext, sender, attempts, next)) = row else {
+        let Some((seq, id, message, notice, sent_at, ciphertext, sender, attempts, next, state)) = row else {
             return Ok(None);
         };
         let content = match (message, notice) {
@@ -171,8 +183,8 @@ impl Store {
                 .bind(portal.as_str())
                 .fetch_one(&self.pool)
                 .await?;
-                let answers = answers.map(|id| event_id("mapping", id)).transpose()?;
-                let source = (parsed("messages", &home)?, event_id("messages", source)?);
+                let answers = answers.map(|id| matrix_id("mapping", id)).transpose()?;
+                let source = (parsed("messages", &home)?, matrix_id("messages", source)?);
                 LegContent::Message { sender: parsed("messages", &sender)?, body, answers, source }
             }
             (None, Some(body)) => {
@@ -181,7 +193,7 @@ impl Store {
                         .bind(seq)
                         .fetch_one(&self.pool)
                         .await?;
-                LegContent::Notice { body, about: about.map(|id| event_id(OUTBOX, id)).transpose()? }
+                LegContent::Notice { body, about: about.map(|id| matrix_id(OUTBOX, id)).transpose()? }
             }
             _ => return Err(StoreError::Malformed(OUTBOX)),
         };
@@ -193,6 +205,7 @@ impl Store {
             content,
             sent_at: Timestamp::from_millis(sent_at),
             sealed: ciphertext.zip(sender),
+            held: state == "held",
             attempts,
             next_attempt_at: Timestamp::from_millis(next),
         }))

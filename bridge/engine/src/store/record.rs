@@ -1,0 +1,81 @@
+//! The record: which message an event is, and what happened to it. Its rows are written with what causes them, in one
+//! commit.
+
+use parlour_domain::{ConversationId, MessageId, PortalId, Timestamp, rules::Reach};
+use ruma::EventId;
+use sqlx::{Any, Transaction};
+
+use super::{Store, StoreError, parsed};
+
+impl Store {
+    /// The message that an event of a portal is, and whom it reached.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn message_at(
+        &self,
+        portal: &PortalId,
+        event_id: &EventId,
+    ) -> Result<Option<(MessageId, Reach)>, StoreError> {
+        let found: Option<(String, Option<String>)> = sqlx::query_as(
+            "SELECT m.id, m.lane FROM mapping x JOIN messages m ON m.id = x.message_id
+             WHERE x.portal_id = $1 AND x.event_id = $2",
+        )
+        .bind(portal.as_str())
+        .bind(event_id.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        found
+            .map(|(id, lane)| {
+                let reach = match lane {
+                    Some(patient) => Reach::Only(parsed("messages", &patient)?),
+                    None => Reach::Everybody,
+                };
+                Ok((parsed("messages", &id)?, reach))
+            })
+            .transpose()
+    }
+}
+
+/// A message is this event in this portal; said again, nothing changes.
+pub(super) async fn map(
+    tx: &mut Transaction<'static, Any>,
+    portal: &PortalId,
+    message: &MessageId,
+    event_id: &EventId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO mapping (portal_id, message_id, event_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+    )
+    .bind(portal.as_str())
+    .bind(message.as_str())
+    .bind(event_id.as_str())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// One more line in the ledger.
+pub(super) async fn ledger(
+    tx: &mut Transaction<'static, Any>,
+    conversation: &ConversationId,
+    event_id: &EventId,
+    message: Option<&MessageId>,
+    what: &'static str,
+    code: Option<&str>,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO ledger (seq, at, conversation_id, event_id, message_id, what, code)
+         SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6 FROM ledger",
+    )
+    .bind(at.millis())
+    .bind(conversation.as_str())
+    .bind(event_id.as_str())
+    .bind(message.map(MessageId::as_str))
+    .bind(what)
+    .bind(code)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
