@@ -168,13 +168,28 @@ async fn build(python: &Python, cache: &Path, home: &Path, report: &dyn Report) 
             fs::remove_dir_all(leftover).map_err(DemoError::at(leftover))?;
         }
     }
+    let outcome = build_partial(python, cache, &partial, report).await;
+    if outcome.is_err() {
+        // The reason stands in the log; what is left here serves nobody, and the next start would remove it.
+        let _ = fs::remove_dir_all(&partial);
+    }
+    outcome?;
+    fs::rename(&partial, home).map_err(DemoError::at(home))
+}
+
+async fn build_partial(
+    python: &Python,
+    cache: &Path,
+    partial: &Path,
+    report: &dyn Report,
+) -> Result<(), DemoError> {
     let log = cache.join("synapse-install.log");
     let output = open_private(&log, true)?;
 
     let (major, minor, patch) = python.version;
     report.step("python", &format!("Making an environment for Python {major}.{minor}.{patch}"));
     let mut make = Command::new(&python.executable);
-    make.args(["-I", "-m", "venv"]).arg(&partial);
+    make.args(["-I", "-m", "venv"]).arg(partial);
     if !run_logged(make, &python.executable, &log, &output, |_| ()).await? {
         return Err(DemoError::VenvFailed { log });
     }
@@ -215,7 +230,7 @@ async fn build(python: &Python, cache: &Path, home: &Path, report: &dyn Report) 
     if !run_logged(try_it, &venv_python, &log, &output, |_| ()).await? {
         return Err(DemoError::PackageBroken { log });
     }
-    fs::rename(&partial, home).map_err(DemoError::at(home))
+    Ok(())
 }
 
 /// Runs a program: its output to `output`, each line of its standard output to `hear`. True on success.

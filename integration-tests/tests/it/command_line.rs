@@ -133,12 +133,9 @@ async fn a_demo_is_ready_keeps_its_data_and_leaves_nothing_behind() {
     anew.interrupt().await;
 }
 
-async fn fails(arguments: &[&str], path: Option<&str>) -> (Option<i32>, String) {
+async fn fails(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new(PARLOUR);
-    command.arg("demo").args(arguments).stdin(Stdio::null());
-    if let Some(path) = path {
-        command.env("PATH", path);
-    }
+    command.arg("demo").args(arguments).stdin(Stdio::null()).envs(variables.iter().copied());
     let output = command.output().await.expect("it runs");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
@@ -151,21 +148,35 @@ async fn what_keeps_it_from_starting_is_one_clear_sentence() {
     let port = taken.local_addr().expect("an address").port();
     let number = port.to_string();
     if port <= 65_532 {
-        let (code, words) = fails(&["--data", &data, "--port", &number], None).await;
+        let (code, words) = fails(&["--data", &data, "--port", &number], &[]).await;
         assert_eq!(code, Some(1));
         assert!(words.contains(&number) && words.contains("--port") && words.lines().count() == 1, "{words}");
     }
     let empty = home.path().join("empty");
     std::fs::create_dir(&empty).expect("a folder");
-    let (code, words) = fails(&["--data", &data], Some(&folder(&empty))).await;
+    let (code, words) = fails(&["--data", &data], &[("PATH", &folder(&empty))]).await;
     assert_eq!(code, Some(1));
     assert!(words.contains("Python 3.10") && words.lines().count() == 1, "{words}");
+    // Packages cannot be had: nothing half-made stays, and the log that is named says which.
+    let cache = home.path().join("cache");
+    let offline = [
+        ("XDG_CACHE_HOME", &*folder(&cache)),
+        ("PIP_INDEX_URL", "http://127.0.0.1:1/"),
+        ("PIP_FIND_LINKS", ""),
+        ("PIP_RETRIES", "0"),
+        ("PIP_NO_CACHE_DIR", "1"),
+    ];
+    let (code, words) = fails(&["--data", &data], &offline).await;
+    assert_eq!(code, Some(1));
+    assert!(words.contains("package") && words.contains("log") && words.lines().count() == 1, "{words}");
+    let left: Vec<_> = std::fs::read_dir(cache.join("parlour")).expect("a cache").flatten().collect();
+    assert!(left.iter().all(|entry| entry.path().is_file()), "{left:?}");
     let nowhere = folder(&home.path().join("nowhere"));
-    let (code, words) = fails(&["chat", "murphy", "--data", &nowhere], None).await;
+    let (code, words) = fails(&["chat", "murphy", "--data", &nowhere], &[]).await;
     assert_eq!(code, Some(1));
     assert!(words.contains("parlour demo") && words.lines().count() == 1, "{words}");
     let file = home.path().join("file");
     std::fs::write(&file, "").expect("a file");
-    let (code, words) = fails(&["--data", &folder(&file.join("demo"))], None).await;
+    let (code, words) = fails(&["--data", &folder(&file.join("demo"))], &[]).await;
     assert_eq!((code, words.lines().count()), (Some(1), 1), "{words}");
 }
