@@ -7,10 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
@@ -54,7 +50,8 @@ impl Demo {
 
     async fn interrupt(mut self) {
         let pid = self.child.id().expect("it runs");
-        kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), Signal::SIGINT).expect("a signal");
+        let sent = Command::new("sh").args(["-c", &format!("kill -INT {pid}")]).status().await;
+        assert!(sent.expect("a shell").success());
         let status = tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await;
         assert!(status.expect("it stops").expect("a status").success());
     }
