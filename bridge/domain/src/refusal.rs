@@ -29,11 +29,13 @@ pub enum Refusal {
     MentionsPatient,
     /// SEND-1
     Undeliverable,
+    /// SELF-1
+    OurFault,
 }
 
 impl Refusal {
     /// All of them, in the order of the rule book.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NotTakingPart,
         Self::OneWay,
         Self::Kind,
@@ -47,6 +49,7 @@ impl Refusal {
         Self::LaneUnknown,
         Self::MentionsPatient,
         Self::Undeliverable,
+        Self::OurFault,
     ];
 
     /// The stable code.
@@ -66,6 +69,7 @@ impl Refusal {
             Self::LaneUnknown => "LANE-2",
             Self::MentionsPatient => "LANE-3",
             Self::Undeliverable => "SEND-1",
+            Self::OurFault => "SELF-1",
         }
     }
 
@@ -111,6 +115,10 @@ impl Refusal {
             Self::Undeliverable => {
                 "Not delivered to everybody: the homeserver does not take this message; please tell whoever runs it, \
                  and use another way for now."
+            }
+            Self::OurFault => {
+                "Not delivered: something went wrong at the practice's own server; please send it again, and use \
+                 another way if you read this once more."
             }
         }
     }

@@ -23,6 +23,7 @@ use crate::{
     intake::{IntakeError, parse_transaction},
     keyed::Keyed,
     notices::LegIds,
+    relay::Tries,
     secret::Secret,
     store::{Store, StoreError},
 };
@@ -82,6 +83,7 @@ pub(crate) struct Core {
     pub(crate) ghosts: Ghosts,
     pub(crate) leg_ids: LegIds,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) tries: Tries,
     legs: mpsc::UnboundedSender<PortalId>,
     receiving: watch::Sender<Option<Timestamp>>,
 }
@@ -141,7 +143,17 @@ impl Engine {
         };
         let (legs, mut portals) = mpsc::unbounded_channel();
         let receiving = watch::Sender::new(None);
-        let core = Arc::new(Core { settings, store, homeserver, ghosts, leg_ids, clock, legs, receiving });
+        let core = Arc::new(Core {
+            settings,
+            store,
+            homeserver,
+            ghosts,
+            leg_ids,
+            clock,
+            tries: Tries::default(),
+            legs,
+            receiving,
+        });
         let engine = Arc::new(Self {
             core,
             relays: Keyed::new(),

@@ -1,6 +1,10 @@
 //! The relay: reads what people wrote, gathers the facts, asks the rules, and writes down what follows.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use parlour_domain::{
     ConversationId, LEG_FIELD, LegId, MessageId, PortalKind, Refusal, Timestamp,
@@ -35,6 +39,29 @@ enum Handled {
 }
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+/// How often handling an event may fail, or panic, for a reason that does not pass.
+const MOST_TRIES: u32 = 10;
+
+/// How often each event was begun to be handled without an end that counts. A restart begins anew.
+#[derive(Default)]
+pub(crate) struct Tries(Mutex<HashMap<i64, u32>>);
+
+impl Tries {
+    /// One more; how many there are with it.
+    fn begin(&self, seq: i64) -> u32 {
+        let mut tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = tries.entry(seq).or_default();
+        *count += 1;
+        *count
+    }
+
+    /// It ended: well, or for a reason that passes, which does not count; or it failed, which does.
+    fn end(&self, seq: i64, uncounted: bool) {
+        if uncounted {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&seq);
+        }
+    }
+}
 
 impl Core {
     /// Handles what waits in a conversation, in order. An event whose key has not come makes the later ones of
@@ -53,7 +80,15 @@ impl Core {
             };
             for row in rows {
                 after = row.seq;
-                match self.handle(&row, &mut waiting).await {
+                let tries = self.tries.begin(row.seq);
+                let handled = if tries > MOST_TRIES {
+                    self.give_up_on(&row).await
+                } else {
+                    self.handle(&row, &mut waiting).await
+                };
+                // A look that panics never comes here: its try stays counted.
+                self.tries.end(row.seq, handled.as_ref().map_or_else(CryptoError::may_pass, |_| true));
+                match handled {
                     Ok(Handled::Done) => {}
                     Ok(Handled::Parked(limit)) => {
                         again = match again {
@@ -68,6 +103,16 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Handling an event fails for a reason of our own, again and again: its sender is told, and what is behind it
+    /// goes on.
+    async fn give_up_on(&self, row: &InboxRow) -> Result<Handled, CryptoError> {
+        let event: Event = serde_json::from_str(&row.event)?;
+        let refusal = Refusal::OurFault;
+        tracing::error!(conversation = %row.conversation, seq = row.seq, code = refusal.code(), "an event is given up");
+        let outcome = self.refused(row, &event, refusal).await?;
+        self.finish(row, &outcome).await
     }
 
     async fn handle(

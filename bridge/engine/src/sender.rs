@@ -24,7 +24,7 @@ use crate::{
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const HELD: Duration = Duration::from_secs(60);
-/// How often the homeserver may refuse a leg for good, with doubling pauses between, before it is given up.
+/// How often sending a leg may fail for a reason that does not pass, with doubling pauses between, before it is given up.
 const ATTEMPTS: i64 = 8;
 
 enum Delivered {
@@ -61,7 +61,7 @@ impl Core {
                         Err(_) => Again::After(AFTER_AN_ERROR),
                     };
                 }
-                Err(error) if !may_pass(&error) && leg.attempts >= ATTEMPTS => {
+                Err(error) if !error.may_pass() && leg.attempts >= ATTEMPTS => {
                     if let Err(error) = self.give_up(&leg, &error).await {
                         tracing::error!(leg = %leg.id, %error, "the outbox could not be written");
                         return Again::After(AFTER_AN_ERROR);
@@ -194,15 +194,6 @@ impl Core {
                 Err(error.into())
             }
         }
-    }
-}
-
-/// Whether what failed may succeed later without anything else being done. A token that the homeserver does not know
-/// is for the operator to mend, and nothing is given up over it.
-fn may_pass(error: &CryptoError) -> bool {
-    match error {
-        CryptoError::Homeserver(error) => error.is_passing() || error.is("M_UNKNOWN_TOKEN"),
-        _ => true,
     }
 }
 

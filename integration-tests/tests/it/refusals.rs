@@ -7,6 +7,7 @@ use parlour_integration_tests::{LIMIT, Stage, read, refusal, room_path, say, sen
 use reqwest::Method;
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 
 /// Sends an event exactly as given, past the client's encryption.
 async fn put(
@@ -244,6 +245,34 @@ async fn who_leaves_is_missed_and_nothing_is_counted_as_sent_to_them() {
     let store = stage.world.parlour.engine().store();
     let waiting = store.portals_waiting().await.expect("the store");
     assert_eq!(waiting.len(), 1, "Ann's leg is held, not sent");
+    for client in [murphy, ann, ben] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_row_silences_nobody() {
+    let stage = Stage::open().await;
+    let (murphy, ann, ben) =
+        (stage.sign_in("murphy").await, stage.sign_in("ann").await, stage.sign_in("ben").await);
+    let talk = stage.begin(&murphy, "damage", "two-way", &[], &["ann", "ben"]).await;
+    let (hub, anns, bens) = (talk.hub(), talk.spoke(stage.person("ann")), talk.spoke(stage.person("ben")));
+    say(&ann, &anns, "a question").await;
+    let question = read(&murphy, &hub, "a question").await;
+    let file = stage.world.config.data.join("parlour.db");
+    let url = format!("sqlite://{}", file.display());
+    let mut database = sqlx::AnyConnection::connect(&url).await.expect("the database");
+    for damage in
+        ["PRAGMA foreign_keys = OFF", "UPDATE messages SET lane = 'nobody' WHERE body = 'a question'"]
+    {
+        sqlx::query(damage).execute(&mut database).await.expect("damaged");
+    }
+    database.close().await.expect("closed");
+    let answer = murphy.reply(&hub, &question.event_id, "an answer").await.expect("sent");
+    say(&murphy, &hub, "behind it").await;
+    assert!(refusal(&murphy, &hub, &answer).await.contains("(SELF-1)"));
+    read(&ben, &bens, "behind it").await;
     for client in [murphy, ann, ben] {
         client.stop().await;
     }

@@ -8,6 +8,8 @@ pub use bot::{Deciphered, Unreadable};
 pub use machine::{Machine, Sealed};
 pub use machines::Machines;
 
+use crate::store::StoreError;
+
 /// Why something of encryption did not work out.
 #[derive(Debug, thiserror::Error)]
 pub enum CryptoError {
@@ -32,4 +34,17 @@ pub enum CryptoError {
     /// Something could not be written as JSON.
     #[error("something could not be written as JSON")]
     Json(#[from] serde_json::Error),
+}
+
+impl CryptoError {
+    /// Whether the cause lies outside and may pass by itself: the homeserver, the database, the disk. A token that the
+    /// homeserver does not know is for the operator to mend.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Homeserver(error) => error.is_passing() || error.is("M_UNKNOWN_TOKEN"),
+            Self::Database(StoreError::Driver(_)) | Self::Store(_) | Self::Open(_) => true,
+            Self::Database(_) | Self::Olm(_) | Self::Megolm(_) | Self::Json(_) => false,
+        }
+    }
 }
