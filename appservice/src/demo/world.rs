@@ -76,8 +76,7 @@ impl World {
     /// # Errors
     /// [`DemoError`], in one sentence.
     pub async fn start(place: Place, extras: Extras, report: &dyn Report) -> Result<Self, DemoError> {
-        let lock = locked(&place.data)?;
-        Self::start_locked(place, lock, extras, report).await
+        Self::start_in(place, false, extras, report).await
     }
 
     /// Starts a world as [`World::start`] does, without anything that an earlier one has left in its folder.
@@ -85,22 +84,25 @@ impl World {
     /// # Errors
     /// [`DemoError`], in one sentence.
     pub async fn start_anew(place: Place, extras: Extras, report: &dyn Report) -> Result<Self, DemoError> {
-        let lock = locked(&place.data)?;
-        forget(&place.data)?;
-        Self::start_locked(place, lock, extras, report).await
+        Self::start_in(place, true, extras, report).await
     }
 
-    async fn start_locked(
+    async fn start_in(
         place: Place,
-        lock: fs::File,
+        anew: bool,
         extras: Extras,
         report: &dyn Report,
     ) -> Result<Self, DemoError> {
+        let lock = locked(&place.data)?;
         // The homeserver's own port is tested where one of a demo that was killed is waited for.
         for port in [place.public, place.internal] {
             is_free(port)?;
         }
         let python = synapse_python(&default_cache(), report).await?;
+        if anew {
+            // Only now, when nothing stands in the way of the new start any more.
+            forget(&place.data)?;
+        }
         let mut state = match State::read(&place.data)? {
             Some(state) => state,
             None => State::fresh(&SystemChance)?,
@@ -120,12 +122,20 @@ impl World {
         let parlour = Parlour::start(&config, extras).await?;
         tokio::select! {
             () = parlour.receiving() => {}
-            gone = homeserver.exited() => return Err(gone),
+            gone = homeserver.exited() => {
+                parlour.stop().await;
+                return Err(gone);
+            }
         }
         let people = state.people.clone();
         let mut world = Self { place, people, homeserver, parlour, config, state, _lock: lock };
-        world.make_people(report).await?;
-        Ok(world)
+        match world.make_people(report).await {
+            Ok(()) => Ok(world),
+            Err(error) => {
+                world.stop().await;
+                Err(error)
+            }
+        }
     }
 
     /// Where a Matrix client is pointed at.
@@ -231,10 +241,14 @@ fn private_folder(folder: &Path) -> Result<(), DemoError> {
     made.map_err(|source| DemoError::Folder { path: folder.to_owned(), source })
 }
 
-/// Removes what a demo keeps in its folder, and nothing else that may lie there.
+/// Removes what a demo keeps in its folder, and nothing else that may lie there. The homeserver's lock stays: one of a
+/// demo that was killed may still hold it for a moment.
 fn forget(folder: &Path) -> Result<(), DemoError> {
-    for name in ["demo.json", "parlour.toml", "registration.yaml", "homeserver", "parlour", "clients"] {
-        let path = folder.join(name);
+    let homeserver = folder.join("homeserver");
+    let of_homeserver = fs::read_dir(&homeserver).into_iter().flatten().flatten().map(|entry| entry.path());
+    let of_homeserver = of_homeserver.filter(|path| path.extension().is_none_or(|kind| kind != "lock"));
+    let names = ["demo.json", "parlour.toml", "registration.yaml", "parlour", "clients"];
+    for path in names.iter().map(|name| folder.join(name)).chain(of_homeserver) {
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {

@@ -260,11 +260,16 @@ impl Engine {
 
     /// Has every worker look that may have something to do.
     async fn look_everywhere(&self) -> Result<(), StoreError> {
-        for conversation in self.core.store.conversations_waiting().await? {
-            self.wake_relay(&conversation).await;
-        }
+        self.wake_relays().await?;
         for portal in self.core.store.portals_waiting().await? {
             self.wake_sender(&portal).await;
+        }
+        Ok(())
+    }
+
+    async fn wake_relays(&self) -> Result<(), StoreError> {
+        for conversation in self.core.store.conversations_waiting().await? {
+            self.wake_relay(&conversation).await;
         }
         Ok(())
     }
@@ -303,8 +308,10 @@ impl Engine {
         }
         // Whoever waits for a key, a signature or a device looks again, also those who begin to wait just now: a
         // wake is kept for a worker that is busy.
-        if !goes_on || news.keys || !news.devices.is_empty() {
+        if !goes_on || !news.devices.is_empty() {
             self.look_everywhere().await?;
+        } else if news.keys {
+            self.wake_relays().await?;
         }
         Ok(())
     }
@@ -350,9 +357,12 @@ async fn go_on_making(engine: Weak<Engine>) {
 }
 
 /// The ghosts' own inboxes, emptied now and then for as long as the engine lives.
-async fn care_for_ghosts(engine: Weak<Engine>) {
-    while let Some(engine) = engine.upgrade() {
-        tokio::time::sleep(engine.core.settings.care).await;
+async fn care_for_ghosts(weak: Weak<Engine>) {
+    while let Some(engine) = weak.upgrade() {
+        let pause = engine.core.settings.care;
+        drop(engine);
+        tokio::time::sleep(pause).await;
+        let Some(engine) = weak.upgrade() else { return };
         let care = engine.core.ghosts.machines.empty_inboxes();
         if AssertUnwindSafe(care).catch_unwind().await.is_err() {
             tracing::error!("emptying the ghosts' inboxes panicked");

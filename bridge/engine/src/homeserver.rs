@@ -43,7 +43,18 @@ impl HomeserverError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable(_) => true,
-            Self::Refused { status, .. } => *status == 429 || *status >= 500,
+            // What an operator has to mend passes too: nothing is given up over it.
+            Self::Refused { status, code, .. } => {
+                *status == 429
+                    || *status >= 500
+                    || matches!(
+                        &**code,
+                        "M_UNKNOWN_TOKEN"
+                            | "M_MISSING_TOKEN"
+                            | "M_RESOURCE_LIMIT_EXCEEDED"
+                            | "M_LIMIT_EXCEEDED"
+                    )
+            }
             Self::Nonsense(_) => false,
         }
     }
@@ -199,17 +210,30 @@ impl Homeserver {
         }
     }
 
-    /// Joins a local account, or a ghost, to a room where `admin` has the power to invite: Synapse's admin API.
+    /// Joins a local account, or a ghost, to a room where `admin` has the power to invite: Synapse's admin API. Said
+    /// again, nothing happens: Synapse refuses to join who is in the room, so a refusal is held against the room.
     ///
     /// # Errors
     /// [`HomeserverError`].
     pub async fn join(&self, admin: &Intent, room: &RoomId, user: &UserId) -> Result<(), HomeserverError> {
         let path = format!("/_synapse/admin/v1/join/{}", encoded(room.as_str()));
-        self.call(Some(admin), http::Method::POST, &path, &json!({ "user_id": user })).await?;
-        Ok(())
+        let joined = self.call(Some(admin), http::Method::POST, &path, &json!({ "user_id": user })).await;
+        match joined {
+            Err(error) if error.is("M_FORBIDDEN") => {
+                let event = format!("m.room.member/{}", encoded(user.as_str()));
+                let member = self.state(admin, room, &event).await?;
+                if member.is_some_and(|content| content["membership"] == "join") {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            }
+            outcome => outcome.map(drop),
+        }
     }
 
-    /// A state event's content with an empty state key; none when there is none.
+    /// A state event's content; none when there is none. The path is its type, and its state key after a slash when
+    /// that is not empty.
     ///
     /// # Errors
     /// [`HomeserverError`].
@@ -217,9 +241,9 @@ impl Homeserver {
         &self,
         intent: &Intent,
         room: &RoomId,
-        event_type: &str,
+        event: &str,
     ) -> Result<Option<Value>, HomeserverError> {
-        let path = format!("/_matrix/client/v3/rooms/{}/state/{event_type}", encoded(room.as_str()));
+        let path = format!("/_matrix/client/v3/rooms/{}/state/{event}", encoded(room.as_str()));
         match self.call(Some(intent), http::Method::GET, &path, &Value::Null).await {
             Ok(content) => Ok(Some(content)),
             Err(error) if error.is("M_NOT_FOUND") => Ok(None),

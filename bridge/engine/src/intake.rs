@@ -40,16 +40,20 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// Whether it may need handling: what people say, and that they leave. Other state is our own.
+    /// Whether it may need handling: what people say, and that they come and go. Other state is our own.
     fn matters(&self) -> bool {
-        self.state_key.is_none() || self.is_leaving()
+        self.state_key.is_none() || self.is_in_the_room().is_some()
     }
 
-    /// Whether somebody is no longer in the room (Matrix v1.19 client-server §m.room.member).
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.state_key.is_some()
-            && self.event_type == "m.room.member"
-            && matches!(self.content["membership"].as_str(), Some("leave" | "ban"))
+    /// Whether this says that somebody is in the room from now on, or no longer (Matrix v1.19 client-server
+    /// §m.room.member).
+    pub(crate) fn is_in_the_room(&self) -> Option<bool> {
+        match self.content["membership"].as_str() {
+            _ if self.state_key.is_none() || self.event_type != "m.room.member" => None,
+            Some("join") => Some(true),
+            Some("leave" | "ban") => Some(false),
+            _ => None,
+        }
     }
 }
 

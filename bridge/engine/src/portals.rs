@@ -15,8 +15,8 @@ use crate::{
 
 impl Core {
     /// Makes what is missing of a conversation: rooms, people, the ghosts that are there from the beginning. The hub
-    /// comes last, so that nobody writes before everybody can read. What fails in one portal keeps no other from
-    /// being made.
+    /// comes last, so that as a rule nobody writes before everybody can read; what is written before waits. What fails in
+    /// one portal keeps no other from being made.
     pub(crate) async fn make_portals(&self, conversation: &Conversation) -> Result<(), CryptoError> {
         let participants = self.store.participants(&conversation.id).await?;
         let mut outcome = Ok(());

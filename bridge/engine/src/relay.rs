@@ -108,8 +108,11 @@ impl Core {
     /// Handling an event fails for a reason of our own, again and again: its sender is told, and what is behind it
     /// goes on.
     async fn give_up_on(&self, row: &InboxRow) -> Result<Handled, CryptoError> {
-        let event: Event = serde_json::from_str(&row.event)?;
         let refusal = Refusal::OurFault;
+        let Ok(event) = serde_json::from_str::<Event>(&row.event) else {
+            tracing::error!(conversation = %row.conversation, seq = row.seq, "a damaged event is given up");
+            return self.finish(row, &Outcome::Nothing).await;
+        };
         tracing::error!(conversation = %row.conversation, seq = row.seq, code = refusal.code(), "an event is given up");
         let outcome = self.refused(row, &event, refusal).await?;
         self.finish(row, &outcome).await
@@ -121,8 +124,8 @@ impl Core {
         waiting: &mut HashSet<OwnedUserId>,
     ) -> Result<Handled, CryptoError> {
         let event: Event = serde_json::from_str(&row.event)?;
-        if event.is_leaving() {
-            let outcome = self.left(row, &event).await?;
+        if let Some(is_in) = event.is_in_the_room() {
+            let outcome = if is_in { self.came(row, &event).await? } else { self.left(row, &event).await? };
             return self.finish(row, &outcome).await;
         }
         if self.ghosts.is_ours(&event.sender) {
@@ -177,6 +180,17 @@ impl Core {
             return None;
         }
         Some(Duration::from_millis((limit_millis - waited.max(0)).unsigned_abs()))
+    }
+
+    /// Somebody is in a portal: what was held for them goes out.
+    async fn came(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
+        if let Some(Ok(user_id)) = event.state_key.as_deref().map(ruma::UserId::parse)
+            && !self.store.has_joined(&row.portal, &user_id).await?
+        {
+            self.store.joined(&row.portal, &user_id).await?;
+            self.wake_senders(std::slice::from_ref(&row.portal));
+        }
+        Ok(Outcome::Nothing)
     }
 
     /// Somebody is no longer in a portal. Nothing more is sent to them, and staff hear of it.
@@ -374,19 +388,40 @@ struct Place {
     in_thread: bool,
 }
 
-/// Whether a message names a patient: by a mention or a pill of their ghost, or by their full name.
+/// Whether a message names a patient: by a mention or a pill, of their ghost or their own account, or by their full
+/// name. A name of one word may well be an ordinary word, and one that staff here share may well mean them.
 fn names_a_patient(content: &Value, participants: &[Participant]) -> bool {
-    let is_ghost = |text: &str| text.replace(BOT, "").contains(NAMESPACE);
-    let patients = participants.iter().filter(|p| !p.person.role.is_staff());
-    let names: Vec<String> = patients.map(|p| p.person.name.as_str().to_lowercase()).collect();
+    let (staff, patients): (Vec<_>, Vec<_>) = participants.iter().partition(|p| p.person.role.is_staff());
+    let is_account = |text: &str| {
+        text.replace(BOT, "").contains(NAMESPACE)
+            || patients.iter().any(|p| text.contains(p.person.user_id.localpart()))
+    };
+    let staff_names: Vec<_> = staff.iter().map(|p| words_of(p.person.name.as_str())).collect();
+    let names: Vec<_> = patients
+        .iter()
+        .map(|p| words_of(p.person.name.as_str()))
+        .filter(|name| name.len() > 1 && !staff_names.iter().any(|staff| has_run(staff, name)))
+        .collect();
     let mentioned = content["m.mentions"]["user_ids"].as_array().map_or(&[][..], Vec::as_slice);
-    let texts = ["body", "formatted_body"].iter().filter_map(|key| content[*key].as_str());
-    mentioned.iter().any(|user_id| user_id.as_str().is_some_and(is_ghost))
-        || texts.into_iter().any(|text| {
-            let lower = text.to_lowercase();
-            // A single word may well be an ordinary one.
-            is_ghost(text) || names.iter().any(|name| name.contains(' ') && lower.contains(name))
+    let mut texts = ["body", "formatted_body"].iter().filter_map(|key| content[*key].as_str());
+    mentioned.iter().any(|user_id| user_id.as_str().is_some_and(is_account))
+        || texts.any(|text| {
+            let words = words_of(text);
+            is_account(text) || names.iter().any(|name| has_run(&words, name))
         })
+}
+
+/// A text's words, in lower case, without what stands between them.
+fn words_of(text: &str) -> Vec<String> {
+    text.split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect()
+}
+
+/// Whether some words stand in a text one after the other.
+fn has_run(words: &[String], run: &[String]) -> bool {
+    words.windows(run.len()).any(|window| window == run)
 }
 
 /// Whether somebody writes in the portal that is theirs.
@@ -458,6 +493,8 @@ mod tests {
             person(1, "Kim Brady", Role::Staff),
             person(2, "Ann Byrne", Role::Patient),
             person(3, "May", Role::Patient),
+            person(4, "Ian May", Role::Patient),
+            person(5, "Kim Brady", Role::Patient),
         ];
         let pill = r#"<a href="https://matrix.to/#/%40_parlour_0a1b:x">Ann</a>"#;
         for (name, content, wanted) in [
@@ -468,7 +505,16 @@ mod tests {
             ("a pill", json!({ "body": "Ann", "formatted_body": pill }), true),
             ("an account", json!({ "body": "ask @_parlour_0a1b:x" }), true),
             ("a full name", json!({ "body": "ANN BYRNE, please call" }), true),
+            ("a name over two lines", json!({ "body": "Ann\n Byrne" }), true),
+            ("her own account", json!({ "body": "ask @u2:x" }), true),
+            (
+                "a mention of her own account",
+                json!({ "body": "", "m.mentions": { "user_ids": ["@u2:x"] } }),
+                true,
+            ),
             ("an ordinary word", json!({ "body": "you may come" }), false),
+            ("ordinary words", json!({ "body": "your physician may call" }), false),
+            ("a name that staff share", json!({ "body": "Dr Kim Brady is away" }), false),
         ] {
             assert_eq!(names_a_patient(&content, &people), wanted, "{name}");
         }

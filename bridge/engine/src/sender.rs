@@ -24,8 +24,10 @@ use crate::{
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const HELD: Duration = Duration::from_secs(60);
-/// How often sending a leg may fail for a reason that does not pass, with doubling pauses between, before it is given up.
-const ATTEMPTS: i64 = 8;
+/// How often sending a leg may fail for a reason that does not pass before it is given up: with the pauses between,
+/// about three quarters of an hour.
+const ATTEMPTS: i64 = 15;
+const WHILE_IT_PASSES: Duration = Duration::from_secs(5);
 
 enum Delivered {
     Landed,
@@ -55,11 +57,9 @@ impl Core {
                     if !leg.held {
                         tracing::info!(leg = %leg.id, "held until somebody can read it");
                     }
-                    return match self.store.leg_is_held(leg.seq).await {
-                        // News of a device wakes it; the look in between is for news that came just now.
-                        Ok(()) => Again::After(HELD),
-                        Err(_) => Again::After(AFTER_AN_ERROR),
-                    };
+                    let kept = if leg.held { Ok(()) } else { self.store.leg_is_held(leg.seq).await };
+                    // News of a device wakes it; the look in between is for news that came just now.
+                    return Again::After(if kept.is_ok() { HELD } else { AFTER_AN_ERROR });
                 }
                 Err(error) if !error.may_pass() && leg.attempts >= ATTEMPTS => {
                     if let Err(error) = self.give_up(&leg, &error).await {
@@ -97,11 +97,19 @@ impl Core {
             CryptoError::Homeserver(HomeserverError::Refused { retry_after, .. }) => *retry_after,
             _ => None,
         };
-        let doubled = AFTER_AN_ERROR * 2u32.saturating_pow(leg.attempts.clamp(0, 16) as u32);
-        let pause = asked.unwrap_or(doubled.min(LONGEST_PAUSE));
+        let counts = !error.may_pass();
+        let pause = match asked {
+            Some(asked) => asked,
+            None if counts => {
+                (AFTER_AN_ERROR * 2u32.saturating_pow(leg.attempts.clamp(0, 16) as u32)).min(LONGEST_PAUSE)
+            }
+            // The bot notices at once when the homeserver is back, and wakes everybody.
+            None if self.receiving_since().is_none() => LONGEST_PAUSE,
+            None => WHILE_IT_PASSES,
+        };
         tracing::warn!(leg = %leg.id, attempts = leg.attempts, %error, "a leg is tried again");
         let next = self.clock.now().plus_millis(pause.as_millis() as i64);
-        if let Err(error) = self.store.leg_is_put_off(leg.seq, next).await {
+        if let Err(error) = self.store.leg_is_put_off(leg.seq, counts, next).await {
             tracing::error!(leg = %leg.id, %error, "the outbox could not be written");
         }
         Again::After(pause)

@@ -57,11 +57,11 @@ impl Demo {
     }
 }
 
-/// A base port with three free ones after it.
-fn port() -> u16 {
+/// A base port with three free ones after it. Each test of this file asks for its own `place`, 1 or 2.
+fn free_ports(place: u16) -> u16 {
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let begin = 30_100 + u16::try_from(std::process::id() % 2_000).expect("small");
-    (begin..32_700).step_by(4).find(|base| (0..4).all(|n| free(base + n))).expect("free ports")
+    let begin = 30_000 + place * 800 + u16::try_from(std::process::id() % 100).expect("small") * 4;
+    (begin..begin + 400).step_by(4).find(|base| (0..4).all(|n| free(base + n))).expect("free ports")
 }
 
 fn folder(path: &Path) -> String {
@@ -78,7 +78,7 @@ fn answers(url: &str) -> bool {
 async fn a_demo_is_ready_keeps_its_data_and_leaves_nothing_behind() {
     let home = tempfile::tempdir().expect("a folder");
     let data = folder(&home.path().join("demo"));
-    let port = port().to_string();
+    let port = free_ports(1).to_string();
     let arguments = ["--json", "--data", &data, "--port", &port];
     let mut demo = Demo::start(&arguments);
     let states = demo.states().await;
@@ -151,7 +151,8 @@ async fn what_keeps_it_from_starting_is_one_clear_sentence() {
     }
     let empty = home.path().join("empty");
     std::fs::create_dir(&empty).expect("a folder");
-    let (code, words) = fails(&["--data", &data], &[("PATH", &folder(&empty))]).await;
+    let free = free_ports(2).to_string();
+    let (code, words) = fails(&["--data", &data, "--port", &free], &[("PATH", &folder(&empty))]).await;
     assert_eq!(code, Some(1));
     assert!(words.contains("Python 3.10") && words.lines().count() == 1, "{words}");
     // Packages cannot be had: nothing half-made stays, and the log that is named says which.
@@ -162,8 +163,9 @@ async fn what_keeps_it_from_starting_is_one_clear_sentence() {
         ("PIP_FIND_LINKS", ""),
         ("PIP_RETRIES", "0"),
         ("PIP_NO_CACHE_DIR", "1"),
+        ("PIP_CONFIG_FILE", "/dev/null"),
     ];
-    let (code, words) = fails(&["--data", &data], &offline).await;
+    let (code, words) = fails(&["--data", &data, "--port", &free], &offline).await;
     assert_eq!(code, Some(1));
     assert!(words.contains("package") && words.contains("log") && words.lines().count() == 1, "{words}");
     let left: Vec<_> = std::fs::read_dir(cache.join("parlour")).expect("a cache").flatten().collect();
@@ -174,6 +176,6 @@ async fn what_keeps_it_from_starting_is_one_clear_sentence() {
     assert!(words.contains("parlour demo") && words.lines().count() == 1, "{words}");
     let file = home.path().join("file");
     std::fs::write(&file, "").expect("a file");
-    let (code, words) = fails(&["--data", &folder(&file.join("demo"))], &[]).await;
+    let (code, words) = fails(&["--data", &folder(&file.join("demo")), "--port", &free], &[]).await;
     assert_eq!((code, words.lines().count()), (Some(1), 1), "{words}");
 }

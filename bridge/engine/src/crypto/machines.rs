@@ -25,6 +25,9 @@ impl CryptoStores {
     }
 }
 
+/// How often one inbox is looked into at a time; a look brings up to a hundred keys.
+const MOST_LOOKS: usize = 20;
+
 /// The machines, and the accounts on the homeserver that they belong to.
 pub struct Machines {
     stores: CryptoStores,
@@ -96,7 +99,9 @@ impl Machines {
                 next_batch_token: None,
             };
             if let Err(error) = machine.olm.receive_sync_changes(changes, &super::bot::RECEIVING).await {
+                // Asleep, it hears of everything when it wakes: all devices are asked for anew then.
                 tracing::error!(user_id = %machine.intent().user_id, %error, "a ghost did not hear of changed devices");
+                self.awake.lock().await.remove(&machine.intent().user_id);
             }
         }
     }
@@ -111,8 +116,9 @@ impl Machines {
             if machine.intent().user_id.localpart() == crate::ghosts::BOT {
                 continue;
             }
-            // As long as there are keys in it there may be more; the look that finds none deletes what was found.
-            loop {
+            // As long as there are keys in it there may be more; the look that finds none deletes what was found. Whoever
+            // keeps sending must not keep the other ghosts waiting.
+            for _ in 0..MOST_LOOKS {
                 match machine.receive(None, false).await {
                     Ok(news) if news.keys => {}
                     Ok(_) => break,

@@ -8,8 +8,6 @@ pub use bot::{Deciphered, Unreadable};
 pub use machine::{Machine, Sealed};
 pub use machines::Machines;
 
-use crate::store::StoreError;
-
 /// Why something of encryption did not work out.
 #[derive(Debug, thiserror::Error)]
 pub enum CryptoError {
@@ -37,14 +35,15 @@ pub enum CryptoError {
 }
 
 impl CryptoError {
-    /// Whether the cause lies outside and may pass by itself: the homeserver, the database, the disk. A token that the
-    /// homeserver does not know is for the operator to mend.
+    /// Whether the cause lies outside and may pass by itself, or by an operator's hand: the homeserver, the database,
+    /// the disk.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Homeserver(error) => error.is_passing() || error.is("M_UNKNOWN_TOKEN"),
-            Self::Database(StoreError::Driver(_)) | Self::Store(_) | Self::Open(_) => true,
-            Self::Database(_) | Self::Olm(_) | Self::Megolm(_) | Self::Json(_) => false,
+            Self::Homeserver(error) => error.is_passing(),
+            Self::Database(error) => error.may_pass(),
+            Self::Store(_) | Self::Open(_) => true,
+            Self::Olm(_) | Self::Megolm(_) | Self::Json(_) => false,
         }
     }
 }

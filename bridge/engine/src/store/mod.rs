@@ -41,6 +41,25 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether the cause lies in the database's being busy, full or away, and may pass by itself.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Driver(sqlx::Error::Database(error)) => {
+                !(error.is_unique_violation()
+                    || error.is_foreign_key_violation()
+                    || error.is_check_violation())
+            }
+            Self::Driver(error) => !matches!(
+                error,
+                sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)
+            ),
+            Self::Migration(_) | Self::Malformed(_) | Self::WrongNumber { .. } => false,
+        }
+    }
+}
+
 /// The one database of a practice.
 #[derive(Clone)]
 pub struct Store {

@@ -129,13 +129,17 @@ impl Store {
         at: Timestamp,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        let result = sqlx::query("UPDATE outbox SET state = 'failed' WHERE seq = $1")
-            .bind(leg.seq)
-            .execute(&mut *tx)
-            .await?;
-        one_row(OUTBOX, &result)?;
+        let given_up: Option<(Option<String>,)> = sqlx::query_as(
+            "UPDATE outbox SET state = 'failed' WHERE seq = $1 AND state IN ('waiting', 'held') RETURNING message_id",
+        )
+        .bind(leg.seq)
+        .fetch_optional(&mut *tx)
+        .await?;
+        // Its echo may have come meanwhile: then it stands in its room.
+        let Some((message,)) = given_up else { return Ok(()) };
         if let LegContent::Message { source: (_, source), .. } = &leg.content {
-            ledger(&mut tx, conversation, source, None, "failed", Some(code), at).await?;
+            let message = message.map(|id| parsed::<MessageId>(OUTBOX, &id)).transpose()?;
+            ledger(&mut tx, conversation, source, message.as_ref(), "failed", Some(code), at).await?;
         }
         if let Some(notice) = notice {
             add(&mut tx, notice, None).await?;
@@ -240,15 +244,17 @@ impl Store {
         one_row(OUTBOX, &result)
     }
 
-    /// Sending a leg failed; it is tried again not before `next`.
+    /// Sending a leg failed; it is tried again not before `next`. Only a failure that does not pass counts as an
+    /// attempt.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn leg_is_put_off(&self, seq: i64, next: Timestamp) -> Result<(), StoreError> {
+    pub async fn leg_is_put_off(&self, seq: i64, counts: bool, next: Timestamp) -> Result<(), StoreError> {
         let result =
-            sqlx::query("UPDATE outbox SET attempts = attempts + 1, next_attempt_at = $2 WHERE seq = $1")
+            sqlx::query("UPDATE outbox SET attempts = attempts + $3, next_attempt_at = $2 WHERE seq = $1")
                 .bind(seq)
                 .bind(next.millis())
+                .bind(i64::from(counts))
                 .execute(&self.pool)
                 .await?;
         one_row(OUTBOX, &result)
