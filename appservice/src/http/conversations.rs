@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    body::to_bytes,
-    extract::{Path, Request, State},
+    body::Body,
+    extract::{Path, State},
     http::StatusCode,
 };
 use parlour_domain::{ConversationId, InvalidText, Mode, NewConversation, Person, Role};
@@ -14,7 +14,7 @@ use ruma::OwnedUserId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Edge, auth::Caller, error::Refused};
+use super::{Edge, auth::Caller, body::whole, error::Refused};
 
 /// The largest body: a thousand patients by their user ids.
 const LARGEST_BODY: usize = 512 << 10;
@@ -34,15 +34,17 @@ struct Wanted {
 /// `POST /_parlour/v1/conversations` (S6-S9): 201 with the conversation once everybody is in it; 202, `ready` false,
 /// when the homeserver failed meanwhile and the rest is made as soon as it answers.
 pub(crate) async fn begin(
-    Caller(caller): Caller,
+    caller: Result<Caller, Refused>,
     State(edge): State<Arc<Edge>>,
-    request: Request,
+    body: Body,
 ) -> Result<(StatusCode, Json<Value>), Refused> {
+    let body = whole(body, if caller.is_ok() { LARGEST_BODY } else { 0 }).await;
+    let Caller(caller) = caller?;
     // Who may not begin one does not hear what would be wrong with it.
     if !caller.role.is_staff() {
         return Err(parlour_domain::NewConversationError::CallerIsNotStaff.into());
     }
-    let body = to_bytes(request.into_body(), LARGEST_BODY).await.map_err(|_| Refused::TooLarge)?;
+    let body = body?;
     let wanted: Wanted = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
         true => Refused::BadJson(error.to_string()),
         false => Refused::NotJson,

@@ -3,42 +3,24 @@
 use std::sync::Arc;
 
 use axum::{Json, body::Body, extract::State, http::StatusCode};
-use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
-use super::{Edge, auth::TheHomeserver, error::Refused};
+use super::{Edge, auth::TheHomeserver, body::whole, error::Refused};
 
 /// The largest transaction: 100 events of at most 65,536 bytes, and what the homeserver adds to each.
 const LARGEST_BODY: usize = 9 << 20;
-/// How much of a body that is too large is still read, so that its sender hears why instead of a broken pipe.
-const LONGEST_LISTENING: usize = 64 << 20;
-
 /// `PUT /_matrix/app/v1/transactions/{id}`: kept in one commit before the answer. The id itself does not matter:
 /// each event is known by its own.
 pub(crate) async fn transaction(
-    _: TheHomeserver,
+    who: Result<TheHomeserver, Refused>,
     State(edge): State<Arc<Edge>>,
     body: Body,
 ) -> Result<Json<Value>, Refused> {
-    let body = whole(body).await?;
+    let body = whole(body, if who.is_ok() { LARGEST_BODY } else { 0 }).await;
+    who?;
+    let body = body?;
     edge.engine.accept(&body).await?;
     Ok(Json(json!({})))
-}
-
-async fn whole(mut body: Body) -> Result<Vec<u8>, Refused> {
-    let (mut bytes, mut heard) = (Vec::new(), 0);
-    while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return Err(Refused::NotJson) };
-        let Some(data) = frame.data_ref() else { continue };
-        heard += data.len();
-        if heard > LONGEST_LISTENING {
-            break;
-        }
-        if heard <= LARGEST_BODY {
-            bytes.extend_from_slice(data);
-        }
-    }
-    if heard > LARGEST_BODY { Err(Refused::TooLarge) } else { Ok(bytes) }
 }
 
 /// `GET /_matrix/app/v1/users/{id}` and `…/rooms/{alias}`: whoever we act as is made beforehand.

@@ -1,6 +1,7 @@
 //! The listeners: who may ask what, and how it is answered.
 
 mod auth;
+mod body;
 mod conversations;
 mod error;
 mod internal;
