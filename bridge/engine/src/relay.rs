@@ -8,7 +8,7 @@ use std::{
 
 use parlour_domain::{
     ConversationId, LEG_FIELD, LegId, MessageId, PortalKind, Refusal, Timestamp,
-    rules::{self, Lane, LaneFacts, PostFacts, Reach, Relation},
+    rules::{self, Lane, LaneFacts, NamingFacts, PostFacts, Reach, Relation},
 };
 use ruma::OwnedUserId;
 use serde_json::{Value, value::RawValue};
@@ -356,11 +356,22 @@ impl Core {
             known.as_ref().map_or(Reach::Unknown, |(_, reach)| reach.clone())
         };
         let patients = || participants.iter().filter(|p| !p.person.role.is_staff());
+        let texts: Vec<_> =
+            ["body", "formatted_body"].iter().filter_map(|key| content[*key].as_str()).collect();
+        let mentions = content["m.mentions"]["user_ids"].as_array().map_or(&[][..], Vec::as_slice);
+        let mentions: Vec<_> = mentions.iter().filter_map(Value::as_str).collect();
+        let people: Vec<_> = participants.iter().map(|p| &p.person).collect();
         rules::lane(&LaneFacts {
             patients: patients().count(),
             answers: place.answers_something.then(|| reach(&place.answers)),
             thread: place.in_thread.then(|| reach(&place.root)),
-            mentions_patient: names_a_patient(content, participants),
+            mentions_patient: rules::names_a_patient(&NamingFacts {
+                texts: &texts,
+                mentions: &mentions,
+                people: &people,
+                namespace: NAMESPACE,
+                bot: BOT,
+            }),
         })
     }
 
@@ -388,42 +399,6 @@ struct Place {
     in_thread: bool,
 }
 
-/// Whether a message names a patient: by a mention or a pill, of their ghost or their own account, or by their full
-/// name. A name of one word may well be an ordinary word, and one that staff here share may well mean them.
-fn names_a_patient(content: &Value, participants: &[Participant]) -> bool {
-    let (staff, patients): (Vec<_>, Vec<_>) = participants.iter().partition(|p| p.person.role.is_staff());
-    let is_account = |text: &str| {
-        text.replace(BOT, "").contains(NAMESPACE)
-            || patients.iter().any(|p| text.contains(p.person.user_id.localpart()))
-    };
-    let staff_names: Vec<_> = staff.iter().map(|p| words_of(p.person.name.as_str())).collect();
-    let names: Vec<_> = patients
-        .iter()
-        .map(|p| words_of(p.person.name.as_str()))
-        .filter(|name| name.len() > 1 && !staff_names.iter().any(|staff| has_run(staff, name)))
-        .collect();
-    let mentioned = content["m.mentions"]["user_ids"].as_array().map_or(&[][..], Vec::as_slice);
-    let mut texts = ["body", "formatted_body"].iter().filter_map(|key| content[*key].as_str());
-    mentioned.iter().any(|user_id| user_id.as_str().is_some_and(is_account))
-        || texts.any(|text| {
-            let words = words_of(text);
-            is_account(text) || names.iter().any(|name| has_run(&words, name))
-        })
-}
-
-/// A text's words, in lower case, without what stands between them.
-fn words_of(text: &str) -> Vec<String> {
-    text.split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .map(str::to_lowercase)
-        .collect()
-}
-
-/// Whether some words stand in a text one after the other.
-fn has_run(words: &[String], run: &[String]) -> bool {
-    words.windows(run.len()).any(|window| window == run)
-}
-
 /// Whether somebody writes in the portal that is theirs.
 fn is_at_home(sender: &Participant, home: &Portal) -> bool {
     match &home.patient {
@@ -447,8 +422,7 @@ fn is_target(target: &Portal, home: &Portal, lane: &Lane) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use parlour_domain::{Person, PersonId, PortalId, Role};
-    use serde_json::json;
+    use parlour_domain::{PersonId, PortalId};
 
     use super::*;
 
@@ -474,49 +448,6 @@ mod tests {
             ("Ann to herself", &anns, &anns, &Lane::Everybody, false),
         ] {
             assert_eq!(is_target(to, from, lane), wanted, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_patient_is_named_by_mention_by_pill_and_by_full_name() {
-        let person = |n: u8, name: &str, role| Participant {
-            person: Person {
-                id: PersonId::from_bytes([n; 16]),
-                user_id: ruma::UserId::parse(format!("@u{n}:x")).expect("a user id"),
-                role,
-                name: name.parse().expect("a name"),
-                record_number: None,
-            },
-            may_send_one_way: false,
-        };
-        let people = [
-            person(1, "Kim Brady", Role::Staff),
-            person(2, "Ann Byrne", Role::Patient),
-            person(3, "May", Role::Patient),
-            person(4, "Ian May", Role::Patient),
-            person(5, "Kim Brady", Role::Patient),
-        ];
-        let pill = r#"<a href="https://matrix.to/#/%40_parlour_0a1b:x">Ann</a>"#;
-        for (name, content, wanted) in [
-            ("nobody", json!({ "body": "Good morning" }), false),
-            ("staff", json!({ "body": "Kim Brady is in", "m.mentions": { "user_ids": ["@u1:x"] } }), false),
-            ("the bot", json!({ "body": "@_parlour_bot:x said so" }), false),
-            ("a mention", json!({ "body": "you", "m.mentions": { "user_ids": ["@_parlour_0a1b:x"] } }), true),
-            ("a pill", json!({ "body": "Ann", "formatted_body": pill }), true),
-            ("an account", json!({ "body": "ask @_parlour_0a1b:x" }), true),
-            ("a full name", json!({ "body": "ANN BYRNE, please call" }), true),
-            ("a name over two lines", json!({ "body": "Ann\n Byrne" }), true),
-            ("her own account", json!({ "body": "ask @u2:x" }), true),
-            (
-                "a mention of her own account",
-                json!({ "body": "", "m.mentions": { "user_ids": ["@u2:x"] } }),
-                true,
-            ),
-            ("an ordinary word", json!({ "body": "you may come" }), false),
-            ("ordinary words", json!({ "body": "your physician may call" }), false),
-            ("a name that staff share", json!({ "body": "Dr Kim Brady is away" }), false),
-        ] {
-            assert_eq!(names_a_patient(&content, &people), wanted, "{name}");
         }
     }
 }

@@ -2,10 +2,12 @@
 
 mod kind;
 mod lane;
+mod naming;
 mod post;
 mod trust;
 
 pub use kind::{Relation, Words, is_message, may_relay};
 pub use lane::{Lane, LaneFacts, Reach, lane};
+pub use naming::{NamingFacts, names_a_patient};
 pub use post::{PostFacts, may_post};
 pub use trust::{SenderTrust, may_trust};
