@@ -362,9 +362,9 @@ mod tests {
 
     #[test]
     fn keeps_to_the_users_cache() {
-        let home = || Some(PathBuf::from("/home/ann"));
-        assert_eq!(cache_in(None, home()), Path::new("/home/ann/.cache/parlour"));
+        let home = || Some(PathBuf::from("/people/ann"));
+        assert_eq!(cache_in(None, home()), Path::new("/people/ann/.cache/parlour"));
         assert_eq!(cache_in(Some("/cache".into()), home()), Path::new("/cache/parlour"));
-        assert_eq!(cache_in(Some("relative".into()), home()), Path::new("/home/ann/.cache/parlour"));
+        assert_eq!(cache_in(Some("relative".into()), home()), Path::new("/people/ann/.cache/parlour"));
     }
 }
