@@ -3,6 +3,7 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use parlour_engine::DatabaseUrl;
 
 use tracing_subscriber::EnvFilter;
 
@@ -30,6 +31,9 @@ enum Command {
         /// The configuration.
         #[arg(long, default_value = "parlour.toml")]
         config: PathBuf,
+        /// The database, instead of the configuration's: sqlite:FILE or postgres://USER:PASSWORD@HOST/DATABASE.
+        #[arg(long, value_name = "URL")]
+        database_url: Option<DatabaseUrl>,
     },
     /// Prints the application service registration for your homeserver. It holds secrets.
     Registration {
@@ -42,8 +46,14 @@ enum Command {
 /// Runs what the process's arguments ask for; its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    main_with(Extras::default())
+}
+
+/// As [`main`], with what only tests tell a running Parlour.
+#[must_use]
+pub fn main_with(extras: Extras) -> ExitCode {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(run_arguments()),
+        Ok(runtime) => runtime.block_on(run_arguments(extras)),
         Err(error) => {
             eprintln!("parlour: it cannot start ({error}).");
             ExitCode::FAILURE
@@ -51,7 +61,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run_arguments() -> ExitCode {
+async fn run_arguments(extras: Extras) -> ExitCode {
     let arguments = Arguments::parse();
     let quiet = match &arguments.command {
         #[cfg(feature = "demo")]
@@ -67,7 +77,7 @@ async fn run_arguments() -> ExitCode {
     let outcome = match arguments.command {
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => return crate::demo::main(arguments).await,
-        Command::Run { config } => run(&config).await,
+        Command::Run { config, database_url } => run(&config, database_url, extras).await,
         Command::Registration { config } => {
             Config::read(&config).map(|config| print!("{}", registration(&config))).map_err(|e| e.to_string())
         }
@@ -81,9 +91,14 @@ async fn run_arguments() -> ExitCode {
     }
 }
 
-async fn run(config: &std::path::Path) -> Result<(), String> {
-    let config = Config::read(config).map_err(|error| error.to_string())?;
-    let parlour = Parlour::start(&config, Extras::default()).await.map_err(|error| error.to_string())?;
+async fn run(
+    config: &std::path::Path,
+    database_url: Option<DatabaseUrl>,
+    extras: Extras,
+) -> Result<(), String> {
+    let mut config = Config::read(config).map_err(|error| error.to_string())?;
+    config.database_url = database_url.or(config.database_url);
+    let parlour = Parlour::start(&config, extras).await.map_err(|error| error.to_string())?;
     tracing::info!(public = %config.listen.public, internal = %config.listen.internal, "started");
     asked_to_stop().await;
     parlour.stop().await;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use parlour_engine::Secret;
+use parlour_engine::{DatabaseUrl, Secret};
 use ruma::OwnedServerName;
 use serde::{Deserialize, Deserializer};
 
@@ -23,6 +23,16 @@ pub struct Config {
     /// Where Parlour keeps its data; relative to the configuration's own folder.
     #[serde(default = "default_data")]
     pub data: PathBuf,
+    /// The database: `sqlite:FILE` or `postgres://USER:PASSWORD@HOST/DATABASE`. `parlour.db` in `data` if it is not said.
+    #[serde(default, deserialize_with = "database_url")]
+    pub database_url: Option<DatabaseUrl>,
+    /// The file that keeps the master key, readable for its owner only; relative to the configuration's own folder. Made at
+    /// the first start. It must not lie in `data`.
+    #[serde(default = "default_master_key_file")]
+    pub master_key_file: PathBuf,
+    /// The master key itself, for the variable `PARLOUR__MASTER_KEY`; it stands in for the file.
+    #[serde(default, deserialize_with = "optional_secret")]
+    pub master_key: Option<Secret>,
 }
 
 /// The practice.
@@ -74,6 +84,20 @@ fn default_data() -> PathBuf {
     PathBuf::from("data")
 }
 
+fn default_master_key_file() -> PathBuf {
+    PathBuf::from("master.key")
+}
+
+fn database_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DatabaseUrl>, D::Error> {
+    // What stands there is not repeated: it may hold a password.
+    let url = String::deserialize(deserializer)?.parse();
+    url.map(Some).map_err(|_| serde::de::Error::custom("database_url is no `sqlite:` and no `postgres://` address"))
+}
+
+fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+    secret(deserializer).map(Some)
+}
+
 fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
     String::deserialize(deserializer).map(Secret::new)
 }
@@ -97,12 +121,21 @@ pub enum ConfigError {
     /// A token holds what might not survive the registration's YAML.
     #[error("homeserver.{0} may hold letters, digits, `-`, `_` and `.` only; make a new one")]
     OddToken(&'static str),
+    /// The master key would lie where what it opens lies.
+    #[error("master_key_file must not lie in the data folder: whoever takes the one must not have the other")]
+    KeyWithTheData,
     /// The internal listener would be open to others.
     #[error("listen.internal must be an address on this machine itself, such as 127.0.0.1:9090")]
     InternalIsOpen,
 }
 
 impl Config {
+    /// The database.
+    #[must_use]
+    pub fn database(&self) -> DatabaseUrl {
+        self.database_url.clone().unwrap_or_else(|| DatabaseUrl::Sqlite(self.data.join("parlour.db")))
+    }
+
     /// Reads and checks `parlour.toml`.
     ///
     /// # Errors
@@ -120,7 +153,15 @@ impl Config {
             .and_then(config::Config::try_deserialize)
             .map_err(|error| unusable(error.to_string()))?;
         let file = std::path::absolute(file).map_err(|error| unusable(error.to_string()))?;
-        config.data = file.parent().unwrap_or(Path::new("/")).join(&config.data);
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        config.data = folder.join(&config.data);
+        config.master_key_file = folder.join(&config.master_key_file);
+        if config.master_key_file.starts_with(&config.data) {
+            return Err(ConfigError::KeyWithTheData);
+        }
+        if let Some(DatabaseUrl::Sqlite(file)) = &mut config.database_url {
+            *file = folder.join(&*file);
+        }
         for (name, token) in
             [("as_token", &config.homeserver.as_token), ("hs_token", &config.homeserver.hs_token)]
         {
@@ -184,6 +225,8 @@ mod tests {
             ("a missing key", GOOD.replace("name = \"Riverside\"", ""), "name"),
             ("an odd token", GOOD.replace("0123456789abcdef0", "0123456789abcde'0"), "as_token"),
             ("a short token", GOOD.replace("0123456789abcdef0123456789abcdef", "short"), "as_token"),
+            ("a key with the data", format!("master_key_file = \"data/k\"\n{GOOD}"), "master_key_file"),
+            ("an odd database", format!("database_url = \"mysql://x\"\n{GOOD}"), "database_url"),
             ("an open door", format!("{GOOD}\n[listen]\ninternal = \"0.0.0.0:9090\""), "listen.internal"),
         ] {
             let error = read(&text).expect_err(name).to_string();

@@ -6,5 +6,6 @@ pub mod config;
 pub mod demo;
 pub mod edge;
 pub mod http;
+pub mod master_key;
 pub mod registration;
 pub mod run;

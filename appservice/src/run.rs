@@ -2,13 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use parlour_engine::{Engine, Fault, Homeserver, HomeserverError, Settings, StartError};
+use parlour_engine::{Engine, Fault, Homeserver, HomeserverError, Settings, StartError, StoreError};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
     config::Config,
     edge::{SystemChance, SystemClock},
     http::{self, Edge, SignIn},
+    master_key::{Found, MasterKeyError},
 };
 
 /// Why Parlour cannot start.
@@ -20,6 +21,9 @@ pub enum RunError {
     /// The engine cannot start.
     #[error("Parlour cannot start: {0}")]
     Engine(#[from] StartError),
+    /// There is no master key to work with.
+    #[error("Parlour cannot start: {0}")]
+    MasterKey(#[from] MasterKeyError),
     /// The homeserver's address makes no sense.
     #[error("homeserver.url cannot be used: {0}")]
     Homeserver(#[from] HomeserverError),
@@ -30,12 +34,16 @@ pub enum RunError {
 pub struct Extras {
     /// Who can sign in, for the page of the demo.
     pub sign_ins: Vec<SignIn>,
+    /// The database of a demo, if it is not to be a file in its folder.
+    pub database_url: Option<String>,
     /// A promise broken on purpose, for tests of the checks.
     pub fault: Option<Fault>,
     /// How long an event waits for its key, if not the product's own measure.
     pub patience: Option<Duration>,
     /// How often the ghosts' inboxes are emptied, if not the product's own measure.
     pub care: Option<Duration>,
+    /// How long a ghost's Olm machine stays awake unused, if not the product's own measure.
+    pub idle: Option<Duration>,
 }
 
 /// A running Parlour.
@@ -47,6 +55,7 @@ pub struct Parlour {
 
 const PATIENCE_FOR_KEYS: Duration = Duration::from_secs(60);
 const CARE: Duration = Duration::from_secs(600);
+const IDLE: Duration = Duration::from_secs(1800);
 const PATIENCE_FOR_SIGNATURES: Duration = Duration::from_secs(15);
 
 impl Parlour {
@@ -59,16 +68,26 @@ impl Parlour {
         let (public, internal) = (bind(config.listen.public).await?, bind(config.listen.internal).await?);
         let homeserver = Homeserver::new(&config.homeserver.url, config.homeserver.as_token.clone())?;
         let clock = Arc::new(SystemClock);
+        let master = Found::or_made(config, &SystemChance)?;
         let settings = Settings {
             server_name: config.homeserver.server_name.clone(),
             practice: config.practice.name.clone(),
             data: config.data.clone(),
+            database: config.database(),
+            master_key: master.key.clone(),
             patience_for_keys: extras.patience.unwrap_or(PATIENCE_FOR_KEYS),
             patience_for_signatures: extras.patience.unwrap_or(PATIENCE_FOR_SIGNATURES),
             care: extras.care.unwrap_or(CARE),
+            idle: extras.idle.unwrap_or(IDLE),
             fault: extras.fault,
         };
-        let engine = Engine::start(settings, homeserver, clock.clone(), Arc::new(SystemChance)).await?;
+        let started = Engine::start(settings, homeserver, clock.clone(), Arc::new(SystemChance)).await;
+        let engine = started.map_err(|error| match error {
+            StartError::Store(StoreError::WrongMasterKey) => {
+                master.is_wrong().map_or(RunError::Engine(error), RunError::MasterKey)
+            }
+            error => RunError::Engine(error),
+        })?;
         let edge = Arc::new(Edge::new(Arc::clone(&engine), config, extras.sign_ins, clock));
         let (stop, stopped) = watch::channel(false);
         let mut listeners = JoinSet::new();

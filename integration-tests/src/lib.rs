@@ -2,6 +2,8 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
 pub mod js;
+pub mod proxy;
+pub mod trial;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,13 +1,21 @@
 -- The house: people, conversations with their portals, what came in, the record, what goes out.
 -- Portable between SQLite and PostgreSQL. Times are milliseconds since the Unix epoch; yes/no is 1/0.
+-- What is BYTEA is sealed (store/seal.rs): with the practice's key where nothing else is said.
 
--- The people of the practice.
+-- The keys that values are sealed with, themselves sealed with the master key, which is not in the database.
+-- owner: 'practice', 'patient:ID', 'conversation:ID'. Without its row, what was sealed with a key is gone.
+CREATE TABLE data_keys (
+    owner   TEXT PRIMARY KEY,
+    wrapped BYTEA NOT NULL
+);
+
+-- The people of the practice. A patient's values are sealed with their own key.
 CREATE TABLE people (
     id            TEXT PRIMARY KEY,
     user_id       TEXT NOT NULL UNIQUE,
     role          TEXT NOT NULL,
-    name          TEXT NOT NULL,
-    record_number TEXT
+    name          BYTEA NOT NULL,
+    record_number BYTEA
 );
 
 -- The users that we act as: the bot (person_id is null) and one ghost for each person that needs one.
@@ -18,10 +26,11 @@ CREATE TABLE our_users (
     ready     BIGINT NOT NULL DEFAULT 0
 );
 
+-- Name and subject are sealed with the conversation's key.
 CREATE TABLE conversations (
     id         TEXT PRIMARY KEY,
-    name       TEXT NOT NULL,
-    subject    TEXT,
+    name       BYTEA NOT NULL,
+    subject    BYTEA,
     mode       TEXT NOT NULL,
     owner_id   TEXT NOT NULL REFERENCES people (id),
     created_at BIGINT NOT NULL,
@@ -55,7 +64,8 @@ CREATE TABLE portal_members (
     PRIMARY KEY (portal_id, user_id)
 );
 
--- What the homeserver sent, exactly as it came. dedup_key is the event id, or a digest of what has none;
+-- What the homeserver sent, exactly as it came: sealed with the patient's key in a spoke, with the conversation's in a
+-- hub, with the practice's where it is no event at all. dedup_key is the event id, or a digest of what has none;
 -- of what concerns no portal only the key is kept.
 -- state: waiting, done, or skipped (nothing of ours).
 CREATE TABLE inbox (
@@ -63,13 +73,14 @@ CREATE TABLE inbox (
     dedup_key       TEXT NOT NULL UNIQUE,
     conversation_id TEXT REFERENCES conversations (id),
     portal_id       TEXT REFERENCES portals (id),
-    event           TEXT NOT NULL,
+    event           BYTEA,
     received_at     BIGINT NOT NULL,
     state           TEXT NOT NULL
 );
 CREATE INDEX inbox_waiting ON inbox (state, conversation_id, seq);
 
--- The record: what people wrote to each other.
+-- The record: what people wrote to each other. The words are sealed with the key of the only patient they concern, or
+-- with the conversation's.
 CREATE TABLE messages (
     id              TEXT PRIMARY KEY,
     conversation_id TEXT NOT NULL REFERENCES conversations (id),
@@ -77,7 +88,7 @@ CREATE TABLE messages (
     event_id        TEXT NOT NULL UNIQUE,
     sender_id       TEXT NOT NULL REFERENCES people (id),
     sent_at         BIGINT NOT NULL,
-    body            TEXT NOT NULL,
+    body            BYTEA NOT NULL,
     answers         TEXT REFERENCES messages (id),
     -- The only patient it concerns: who wrote it, or the only one it went to. Null: every patient.
     lane            TEXT REFERENCES people (id)
@@ -95,16 +106,18 @@ CREATE TABLE ledger (
 );
 
 -- One row a leg: a message (message_id) or a notice of the bot (notice, about an event of the same portal).
--- state: waiting, held (nobody there can read it yet), sent, failed.
+-- state: waiting, held (nobody there can read it yet), sent, failed. Notice and ciphertext are sealed with the patient's
+-- key in a spoke, with the conversation's in a hub; the ciphertext is there from the encryption until the leg has landed.
 CREATE TABLE outbox (
     seq             BIGINT PRIMARY KEY,
     leg_id          TEXT NOT NULL UNIQUE,
     portal_id       TEXT NOT NULL REFERENCES portals (id),
     message_id      TEXT REFERENCES messages (id),
-    notice          TEXT,
+    notice          BYTEA,
     notice_about    TEXT,
     sent_at         BIGINT NOT NULL,
-    ciphertext      TEXT,
+    added_at        BIGINT NOT NULL,
+    ciphertext      BYTEA,
     sender_user_id  TEXT,
     event_id        TEXT,
     attempts        BIGINT NOT NULL DEFAULT 0,
@@ -125,5 +138,14 @@ CREATE TABLE mapping (
 -- Values that the engine made once and keeps.
 CREATE TABLE settings (
     name  TEXT PRIMARY KEY,
-    value TEXT NOT NULL
+    value BYTEA NOT NULL
+);
+
+-- Which event used which index of which Megolm session (as a keyed hash): an index that comes again in another event is a
+-- replay.
+CREATE TABLE megolm_indexes (
+    session  TEXT NOT NULL,
+    place    BIGINT NOT NULL,
+    event_id TEXT NOT NULL,
+    PRIMARY KEY (session, place)
 );

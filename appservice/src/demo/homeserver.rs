@@ -233,7 +233,9 @@ impl Homeserver {
         }
     }
 
-    async fn kill(&mut self) {
+    /// Ends Synapse at once, as a power cut would.
+    pub async fn kill(&mut self) {
+        self.folder = None;
         if let Err(error) = self.child.kill().await {
             tracing::warn!(pid = self.pid, %error, "the homeserver could not be killed");
         }

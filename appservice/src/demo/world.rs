@@ -8,6 +8,7 @@ use std::{
 };
 
 use parlour_domain::{Chance, Role};
+use parlour_engine::CommitPoint;
 use serde_json::json;
 
 use super::{
@@ -109,7 +110,7 @@ impl World {
         };
         state.homeserver_url = format!("http://127.0.0.1:{}", place.homeserver);
         state.write(&place.data)?;
-        let config = write_configuration(&place, &state)?;
+        let config = write_configuration(&place, &state, extras.database_url.as_deref())?;
         let plan = HomeserverPlan {
             dir: place.data.join("homeserver"),
             server_name: SERVER_NAME.to_owned(),
@@ -182,7 +183,10 @@ impl World {
         let engine = self.parlour.engine();
         let Some(bot) = engine.bot() else { return Err(DemoError::State("the server's name".to_owned())) };
         let path = format!("/_synapse/admin/v1/users/{}/admin", bot.user_id);
-        let asked = engine.homeserver().call(Some(&bot), http::Method::GET, &path, &json!(null)).await;
+        let asked = engine
+            .homeserver()
+            .call(CommitPoint::Administer, Some(&bot), http::Method::GET, &path, &json!(null))
+            .await;
         if asked.is_err() {
             self.homeserver.make_admin(bot.user_id.as_str()).await?;
         }
@@ -196,7 +200,10 @@ impl World {
             if !self.state.accounts {
                 let path = format!("/_synapse/admin/v2/users/{}", person.user_id);
                 let body = json!({ "password": person.password, "displayname": person.name, "admin": false });
-                let made = engine.homeserver().call(Some(&bot), http::Method::PUT, &path, &body).await;
+                let made = engine
+                    .homeserver()
+                    .call(CommitPoint::Administer, Some(&bot), http::Method::PUT, &path, &body)
+                    .await;
                 made.map_err(parlour_engine::CryptoError::from).map_err(parlour_engine::EngineError::from)?;
             }
         }
@@ -216,10 +223,15 @@ fn sign_in(person: &DemoPerson) -> SignIn {
 }
 
 /// `parlour.toml` and the registration, as a practice would have them.
-fn write_configuration(place: &Place, state: &State) -> Result<Config, DemoError> {
+fn write_configuration(
+    place: &Place,
+    state: &State,
+    database_url: Option<&str>,
+) -> Result<Config, DemoError> {
+    let database = database_url.map(|url| format!("database_url = \"{url}\"\n")).unwrap_or_default();
     let toml = format!(
         "# Written by `parlour demo` at each start.\n\
-         data = \"parlour\"\n\n[practice]\nname = \"{PRACTICE}\"\n\n[homeserver]\nurl = \"{url}\"\n\
+         data = \"parlour\"\n{database}\n[practice]\nname = \"{PRACTICE}\"\n\n[homeserver]\nurl = \"{url}\"\n\
          public_url = \"{url}\"\nserver_name = \"{SERVER_NAME}\"\nas_token = \"{}\"\nhs_token = \"{}\"\n\n\
          [listen]\npublic = \"127.0.0.1:{}\"\ninternal = \"127.0.0.1:{}\"\n",
         state.as_token,
@@ -247,7 +259,7 @@ fn forget(folder: &Path) -> Result<(), DemoError> {
     let homeserver = folder.join("homeserver");
     let of_homeserver = fs::read_dir(&homeserver).into_iter().flatten().flatten().map(|entry| entry.path());
     let of_homeserver = of_homeserver.filter(|path| path.extension().is_none_or(|kind| kind != "lock"));
-    let names = ["demo.json", "parlour.toml", "registration.yaml", "parlour", "clients"];
+    let names = ["demo.json", "parlour.toml", "registration.yaml", "master.key", "parlour", "clients"];
     for path in names.iter().map(|name| folder.join(name)).chain(of_homeserver) {
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {

@@ -5,7 +5,9 @@ mod body;
 mod conversations;
 mod error;
 mod internal;
+mod metrics;
 mod page;
+mod status;
 
 use std::sync::Arc;
 
@@ -48,6 +50,7 @@ pub fn public(edge: &Arc<Edge>) -> Router {
         .route("/", routing::get(page::page))
         .route("/_parlour/v1/conversations", conversations)
         .route("/_parlour/v1/conversations/{id}", routing::get(conversations::one))
+        .route("/_parlour/v1/status", routing::get(status::status))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)
         .with_state(Arc::clone(edge))
@@ -62,6 +65,7 @@ pub fn internal(edge: &Arc<Edge>) -> Router {
         .route("/_matrix/app/v1/ping", routing::post(internal::ping))
         .route("/health/live", routing::get(internal::live))
         .route("/health/ready", routing::get(internal::ready))
+        .route("/metrics", routing::get(metrics::metrics))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)
         .with_state(Arc::clone(edge))

@@ -11,8 +11,8 @@ pub struct Timestamp(i64);
 impl Timestamp {
     /// From milliseconds since the Unix epoch; moments before it become the epoch itself.
     #[must_use]
-    pub fn from_millis(millis: i64) -> Self {
-        Self(millis.max(0))
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(if millis < 0 { 0 } else { millis })
     }
 
     /// Milliseconds since the Unix epoch, never negative.

@@ -17,6 +17,8 @@ pub enum Refusal {
     KeyMissing,
     /// KEY-2
     KeyWithheld,
+    /// KEY-3
+    Replayed,
     /// TRUST-1
     UnsignedDevice,
     /// TRUST-2
@@ -35,7 +37,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of the rule book.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NotTakingPart,
         Self::OneWay,
         Self::Kind,
@@ -43,6 +45,7 @@ impl Refusal {
         Self::NotEncrypted,
         Self::KeyMissing,
         Self::KeyWithheld,
+        Self::Replayed,
         Self::UnsignedDevice,
         Self::SpoofedSender,
         Self::ThreadToEverybody,
@@ -63,6 +66,7 @@ impl Refusal {
             Self::NotEncrypted => "ENC-1",
             Self::KeyMissing => "KEY-1",
             Self::KeyWithheld => "KEY-2",
+            Self::Replayed => "KEY-3",
             Self::UnsignedDevice => "TRUST-1",
             Self::SpoofedSender => "TRUST-2",
             Self::ThreadToEverybody => "LANE-1",
@@ -92,6 +96,10 @@ impl Refusal {
             Self::KeyWithheld => {
                 "Not delivered: your app did not let the practice read this; please verify your \
                                   session in the app's security settings and send it again."
+            }
+            Self::Replayed => {
+                "Not delivered: this is a copy of an earlier message; if you did not send it twice yourself, please \
+                 tell whoever runs the practice's server."
             }
             Self::UnsignedDevice => {
                 "Not delivered: the device you wrote from is not verified; please verify it in \

@@ -9,14 +9,17 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use parlour_domain::{Chance, Clock, ConversationId, NewConversation, PersonId, PortalId, Timestamp};
-use ruma::OwnedServerName;
+use parlour_domain::{Chance, Clock, ConversationId, NewConversation, PortalId, Timestamp};
+use ruma::{OwnedServerName, UserId};
 use tokio::{
     sync::{Mutex, Notify, mpsc, watch},
     task::JoinSet,
 };
 
+#[cfg(feature = "faults")]
+use crate::faults::faulty;
 use crate::{
+    counts::Counts,
     crypto::{CryptoError, Machines},
     ghosts::Ghosts,
     homeserver::{Homeserver, HomeserverError, Intent},
@@ -25,7 +28,7 @@ use crate::{
     notices::LegIds,
     relay::Tries,
     secret::Secret,
-    store::{Store, StoreError},
+    store::{DatabaseUrl, Figures, MasterKey, Store, StoreError},
 };
 
 /// What an engine is told at its start.
@@ -35,14 +38,20 @@ pub struct Settings {
     pub server_name: OwnedServerName,
     /// The practice's name, as patients see it.
     pub practice: String,
-    /// The folder that database and crypto stores lie in.
+    /// The folder that the database lies in, when it is a file.
     pub data: PathBuf,
+    /// The database.
+    pub database: DatabaseUrl,
+    /// What opens the database's sealed values.
+    pub master_key: MasterKey,
     /// How long an event waits for its key before its sender is told.
     pub patience_for_keys: Duration,
     /// How long an event of an unsigned device waits for the signature before its sender is told.
     pub patience_for_signatures: Duration,
     /// How often the ghosts' own inboxes are emptied.
     pub care: Duration,
+    /// How long a ghost's Olm machine stays awake after its last use; looked after whenever the inboxes are emptied.
+    pub idle: Duration,
     /// A promise broken on purpose, for tests of the checks.
     pub fault: Option<crate::Fault>,
 }
@@ -84,6 +93,7 @@ pub(crate) struct Core {
     pub(crate) leg_ids: LegIds,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tries: Tries,
+    pub(crate) counts: Counts,
     legs: mpsc::UnboundedSender<PortalId>,
     receiving: watch::Sender<Option<Timestamp>>,
 }
@@ -129,10 +139,10 @@ impl Engine {
     ) -> Result<Arc<Self>, StartError> {
         tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(&settings.data).await?;
         tokio::fs::set_permissions(&settings.data, std::fs::Permissions::from_mode(0o700)).await?;
-        let store = Store::open(&settings.data.join("parlour.db")).await?;
-        let fresh = [chance.bytes(), chance.bytes()].map(|bytes| PersonId::from_bytes(bytes).to_string());
-        let leg_ids = LegIds::new(Secret::new(store.setting_or("leg-id-key", &fresh.concat()).await?));
-        let machines = Machines::new(settings.data.join("machines"), homeserver.clone(), store.clone());
+        let store = Store::open(&settings.database, &settings.master_key, Arc::clone(&chance)).await?;
+        let fresh = Secret::new(MasterKey::fresh(&*chance).to_hex().to_string());
+        let leg_ids = LegIds::new(store.secret_or("leg-id-key", fresh).await?);
+        let machines = Machines::new(homeserver.clone(), store.clone(), Arc::clone(&clock));
         let ghosts = Ghosts {
             server_name: settings.server_name.clone(),
             practice: settings.practice.clone(),
@@ -151,6 +161,7 @@ impl Engine {
             leg_ids,
             clock,
             tries: Tries::default(),
+            counts: Counts::default(),
             legs,
             receiving,
         });
@@ -185,6 +196,25 @@ impl Engine {
         self.core.store.close().await;
     }
 
+    /// How full the queues are.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn figures(&self) -> Result<Figures, StoreError> {
+        self.core.store.figures().await
+    }
+
+    /// How many Olm machines are awake.
+    pub async fn machines_awake(&self) -> usize {
+        self.core.ghosts.machines.awake().await
+    }
+
+    /// What has been counted since the start.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.core.counts
+    }
+
     /// The store, to be read.
     #[must_use]
     pub fn store(&self) -> &Store {
@@ -214,12 +244,46 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Intake`] for a body that makes no sense; else the database failed and the homeserver is to
     /// send it again.
-    pub async fn accept(&self, body: &[u8]) -> Result<(), EngineError> {
-        let events = parse_transaction(body)?;
-        for conversation in self.core.store.accept(&events, self.core.clock.now()).await? {
-            self.wake_relay(&conversation).await;
+    pub async fn accept(self: &Arc<Self>, body: &[u8]) -> Result<(), EngineError> {
+        let ours = |user_id: &UserId| self.core.ghosts.is_ours(user_id);
+        #[cfg_attr(not(feature = "faults"), expect(unused_mut, reason = "only a fault changes them"))]
+        let mut events = parse_transaction(body, ours)?;
+        #[cfg(feature = "faults")]
+        if self.spoil(&mut events).await {
+            return Ok(());
         }
+        let touched = self.core.store.accept(&events, self.core.clock.now()).await?;
+        for conversation in &touched.conversations {
+            self.wake_relay(conversation).await;
+        }
+        self.core.wake_senders(&touched.portals);
         Ok(())
+    }
+
+    /// The faults of taking in. Whether there is nothing more to be done.
+    #[cfg(feature = "faults")]
+    async fn spoil(self: &Arc<Self>, events: &mut Vec<crate::store::Arrived>) -> bool {
+        if faulty!(self.core.settings, NoDedup) {
+            for event in events.iter_mut() {
+                event.dedup_key.push_str(&self.core.ghosts.chance.bytes().map(|b| format!("{b:02x}")).concat());
+            }
+        }
+        if faulty!(self.core.settings, NoEcho) {
+            events.iter_mut().for_each(|event| event.echo = None);
+        }
+        if !faulty!(self.core.settings, AnswerFirst) {
+            return false;
+        }
+        let (engine, events) = (Arc::clone(self), std::mem::take(events));
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if let Ok(touched) = engine.core.store.accept(&events, engine.core.clock.now()).await {
+                for conversation in &touched.conversations {
+                    engine.wake_relay(conversation).await;
+                }
+            }
+        });
+        true
     }
 
     /// Begins a conversation: written down first, then made. When this returns well it is written down, and is made
@@ -367,5 +431,6 @@ async fn care_for_ghosts(weak: Weak<Engine>) {
         if AssertUnwindSafe(care).catch_unwind().await.is_err() {
             tracing::error!("emptying the ghosts' inboxes panicked");
         }
+        engine.core.ghosts.machines.put_to_sleep(engine.core.settings.idle).await;
     }
 }

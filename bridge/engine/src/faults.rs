@@ -3,19 +3,24 @@
 
 #[cfg(feature = "faults")]
 macro_rules! faults {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)+) => {
+    ($($list:ident: $(#[$list_doc:meta])* { $($(#[$doc:meta])* $name:ident = $text:literal,)+ })+) => {
         /// A promise broken on purpose.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Fault { $($(#[$doc])* $name,)+ }
+        pub enum Fault { $($($(#[$doc])* $name,)+)+ }
 
         impl Fault {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+            $($(#[$list_doc])* pub const $list: &'static [Self] = &[$(Self::$name,)+];)+
 
             /// Its name.
             #[must_use]
             pub fn name(self) -> &'static str {
-                match self { $(Self::$name => $text,)+ }
+                match self { $($(Self::$name => $text,)+)+ }
+            }
+
+            /// The fault of this name.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                [$(Self::$list),+].concat().into_iter().find(|fault| fault.name() == name)
             }
         }
     };
@@ -23,6 +28,7 @@ macro_rules! faults {
 
 #[cfg(feature = "faults")]
 faults! {
+    OF_THE_CHECK: /** Those that `demo --check` finds, a row each. */ {
     /// The source tree is looked for where it is not.
     NoHouse = "no-house",
     /// Every leg is sent twice.
@@ -43,6 +49,19 @@ faults! {
     BotEncrypts = "bot-encrypts",
     /// A reaction, which is not passed on, vanishes without a word.
     SilentReactions = "silent-reactions",
+    }
+    OF_THE_SOAK: /** Those that lose, double or reorder messages when processes are killed and connections are cut. */ {
+    /// The same event counts as another one when it comes again.
+    NoDedup = "no-dedup",
+    /// A transaction is answered before it is kept.
+    AnswerFirst = "answer-first",
+    /// Each attempt to send a leg has a transaction id of its own.
+    NewTransactionId = "new-transaction-id",
+    /// Our own events are not recognised when they come back or stand in the room.
+    NoEcho = "no-echo",
+    /// The newest leg of a portal is sent first.
+    Unordered = "unordered",
+    }
 }
 
 /// No fault exists without the test feature.

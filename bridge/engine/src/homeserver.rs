@@ -14,7 +14,10 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::secret::Secret;
+use crate::{
+    commit_point::{CommitPoint, through},
+    secret::Secret,
+};
 
 /// Why the homeserver did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +136,7 @@ impl Homeserver {
     /// [`HomeserverError`].
     pub async fn request<R>(
         &self,
+        point: CommitPoint,
         intent: &Intent,
         request: R,
     ) -> Result<R::IncomingResponse, HomeserverError>
@@ -150,7 +154,7 @@ impl Homeserver {
             )
             .map_err(|_| HomeserverError::Nonsense("a request of ours"))?;
         let request = reqwest::Request::try_from(request).map_err(HomeserverError::Unreachable)?;
-        let body = self.answer(reqwest::RequestBuilder::from_parts(self.http.clone(), request)).await?;
+        let body = self.answer(point, reqwest::RequestBuilder::from_parts(self.http.clone(), request)).await?;
         R::IncomingResponse::try_from_http_response(http::Response::new(body))
             .map_err(|_| HomeserverError::Nonsense("a request of the client API"))
     }
@@ -161,6 +165,7 @@ impl Homeserver {
     /// [`HomeserverError`].
     pub async fn call(
         &self,
+        point: CommitPoint,
         intent: Option<&Intent>,
         method: http::Method,
         path: &str,
@@ -179,7 +184,7 @@ impl Homeserver {
         if method != http::Method::GET {
             request = request.json(body);
         }
-        let body = self.answer(request).await?;
+        let body = self.answer(point, request).await?;
         serde_json::from_slice(&body).map_err(|_| HomeserverError::Nonsense("a request of the admin API"))
     }
 
@@ -189,7 +194,8 @@ impl Homeserver {
     /// When it cannot be reached, or cannot reach us, or either token is wrong.
     pub async fn ping(&self, user_id: &UserId) -> Result<(), HomeserverError> {
         let path = format!("/_matrix/client/v1/appservice/{}/ping", crate::REGISTRATION_ID);
-        self.call(Some(&Intent::user(user_id)), http::Method::POST, &path, &json!({})).await.map(drop)
+        let bot = Intent::user(user_id);
+        self.call(CommitPoint::Ping, Some(&bot), http::Method::POST, &path, &json!({})).await.map(drop)
     }
 
     /// Who a person's access token belongs to (`/account/whoami`); none when the homeserver does not know it.
@@ -198,7 +204,7 @@ impl Homeserver {
     /// [`HomeserverError`].
     pub async fn whoami(&self, token: &Secret) -> Result<Option<OwnedUserId>, HomeserverError> {
         let url = format!("{}/_matrix/client/v3/account/whoami", self.base);
-        match self.answer(self.http.get(url).bearer_auth(token.reveal())).await {
+        match self.answer(CommitPoint::WhoAmI, self.http.get(url).bearer_auth(token.reveal())).await {
             Ok(body) => {
                 let answer: Value = serde_json::from_slice(&body)
                     .map_err(|_| HomeserverError::Nonsense("/account/whoami"))?;
@@ -217,7 +223,8 @@ impl Homeserver {
     /// [`HomeserverError`].
     pub async fn join(&self, admin: &Intent, room: &RoomId, user: &UserId) -> Result<(), HomeserverError> {
         let path = format!("/_synapse/admin/v1/join/{}", encoded(room.as_str()));
-        let joined = self.call(Some(admin), http::Method::POST, &path, &json!({ "user_id": user })).await;
+        let body = json!({ "user_id": user });
+        let joined = self.call(CommitPoint::Join, Some(admin), http::Method::POST, &path, &body).await;
         match joined {
             Err(error) if error.is("M_FORBIDDEN") => {
                 let event = format!("m.room.member/{}", encoded(user.as_str()));
@@ -244,7 +251,7 @@ impl Homeserver {
         event: &str,
     ) -> Result<Option<Value>, HomeserverError> {
         let path = format!("/_matrix/client/v3/rooms/{}/state/{event}", encoded(room.as_str()));
-        match self.call(Some(intent), http::Method::GET, &path, &Value::Null).await {
+        match self.call(CommitPoint::ReadState, Some(intent), http::Method::GET, &path, &Value::Null).await {
             Ok(content) => Ok(Some(content)),
             Err(error) if error.is("M_NOT_FOUND") => Ok(None),
             Err(error) => Err(error),
@@ -257,10 +264,18 @@ impl Homeserver {
     /// [`HomeserverError`].
     pub async fn joined_rooms(&self, intent: &Intent) -> Result<Vec<OwnedRoomId>, HomeserverError> {
         let request = ruma::api::client::membership::joined_rooms::v3::Request::new();
-        Ok(self.request(intent, request).await?.joined_rooms)
+        Ok(self.request(CommitPoint::ReadRooms, intent, request).await?.joined_rooms)
     }
 
-    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<bytes::Bytes, HomeserverError> {
+    async fn answer(
+        &self,
+        point: CommitPoint,
+        request: reqwest::RequestBuilder,
+    ) -> Result<bytes::Bytes, HomeserverError> {
+        through(point, self.answered(request)).await
+    }
+
+    async fn answered(&self, request: reqwest::RequestBuilder) -> Result<bytes::Bytes, HomeserverError> {
         let response = request.send().await.map_err(HomeserverError::Unreachable)?;
         let status = response.status();
         let body = response.bytes().await.map_err(HomeserverError::Unreachable)?;

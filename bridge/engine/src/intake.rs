@@ -1,7 +1,8 @@
 //! What the homeserver sends: parsed as tolerantly as it must be, each event kept raw
 //! (Matrix v1.19 application-service §Pushing events).
 
-use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId};
+use parlour_domain::{LEG_FIELD, LegId};
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
@@ -45,6 +46,11 @@ impl Event {
         self.state_key.is_none() || self.is_in_the_room().is_some()
     }
 
+    /// The leg that it says it is. It counts only in events of our own users.
+    fn leg(&self) -> Option<LegId> {
+        self.content[LEG_FIELD].as_str().and_then(|id| id.parse().ok())
+    }
+
     /// Whether this says that somebody is in the room from now on, or no longer (Matrix v1.19 client-server
     /// §m.room.member).
     pub(crate) fn is_in_the_room(&self) -> Option<bool> {
@@ -58,20 +64,22 @@ impl Event {
 }
 
 /// The events of a transaction. One that cannot be read is kept under a digest of its bytes, and spoils no other;
-/// keys of the transaction other than `events` are ignored.
+/// keys of the transaction other than `events` are ignored. `ours` tells our own users.
 ///
 /// # Errors
 /// [`IntakeError`], for the whole body.
-pub fn parse_transaction(body: &[u8]) -> Result<Vec<Arrived>, IntakeError> {
+pub fn parse_transaction(body: &[u8], ours: impl Fn(&UserId) -> bool) -> Result<Vec<Arrived>, IntakeError> {
     let transaction: Transaction<'_> = serde_json::from_slice(body)
         .map_err(|error| if error.is_data() { IntakeError::NoEvents } else { IntakeError::NotJson })?;
-    Ok(transaction.events.into_iter().map(arrived).collect())
+    Ok(transaction.events.into_iter().map(|event| arrived(event, &ours)).collect())
 }
 
-fn arrived(event: &RawValue) -> Arrived {
+/// One event, as it is taken in.
+pub(crate) fn arrived(event: &RawValue, ours: &impl Fn(&UserId) -> bool) -> Arrived {
     match serde_json::from_str::<Event>(event.get()) {
         Ok(read) => Arrived {
-            matters: read.matters(),
+            echo: read.leg().filter(|_| ours(&read.sender)).map(|leg| (leg, read.event_id.clone())),
+            matters: read.matters() && (read.state_key.is_some() || !ours(&read.sender)),
             dedup_key: read.event_id.into(),
             room_id: Some(read.room_id),
             event: event.get().to_owned(),
@@ -83,6 +91,7 @@ fn arrived(event: &RawValue) -> Arrived {
                 dedup_key: format!("sha256:{digest}"),
                 room_id: None,
                 matters: false,
+                echo: None,
                 event: event.get().to_owned(),
             }
         }
@@ -98,7 +107,7 @@ mod tests {
         let good = r#"{"event_id":"$a:x","room_id":"!r:x","type":"m.room.encrypted","sender":"@a:x","origin_server_ts":1,"content":{}}"#;
         let state = r#"{"event_id":"$b:x","room_id":"!r:x","type":"m.room.name","sender":"@a:x","origin_server_ts":1,"state_key":"","content":{}}"#;
         let body = format!(r#"{{"events":[{good},{{"event_id":7}},"x",{state}],"ephemeral":1}}"#);
-        let events = parse_transaction(body.as_bytes()).expect("a transaction");
+        let events = parse_transaction(body.as_bytes(), |_| false).expect("a transaction");
         let seen: Vec<_> = events.iter().map(|e| (e.dedup_key.split(':').next(), e.matters)).collect();
         let wanted =
             [(Some("$a"), true), (Some("sha256"), false), (Some("sha256"), false), (Some("$b"), false)];
@@ -115,7 +124,7 @@ mod tests {
             ("{}", IntakeError::NoEvents),
             (r#"{"events":{}}"#, IntakeError::NoEvents),
         ] {
-            assert_eq!(parse_transaction(body.as_bytes()).err(), Some(wanted), "{body}");
+            assert_eq!(parse_transaction(body.as_bytes(), |_| false).err(), Some(wanted), "{body}");
         }
     }
 }

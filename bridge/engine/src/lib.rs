@@ -4,8 +4,12 @@
 /// The id of our registration with the homeserver.
 pub const REGISTRATION_ID: &str = "parlour";
 
+mod commit_point;
+mod counts;
 mod crypto;
 mod engine;
+#[cfg(feature = "faults")]
+pub mod failpoints;
 mod faults;
 mod ghosts;
 mod homeserver;
@@ -18,10 +22,14 @@ mod secret;
 mod sender;
 mod store;
 
+pub use commit_point::CommitPoint;
+pub use counts::Counts;
 pub use crypto::CryptoError;
 pub use engine::{Engine, EngineError, Settings, StartError};
 pub use faults::Fault;
 pub use homeserver::{Homeserver, HomeserverError, Intent};
 pub use intake::{IntakeError, parse_transaction};
 pub use secret::Secret;
-pub use store::{Conversation, Participant, Portal, Store, StoreError};
+pub use store::{
+    Conversation, DatabaseUrl, Figures, InvalidMasterKey, MasterKey, Participant, Portal, Store, StoreError,
+};

@@ -6,6 +6,7 @@ use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::{Value, json};
 
 use crate::{
+    commit_point::CommitPoint,
     crypto::CryptoError,
     engine::Core,
     faults::faulty,
@@ -71,7 +72,10 @@ impl Core {
                 let bot = self.ghosts.bot().await?;
                 let path = "/_matrix/client/v3/createRoom";
                 let answer =
-                    self.homeserver.call(Some(bot.intent()), http::Method::POST, path, &request).await?;
+                    self
+                    .homeserver
+                    .call(CommitPoint::CreateRoom, Some(bot.intent()), http::Method::POST, path, &request)
+                    .await?;
                 let room_id = answer["room_id"].as_str().and_then(|id| OwnedRoomId::try_from(id).ok());
                 room_id.ok_or(HomeserverError::Nonsense(path))?
             }

@@ -7,10 +7,10 @@ use std::{
 };
 
 use parlour_domain::{
-    ConversationId, LEG_FIELD, LegId, MessageId, PortalKind, Refusal, Timestamp,
+    ConversationId, LegId, MessageId, PortalKind, Refusal, Timestamp,
     rules::{self, Lane, LaneFacts, NamingFacts, PostFacts, Reach, Relation},
 };
-use ruma::OwnedUserId;
+use ruma::{EventId, OwnedUserId};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     intake::Event,
     keyed::Again,
     notices,
-    store::{InboxRow, Outcome, Participant, Portal, RelayedMessage},
+    store::{InboxRow, MegolmIndex, Outcome, Participant, Portal, RelayedMessage},
 };
 
 /// What reading an event came to.
@@ -111,11 +111,11 @@ impl Core {
         let refusal = Refusal::OurFault;
         let Ok(event) = serde_json::from_str::<Event>(&row.event) else {
             tracing::error!(conversation = %row.conversation, seq = row.seq, "a damaged event is given up");
-            return self.finish(row, &Outcome::Nothing).await;
+            return self.finish(row, &Outcome::Nothing, None).await;
         };
         tracing::error!(conversation = %row.conversation, seq = row.seq, code = refusal.code(), "an event is given up");
         let outcome = self.refused(row, &event, refusal).await?;
-        self.finish(row, &outcome).await
+        self.finish(row, &outcome, None).await
     }
 
     async fn handle(
@@ -126,23 +126,19 @@ impl Core {
         let event: Event = serde_json::from_str(&row.event)?;
         if let Some(is_in) = event.is_in_the_room() {
             let outcome = if is_in { self.came(row, &event).await? } else { self.left(row, &event).await? };
-            return self.finish(row, &outcome).await;
-        }
-        if self.ghosts.is_ours(&event.sender) {
-            self.echo(&event).await?;
-            self.store.finish(row, &Outcome::Nothing, self.clock.now()).await?;
-            return Ok(Handled::Done);
+            return self.finish(row, &outcome, None).await;
         }
         if waiting.contains(&event.sender) {
             return Ok(Handled::Done);
         }
         let outcome = match self.read(row, &event).await? {
             Reading::Read(read) => {
-                if rules::is_message(&read.event_type, read.content["msgtype"].as_str()) {
+                let outcome = if rules::is_message(&read.event_type, read.content["msgtype"].as_str()) {
                     self.decide(row, &event, &read).await?
                 } else {
                     Outcome::Nothing
-                }
+                };
+                return self.finish(row, &outcome, Some((&read.index, &event.event_id))).await;
             }
             Reading::Refused(refusal) => self.refused(row, &event, refusal).await?,
             Reading::Wait(limit, refusal) => {
@@ -153,11 +149,19 @@ impl Core {
                 self.refused(row, &event, refusal).await?
             }
         };
-        self.finish(row, &outcome).await
+        self.finish(row, &outcome, None).await
     }
 
-    async fn finish(&self, row: &InboxRow, outcome: &Outcome) -> Result<Handled, CryptoError> {
-        self.store.finish(row, outcome, self.clock.now()).await?;
+    async fn finish(
+        &self,
+        row: &InboxRow,
+        outcome: &Outcome,
+        index: Option<(&MegolmIndex, &EventId)>,
+    ) -> Result<Handled, CryptoError> {
+        self.store.finish(row, outcome, index, self.clock.now()).await?;
+        if let Outcome::Refused { code, .. } = outcome {
+            self.counts.refused(code);
+        }
         let portals = match outcome {
             Outcome::Nothing | Outcome::Left { notice: None, .. } => Vec::new(),
             Outcome::Refused { notice, .. } | Outcome::Left { notice: Some(notice), .. } => {
@@ -208,15 +212,6 @@ impl Core {
         Ok(Outcome::Left { user_id, event_id: event.event_id.clone(), notice })
     }
 
-    /// An event of ours has come back: the leg that it says it is has landed.
-    async fn echo(&self, event: &Event) -> Result<(), CryptoError> {
-        let leg = event.content[LEG_FIELD].as_str().and_then(|id| id.parse::<LegId>().ok());
-        if let Some(leg) = leg {
-            self.store.leg_has_landed(&leg, &event.event_id, self.clock.now()).await?;
-        }
-        Ok(())
-    }
-
     async fn read(&self, row: &InboxRow, event: &Event) -> Result<Reading, CryptoError> {
         match event.event_type.as_str() {
             "m.room.encrypted" => {}
@@ -232,7 +227,11 @@ impl Core {
         let bot = self.ghosts.bot().await?;
         Ok(match bot.decipher(&room_id, &event.sender, raw).await? {
             Ok(read) => match rules::may_trust(read.trust) {
-                Ok(()) => Reading::Read(read),
+                // KEY-3: each place of a session is one event's.
+                Ok(()) => match self.store.event_at(&read.index).await? {
+                    Some(other) if other != event.event_id => Reading::Refused(Refusal::Replayed),
+                    _ => Reading::Read(read),
+                },
                 // The signature may be on its way.
                 Err(Refusal::UnsignedDevice) => {
                     Reading::Wait(self.settings.patience_for_signatures, Refusal::UnsignedDevice)
@@ -279,6 +278,13 @@ impl Core {
         let targets = portals.iter().filter(|target| is_target(target, home, &lane));
         let mut legs: Vec<_> =
             targets.map(|target| self.leg_ids.message(&event.event_id, &target.id, at)).collect();
+        // Handled again, an event must become another message in every respect.
+        let (mut id, mut event_id) = (self.leg_ids.message_id(&event.event_id, &home.id), event.event_id.clone());
+        if faulty!(self.settings, NoDedup) {
+            id = MessageId::from_bytes(self.ghosts.chance.bytes());
+            legs.iter_mut().for_each(|leg| leg.id = LegId::from_bytes(self.ghosts.chance.bytes()));
+            event_id = EventId::parse(format!("{event_id}.{id}")).unwrap_or(event_id);
+        }
         let narrowed = home.kind() == PortalKind::Hub && matches!(lane, Lane::Only(_));
         let tells_lanes = narrowed && !conversation.lanes_told;
         if tells_lanes {
@@ -286,10 +292,10 @@ impl Core {
             legs.push(self.leg_ids.notice(&event.event_id, &home.id, "lanes", words, self.clock.now()));
         }
         Ok(Outcome::Relayed(Box::new(RelayedMessage {
-            id: self.leg_ids.message_id(&event.event_id, &home.id),
+            id,
             conversation: conversation.id,
             portal: home.id.clone(),
-            event_id: event.event_id.clone(),
+            event_id,
             sender: sender.person.id.clone(),
             sent_at: at,
             body: words.as_str().to_owned(),

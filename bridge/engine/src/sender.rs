@@ -12,6 +12,7 @@ use ruma::{
 use serde_json::{Value, json};
 
 use crate::{
+    commit_point::CommitPoint,
     crypto::{CryptoError, Machine, Sealed},
     engine::Core,
     faults::faulty,
@@ -38,7 +39,7 @@ impl Core {
     /// Sends what waits for a portal, in order, until nothing does, somebody has to sign in first, or it fails.
     pub(crate) async fn send_waiting(&self, portal: &PortalId) -> Again {
         loop {
-            let leg = match self.store.next_leg(portal).await {
+            let leg = match self.next_leg(portal).await {
                 Ok(Some(leg)) => leg,
                 Ok(None) => return Again::WhenWoken,
                 Err(error) => {
@@ -72,6 +73,15 @@ impl Core {
         }
     }
 
+    async fn next_leg(&self, portal: &PortalId) -> Result<Option<Leg>, StoreError> {
+        let portal = self.store.portal(portal).await?;
+        #[cfg(feature = "faults")]
+        if faulty!(self.settings, Unordered) {
+            return self.store.newest_leg(&portal).await;
+        }
+        self.store.next_leg(&portal).await
+    }
+
     /// The homeserver will not take it, however often it is tried: its sender is told, and the next legs go on.
     async fn give_up(&self, leg: &Leg, error: &CryptoError) -> Result<(), CryptoError> {
         let refusal = Refusal::Undeliverable;
@@ -86,6 +96,7 @@ impl Core {
             LegContent::Notice { .. } => None,
         };
         self.store.leg_has_failed(leg, &portal.conversation, refusal.code(), notice.as_ref(), now).await?;
+        self.counts.given_up();
         if let Some(notice) = notice {
             self.wake_senders(&[notice.portal]);
         }
@@ -108,6 +119,7 @@ impl Core {
             None => WHILE_IT_PASSES,
         };
         tracing::warn!(leg = %leg.id, attempts = leg.attempts, %error, "a leg is tried again");
+        self.counts.retried();
         let next = self.clock.now().plus_millis(pause.as_millis() as i64);
         if let Err(error) = self.store.leg_is_put_off(leg.seq, counts, next).await {
             tracing::error!(leg = %leg.id, %error, "the outbox could not be written");
@@ -161,7 +173,7 @@ impl Core {
         }
         content[LEG_FIELD] = json!(leg.id);
         let ciphertext = serde_json::to_string(&content)?;
-        self.store.leg_is_sealed(leg.seq, &ciphertext, &machine.intent().user_id).await?;
+        self.store.leg_is_sealed(leg, portal, &ciphertext, &machine.intent().user_id).await?;
         Ok(Some(ciphertext))
     }
 
@@ -176,7 +188,10 @@ impl Core {
         let Some(room_id) = &portal.room_id else { return Ok(()) };
         let ghost = &machine.intent().user_id;
         let body: Raw<AnyMessageLikeEventContent> = Raw::from_json_string(ciphertext)?;
-        let transaction_id = format!("parlour.{}.{}", leg.id, ghost.localpart());
+        let mut transaction_id = format!("parlour.{}.{}", leg.id, ghost.localpart());
+        if faulty!(self.settings, NewTransactionId) {
+            transaction_id.push_str(PortalId::from_bytes(self.ghosts.chance.bytes()).as_str());
+        }
         let mut request = send_message_event::v3::Request::new_raw(
             room_id.clone(),
             transaction_id.into(),
@@ -185,12 +200,13 @@ impl Core {
         );
         request.timestamp = Some(leg.sent_at.to_matrix());
         let again = faulty!(self.settings, SendTwice).then(|| request.clone());
-        match self.homeserver.request(machine.intent(), request).await {
+        match self.homeserver.request(CommitPoint::SendEvent, machine.intent(), request).await {
             Ok(answer) => {
                 self.store.leg_has_landed(&leg.id, &answer.event_id, self.clock.now()).await?;
+                self.counts.sent();
                 if let Some(mut again) = again {
                     again.txn_id = format!("{}.again", again.txn_id).into();
-                    self.homeserver.request(machine.intent(), again).await?;
+                    self.homeserver.request(CommitPoint::SendEvent, machine.intent(), again).await?;
                 }
                 Ok(())
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use matrix_sdk_common::deserialized_responses::{VerificationLevel, VerificationState, WithheldCode};
 use matrix_sdk_crypto::{
     DecryptionSettings, EncryptionSyncChanges, MegolmError, TrustRequirement,
-    types::events::room::encrypted::EncryptedEvent,
+    types::events::room::encrypted::{EncryptedEvent, RoomEventEncryptionScheme},
 };
 use parlour_domain::rules::SenderTrust;
 use ruma::{
@@ -20,6 +20,7 @@ use ruma::{
 use serde_json::{Value, value::RawValue};
 
 use super::{CryptoError, Machine, Machines};
+use crate::{commit_point::CommitPoint, store::MegolmIndex};
 
 /// Everything is taken in; what is trusted is a rule's matter.
 pub(super) const RECEIVING: DecryptionSettings =
@@ -35,6 +36,8 @@ pub struct Deciphered {
     pub content: Value,
     /// What decryption tells about its sender.
     pub trust: SenderTrust,
+    /// Where in its session it was encrypted.
+    pub index: MegolmIndex,
 }
 
 /// Why an event cannot be read.
@@ -68,10 +71,11 @@ impl Machine {
         sender: &UserId,
         event: &RawValue,
     ) -> Result<Result<Deciphered, Unreadable>, CryptoError> {
-        self.olm.update_tracked_users([sender]).await?;
+        self.olm().await.update_tracked_users([sender]).await?;
         self.flush().await?;
-        let event: Raw<EncryptedEvent> = Raw::from_json(event.to_owned());
-        let decrypted = match self.olm.decrypt_room_event(&event, room, &RECEIVING).await {
+        let encrypted: Raw<EncryptedEvent> = Raw::from_json(event.to_owned());
+        let decrypted = self.olm().await.decrypt_room_event(&encrypted, room, &RECEIVING).await;
+        let decrypted = match decrypted {
             Ok(decrypted) => decrypted,
             Err(MegolmError::Store(error)) => return Err(error.into()),
             Err(error) => return Ok(Err(unreadable(&error))),
@@ -88,9 +92,10 @@ impl Machine {
             ) => SenderTrust::Unsigned,
             VerificationState::Unverified(VerificationLevel::MismatchedSender) => SenderTrust::Mismatched,
         };
+        let Some(index) = index_of(&encrypted) else { return Ok(Err(Unreadable::Garbled)) };
         let mut event: Value = decrypted.event.deserialize_as_unchecked()?;
         let event_type = event["type"].as_str().unwrap_or_default().to_owned();
-        Ok(Ok(Deciphered { event_type, content: event["content"].take(), trust }))
+        Ok(Ok(Deciphered { event_type, content: event["content"].take(), trust, index }))
     }
 
     /// Takes in what is new in the device's inbox: keys, device lists, key counts. Waits for it at most half a minute
@@ -100,12 +105,12 @@ impl Machine {
     /// # Errors
     /// When the homeserver or a store fails; then the same news comes again.
     pub async fn receive(&self, others: Option<&Machines>, waits: bool) -> Result<News, CryptoError> {
-        let since = self.olm.store().next_batch_token().await?;
+        let since = self.olm().await.store().next_batch_token().await?;
         let mut request = sync_events::v3::Request::new();
         request.timeout = waits.then_some(POLL);
         request.since = since;
         request.filter = Some(sync_events::v3::Filter::FilterDefinition(inbox_filter()));
-        let answer = self.homeserver.request(&self.intent, request).await?;
+        let answer = self.homeserver.request(CommitPoint::ReadInbox, &self.intent, request).await?;
         let news =
             News { keys: !answer.to_device.events.is_empty(), devices: answer.device_lists.changed.clone() };
         if let (Some(others), false) = (others, news.devices.is_empty()) {
@@ -118,10 +123,18 @@ impl Machine {
             unused_fallback_keys: answer.device_unused_fallback_key_types.as_deref(),
             next_batch_token: Some(answer.next_batch),
         };
-        self.olm.receive_sync_changes(changes, &RECEIVING).await?;
+        self.take_in(changes).await?;
         // The news is taken in whatever becomes of our own requests, which are asked for again; `flush` has told.
         let _ = self.flush().await;
         Ok(news)
+    }
+
+    /// Takes news in, in one commit: a process that ended between a new Olm session and the room key that came with it
+    /// would have lost the key.
+    pub(super) async fn take_in(&self, changes: EncryptionSyncChanges<'_>) -> Result<(), CryptoError> {
+        let olm = self.olm.write().await;
+        let taken_in = async { Ok::<_, CryptoError>(olm.receive_sync_changes(changes, &RECEIVING).await?) };
+        self.keys.in_one_commit(taken_in).await.map(drop)
     }
 
     /// Takes in the session that a ghost has made for a room, unless it has it, so that the bot can hand history on
@@ -135,15 +148,27 @@ impl Machine {
         room: &RoomId,
         session_id: &str,
     ) -> Result<(), CryptoError> {
-        if self.olm.store().get_inbound_group_session(room, session_id).await?.is_some() {
+        if self.olm().await.store().get_inbound_group_session(room, session_id).await?.is_some() {
             return Ok(());
         }
         let wanted = |session: &matrix_sdk_crypto::olm::InboundGroupSession| {
             session.room_id() == room && session.session_id() == session_id
         };
-        let exported = ghost.olm.store().export_room_keys(wanted).await?;
-        self.olm.store().import_exported_room_keys(exported, |_, _| {}).await?;
+        let exported = ghost.olm().await.store().export_room_keys(wanted).await?;
+        self.olm().await.store().import_exported_room_keys(exported, |_, _| {}).await?;
         Ok(())
+    }
+}
+
+/// Session and index of a Megolm event.
+fn index_of(event: &Raw<EncryptedEvent>) -> Option<MegolmIndex> {
+    let event = event.deserialize().ok()?;
+    match &event.content.scheme {
+        RoomEventEncryptionScheme::MegolmV1AesSha2(content) => Some(MegolmIndex {
+            session_id: content.session_id.clone(),
+            index: content.ciphertext.message_index(),
+        }),
+        _ => None,
     }
 }
 

@@ -13,10 +13,14 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock, RwLockReadGuard};
 
 use super::CryptoError;
-use crate::homeserver::{Homeserver, HomeserverError, Intent};
+use crate::{
+    commit_point::CommitPoint,
+    homeserver::{Homeserver, HomeserverError, Intent},
+    store::MachineStore,
+};
 
 /// What became of an attempt to encrypt.
 pub enum Sealed {
@@ -35,7 +39,10 @@ pub enum Sealed {
 /// is not compiled in.
 pub struct Machine {
     pub(super) intent: Intent,
-    pub(super) olm: OlmMachine,
+    /// Read to work with it; written where all that it saves is one commit, which nobody else may be in the middle of.
+    /// Neither is held while the homeserver is waited for.
+    pub(super) olm: RwLock<OlmMachine>,
+    pub(super) keys: MachineStore,
     pub(super) homeserver: Homeserver,
     /// Sharing and encrypting are one step: encrypting without a live session is not survivable.
     sealing: Mutex<()>,
@@ -44,8 +51,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(intent: Intent, olm: OlmMachine, homeserver: Homeserver) -> Self {
-        Self { intent, olm, homeserver, sealing: Mutex::new(()), sending: Mutex::new(()) }
+    pub(super) fn new(intent: Intent, olm: OlmMachine, keys: MachineStore, homeserver: Homeserver) -> Self {
+        let olm = RwLock::new(olm);
+        Self { intent, olm, keys, homeserver, sealing: Mutex::new(()), sending: Mutex::new(()) }
+    }
+
+    /// The machine, for one call.
+    pub(super) async fn olm(&self) -> RwLockReadGuard<'_, OlmMachine> {
+        self.olm.read().await
     }
 
     /// As whom it acts, device included.
@@ -56,19 +69,23 @@ impl Machine {
 
     /// Publishes device and cross-signing identity, the device signed from its first upload on; repeatable.
     pub(super) async fn publish(&self) -> Result<(), CryptoError> {
-        let requests = self.olm.bootstrap_cross_signing(false).await?;
+        let requests = self.olm().await.bootstrap_cross_signing(false).await?;
         if let Some(upload) = requests.upload_keys_req {
             self.send(upload.request_id(), upload.request()).await?;
         }
         let path = "/_matrix/client/v3/keys/device_signing/upload";
         let body = signing_keys(&requests.upload_signing_keys_req);
-        self.homeserver.call(Some(&self.intent), http::Method::POST, path, &body).await?;
-        let response = self.homeserver.request(&self.intent, requests.upload_signatures_req).await?;
+        let point = CommitPoint::UploadIdentity;
+        self.homeserver.call(point, Some(&self.intent), http::Method::POST, path, &body).await?;
+        let response = self
+            .homeserver
+            .request(CommitPoint::UploadSignatures, &self.intent, requests.upload_signatures_req)
+            .await?;
         if !response.failures.is_empty() {
             return Err(HomeserverError::Nonsense("/keys/signatures/upload").into());
         }
-        self.olm.mark_request_as_sent(&TransactionId::new(), &response).await?;
-        self.olm.update_tracked_users([&*self.intent.user_id]).await?;
+        self.olm().await.mark_request_as_sent(&TransactionId::new(), &response).await?;
+        self.olm().await.update_tracked_users([&*self.intent.user_id]).await?;
         self.flush().await
     }
 
@@ -77,7 +94,8 @@ impl Machine {
     pub(super) async fn flush(&self) -> Result<(), CryptoError> {
         let _one_batch = self.sending.lock().await;
         let mut outcome = Ok(());
-        for request in self.olm.outgoing_requests().await? {
+        let requests = self.olm().await.outgoing_requests().await?;
+        for request in requests {
             if let Err(error) = self.send(request.request_id(), request.request()).await {
                 tracing::warn!(user_id = %self.intent.user_id, %error, "a request of a machine failed");
                 if matches!(request.request(), AnyOutgoingRequest::KeysQuery(_)) {
@@ -102,26 +120,27 @@ impl Machine {
     ) -> Result<Sealed, CryptoError> {
         let _sealing = self.sealing.lock().await;
         let users = || readers.iter().map(Deref::deref);
-        self.olm.update_tracked_users(users()).await?;
+        self.olm().await.update_tracked_users(users()).await?;
         self.flush().await?;
         if !self.somebody_can_read(readers).await? {
             return Ok(Sealed::NobodyCanRead);
         }
-        if let Some((id, claim)) = self.olm.get_missing_sessions(users()).await? {
-            let response = self.homeserver.request(&self.intent, claim).await?;
-            self.olm.mark_request_as_sent(&id, &response).await?;
+        let missing = self.olm().await.get_missing_sessions(users()).await?;
+        if let Some((id, claim)) = missing {
+            let response = self.homeserver.request(CommitPoint::ClaimKeys, &self.intent, claim).await?;
+            self.olm().await.mark_request_as_sent(&id, &response).await?;
         }
         let settings = EncryptionSettings {
             sharing_strategy: CollectStrategy::IdentityBasedStrategy,
             ..EncryptionSettings::default()
         };
-        let shares = self.olm.share_room_key(room, users(), settings).await?;
+        let shares = self.olm().await.share_room_key(room, users(), settings).await?;
         for share in &shares {
             self.send_to_device(share).await?;
         }
         let content: Raw<AnyMessageLikeEventContent> =
             Raw::from_json(serde_json::value::to_raw_value(content)?);
-        let encrypted = self.olm.encrypt_room_event_raw(room, event_type, &content).await?;
+        let encrypted = self.olm().await.encrypt_room_event_raw(room, event_type, &content).await?;
         Ok(Sealed::Ciphertext {
             content: encrypted.content.deserialize_as_unchecked()?,
             session_id: encrypted.encryption_info.session_id().map(str::to_owned),
@@ -130,7 +149,7 @@ impl Machine {
 
     async fn somebody_can_read(&self, readers: &[OwnedUserId]) -> Result<bool, CryptoError> {
         for user_id in readers {
-            let devices = self.olm.get_user_devices(user_id, None).await?;
+            let devices = self.olm().await.get_user_devices(user_id, None).await?;
             if devices.devices().any(|device| device.is_cross_signed_by_owner()) {
                 return Ok(true);
             }
@@ -142,24 +161,24 @@ impl Machine {
         let (homeserver, intent) = (&self.homeserver, &self.intent);
         match request {
             AnyOutgoingRequest::KeysUpload(upload) => {
-                let response = homeserver.request(intent, upload.clone()).await?;
-                self.olm.mark_request_as_sent(id, &response).await?;
+                let response = homeserver.request(CommitPoint::UploadKeys, intent, upload.clone()).await?;
+                self.olm().await.mark_request_as_sent(id, &response).await?;
             }
             AnyOutgoingRequest::KeysQuery(query) => {
                 let mut request = keys::get_keys::v3::Request::new();
                 request.device_keys = query.device_keys.clone();
                 request.timeout = query.timeout;
-                let response = homeserver.request(intent, request).await?;
-                self.olm.mark_request_as_sent(id, &response).await?;
+                let response = homeserver.request(CommitPoint::QueryKeys, intent, request).await?;
+                self.olm().await.mark_request_as_sent(id, &response).await?;
             }
             AnyOutgoingRequest::KeysClaim(claim) => {
-                let response = homeserver.request(intent, claim.clone()).await?;
-                self.olm.mark_request_as_sent(id, &response).await?;
+                let response = homeserver.request(CommitPoint::ClaimKeys, intent, claim.clone()).await?;
+                self.olm().await.mark_request_as_sent(id, &response).await?;
             }
             AnyOutgoingRequest::ToDeviceRequest(share) => self.send_to_device(share).await?,
             AnyOutgoingRequest::SignatureUpload(upload) => {
-                let response = homeserver.request(intent, upload.clone()).await?;
-                self.olm.mark_request_as_sent(id, &response).await?;
+                let response = homeserver.request(CommitPoint::UploadSignatures, intent, upload.clone()).await?;
+                self.olm().await.mark_request_as_sent(id, &response).await?;
             }
             // Verification in a room: nobody verifies interactively with the bot or with a ghost.
             AnyOutgoingRequest::RoomMessage(_) => {
@@ -175,8 +194,8 @@ impl Machine {
             share.txn_id.clone(),
             share.messages.clone(),
         );
-        let response = self.homeserver.request(&self.intent, request).await?;
-        self.olm.mark_request_as_sent(&share.txn_id, &response).await?;
+        let response = self.homeserver.request(CommitPoint::SendToDevices, &self.intent, request).await?;
+        self.olm().await.mark_request_as_sent(&share.txn_id, &response).await?;
         Ok(())
     }
 }

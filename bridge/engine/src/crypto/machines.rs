@@ -1,54 +1,44 @@
 //! All machines of this process: made when first needed, one a user of ours.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use matrix_sdk_crypto::{EncryptionSyncChanges, OlmMachine, store::IntoCryptoStore};
-use matrix_sdk_sqlite::SqliteCryptoStore;
-use ruma::{OwnedUserId, UserId, api::client::sync::sync_events::DeviceLists};
+use matrix_sdk_crypto::{EncryptionSyncChanges, OlmMachine};
+use parlour_domain::{Clock, Timestamp};
+use ruma::{OwnedUserId, api::client::sync::sync_events::DeviceLists};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell, RwLock};
 
 use super::{CryptoError, Machine};
 use crate::{
+    commit_point::CommitPoint,
     homeserver::{Homeserver, HomeserverError, Intent, encoded},
     store::{OurUser, Store},
 };
-
-/// Opens the crypto store of one user of ours: a folder each.
-struct CryptoStores {
-    folder: PathBuf,
-}
-
-impl CryptoStores {
-    async fn open(&self, user: &UserId) -> Result<impl IntoCryptoStore + use<>, CryptoError> {
-        Ok(SqliteCryptoStore::open(self.folder.join(user.localpart()), None).await?)
-    }
-}
 
 /// How often one inbox is looked into at a time; a look brings up to a hundred keys.
 const MOST_LOOKS: usize = 20;
 
 /// The machines, and the accounts on the homeserver that they belong to.
 pub struct Machines {
-    stores: CryptoStores,
     homeserver: Homeserver,
     store: Store,
-    awake: Mutex<HashMap<OwnedUserId, Arc<OnceCell<Arc<Machine>>>>>,
+    clock: Arc<dyn Clock>,
+    awake: Mutex<HashMap<OwnedUserId, Awake>>,
     /// Held for reading while a machine wakes, for writing while all hear of changed devices: none misses a change.
     waking: RwLock<()>,
 }
 
+/// A machine that is awake, or about to be.
+struct Awake {
+    machine: Arc<OnceCell<Arc<Machine>>>,
+    used: Timestamp,
+}
+
 impl Machines {
-    /// Machines whose stores lie in `folder`.
+    /// None awake yet.
     #[must_use]
-    pub fn new(folder: PathBuf, homeserver: Homeserver, store: Store) -> Self {
-        Self {
-            stores: CryptoStores { folder },
-            homeserver,
-            store,
-            awake: Mutex::default(),
-            waking: RwLock::default(),
-        }
+    pub fn new(homeserver: Homeserver, store: Store, clock: Arc<dyn Clock>) -> Self {
+        Self { homeserver, store, clock, awake: Mutex::default(), waking: RwLock::default() }
     }
 
     /// The machine of one of our users, who is made on the homeserver first where needed: account, device, keys,
@@ -57,7 +47,7 @@ impl Machines {
     /// # Errors
     /// When homeserver, database or crypto store fail; trying again goes on where it stopped.
     pub async fn of(&self, user: &OurUser, display_name: &str) -> Result<Arc<Machine>, CryptoError> {
-        let cell = Arc::clone(self.awake.lock().await.entry(user.user_id.clone()).or_default());
+        let cell = self.cell(user).await;
         if let Some(machine) = cell.get() {
             return Ok(Arc::clone(machine));
         }
@@ -65,16 +55,50 @@ impl Machines {
         cell.get_or_try_init(|| self.wake(user, display_name)).await.cloned()
     }
 
+    async fn cell(&self, user: &OurUser) -> Arc<OnceCell<Arc<Machine>>> {
+        let used = self.clock.now();
+        let mut awake = self.awake.lock().await;
+        let known = awake
+            .entry(user.user_id.clone())
+            .or_insert_with(|| Awake { machine: Arc::default(), used });
+        known.used = used;
+        // One whose memory is ahead of the database saves nothing any more, and a new one takes its place.
+        if known.machine.get().is_some_and(|machine| machine.keys.is_behind()) {
+            known.machine = Arc::default();
+        }
+        Arc::clone(&known.machine)
+    }
+
+    /// Puts machines to sleep that nobody has used for this long.
+    pub async fn put_to_sleep(&self, idle: Duration) {
+        let now = self.clock.now().millis();
+        let idle = i64::try_from(idle.as_millis()).unwrap_or(i64::MAX);
+        self.awake.lock().await.retain(|user_id, known| {
+            let in_use = Arc::strong_count(&known.machine) > 1
+                || known.machine.get().is_some_and(|machine| Arc::strong_count(machine) > 1);
+            in_use || user_id.localpart() == crate::ghosts::BOT || now - known.used.millis() < idle
+        });
+    }
+
+    /// How many machines are awake.
+    pub async fn awake(&self) -> usize {
+        self.awake.lock().await.values().filter(|known| known.machine.initialized()).count()
+    }
+
+    async fn all_awake(&self) -> Vec<Arc<Machine>> {
+        self.awake.lock().await.values().filter_map(|known| known.machine.get().cloned()).collect()
+    }
+
     async fn wake(&self, user: &OurUser, display_name: &str) -> Result<Arc<Machine>, CryptoError> {
         let intent = Intent { user_id: user.user_id.clone(), device_id: Some(user.device_id.clone()) };
         if !user.ready {
             self.register(&intent).await?;
         }
-        let crypto_store = self.stores.open(&user.user_id).await?;
-        let olm = OlmMachine::with_store(&user.user_id, &user.device_id, crypto_store, None).await?;
+        let keys = self.store.machine_store(&user.user_id);
+        let olm = OlmMachine::with_store(&user.user_id, &user.device_id, keys.clone(), None).await?;
         // What changed while we were down was told to nobody.
         olm.mark_all_tracked_users_as_dirty().await?;
-        let machine = Arc::new(Machine::new(intent, olm, self.homeserver.clone()));
+        let machine = Arc::new(Machine::new(intent, olm, keys, self.homeserver.clone()));
         if !user.ready {
             machine.publish().await?;
             self.name(machine.intent(), display_name).await?;
@@ -86,9 +110,7 @@ impl Machines {
     /// Tells every machine that is awake whose devices have changed.
     pub(super) async fn devices_changed(&self, changed: &DeviceLists) {
         let _waking = self.waking.write().await;
-        let awake = self.awake.lock().await;
-        let machines: Vec<Arc<Machine>> = awake.values().filter_map(|cell| cell.get().cloned()).collect();
-        drop(awake);
+        let machines = self.all_awake().await;
         let none = std::collections::BTreeMap::new();
         for machine in machines {
             let changes = EncryptionSyncChanges {
@@ -98,7 +120,7 @@ impl Machines {
                 unused_fallback_keys: None,
                 next_batch_token: None,
             };
-            if let Err(error) = machine.olm.receive_sync_changes(changes, &super::bot::RECEIVING).await {
+            if let Err(error) = machine.take_in(changes).await {
                 // Asleep, it hears of everything when it wakes: all devices are asked for anew then.
                 tracing::error!(user_id = %machine.intent().user_id, %error, "a ghost did not hear of changed devices");
                 self.awake.lock().await.remove(&machine.intent().user_id);
@@ -109,9 +131,7 @@ impl Machines {
     /// Looks into the inboxes of all ghosts that are awake, until they are empty (Matrix v1.19 client-server
     /// §Send-to-device messaging: what was fetched is deleted with the next fetch).
     pub async fn empty_inboxes(&self) {
-        let awake = self.awake.lock().await;
-        let machines: Vec<Arc<Machine>> = awake.values().filter_map(|cell| cell.get().cloned()).collect();
-        drop(awake);
+        let machines = self.all_awake().await;
         for machine in machines {
             if machine.intent().user_id.localpart() == crate::ghosts::BOT {
                 continue;
@@ -140,7 +160,7 @@ impl Machines {
         });
         match self
             .homeserver
-            .call(None, http::Method::POST, "/_matrix/client/v3/register?kind=user", &body)
+            .call(CommitPoint::Register, None, http::Method::POST, "/_matrix/client/v3/register?kind=user", &body)
             .await
         {
             Ok(_) => {}
@@ -151,7 +171,13 @@ impl Machines {
         let path = format!("/_matrix/client/v3/devices/{}", encoded(device_id.as_str()));
         let user = Intent::user(&intent.user_id);
         self.homeserver
-            .call(Some(&user), http::Method::PUT, &path, &json!({ "display_name": "Parlour" }))
+            .call(
+                CommitPoint::MakeDevice,
+                Some(&user),
+                http::Method::PUT,
+                &path,
+                &json!({ "display_name": "Parlour" }),
+            )
             .await?;
         Ok(())
     }
@@ -159,7 +185,7 @@ impl Machines {
     async fn name(&self, intent: &Intent, display_name: &str) -> Result<Value, HomeserverError> {
         let path = format!("/_matrix/client/v3/profile/{}/displayname", encoded(intent.user_id.as_str()));
         self.homeserver
-            .call(Some(intent), http::Method::PUT, &path, &json!({ "displayname": display_name }))
+            .call(CommitPoint::SetName, Some(intent), http::Method::PUT, &path, &json!({ "displayname": display_name }))
             .await
     }
 }

@@ -14,9 +14,6 @@ pub enum CryptoError {
     /// The crypto store failed.
     #[error("the crypto store failed: {0}")]
     Store(#[from] matrix_sdk_crypto::CryptoStoreError),
-    /// The crypto store's file could not be opened.
-    #[error("the crypto store could not be opened: {0}")]
-    Open(#[from] matrix_sdk_sqlite::OpenStoreError),
     /// A step of the protocol failed.
     #[error("a step of the encryption failed: {0}")]
     Olm(#[from] matrix_sdk_crypto::OlmError),
@@ -42,7 +39,7 @@ impl CryptoError {
         match self {
             Self::Homeserver(error) => error.is_passing(),
             Self::Database(error) => error.may_pass(),
-            Self::Store(_) | Self::Open(_) => true,
+            Self::Store(_) => true,
             Self::Olm(_) | Self::Megolm(_) | Self::Json(_) => false,
         }
     }

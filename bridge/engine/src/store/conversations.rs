@@ -6,7 +6,12 @@ use parlour_domain::{
 };
 use ruma::{OwnedRoomId, RoomId, UserId};
 
-use super::{Store, StoreError, matrix_id, one_row, parsed};
+use super::{
+    Store, StoreError, matrix_id, one_row, parsed,
+    people::PersonRow,
+    seal::{Owner, Place},
+};
+use crate::commit_point::CommitPoint;
 
 /// A conversation as it stands.
 #[derive(Clone, Debug)]
@@ -60,20 +65,10 @@ impl Portal {
 }
 
 const CONVERSATION: &str = "conversations";
-type ConversationRow = (String, String, Option<String>, String, String, i64, i64);
+type ConversationRow = (String, Vec<u8>, Option<Vec<u8>>, String, String, i64, i64);
 
-fn conversation(
-    (id, name, subject, mode, owner, ready, lanes_told): ConversationRow,
-) -> Result<Conversation, StoreError> {
-    Ok(Conversation {
-        id: parsed(CONVERSATION, &id)?,
-        name: parsed(CONVERSATION, &name)?,
-        subject: subject.map(|subject| parsed(CONVERSATION, &subject)).transpose()?,
-        mode: parsed(CONVERSATION, &mode)?,
-        owner: parsed(CONVERSATION, &owner)?,
-        ready: ready == 1,
-        lanes_told: lanes_told == 1,
-    })
+fn place<'a>(column: &'static str, id: &'a ConversationId) -> Place<'a> {
+    Place { table: CONVERSATION, column, row: id.as_str() }
 }
 
 const PORTAL: &str = "portals";
@@ -101,14 +96,16 @@ impl Store {
         portals: &[(PortalId, Option<PersonId>)],
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_unordered().await?;
+        let key = self.keys.make(&mut tx, &Owner::Conversation(id.clone())).await?;
+        let subject = new.subject.as_ref();
         sqlx::query(
             "INSERT INTO conversations (id, name, subject, mode, owner_id, created_at)
              VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(id.as_str())
-        .bind(new.name.as_str())
-        .bind(new.subject.as_ref().map(|subject| subject.as_str()))
+        .bind(key.seal(place("name", id), new.name.as_str().as_bytes()))
+        .bind(subject.map(|subject| key.seal(place("subject", id), subject.as_str().as_bytes())))
         .bind(new.mode.as_str())
         .bind(new.owner.as_str())
         .bind(at.millis())
@@ -132,8 +129,37 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
         }
-        tx.commit().await?;
-        Ok(())
+        self.commit(tx, CommitPoint::ConversationKept).await
+    }
+
+    async fn conversation_of_row(
+        &self,
+        (id, name, subject, mode, owner, ready, lanes_told): ConversationRow,
+    ) -> Result<Conversation, StoreError> {
+        let id: ConversationId = parsed(CONVERSATION, &id)?;
+        let key = self.key(&Owner::Conversation(id.clone())).await?;
+        let name = key.open_text(place("name", &id), &name)?;
+        let subject = subject.map(|subject| key.open_text(place("subject", &id), &subject)).transpose()?;
+        Ok(Conversation {
+            name: parsed(CONVERSATION, &name)?,
+            subject: subject.map(|subject| parsed(CONVERSATION, &subject)).transpose()?,
+            mode: parsed(CONVERSATION, &mode)?,
+            owner: parsed(CONVERSATION, &owner)?,
+            ready: ready == 1,
+            lanes_told: lanes_told == 1,
+            id,
+        })
+    }
+
+    async fn conversations_of_rows(
+        &self,
+        rows: Vec<ConversationRow>,
+    ) -> Result<Vec<Conversation>, StoreError> {
+        let mut conversations = Vec::with_capacity(rows.len());
+        for row in rows {
+            conversations.push(self.conversation_of_row(row).await?);
+        }
+        Ok(conversations)
     }
 
     /// The conversation with this id.
@@ -141,14 +167,16 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn conversation(&self, id: &ConversationId) -> Result<Option<Conversation>, StoreError> {
-        sqlx::query_as(
+        let row = sqlx::query_as(
             "SELECT id, name, subject, mode, owner_id, ready, lanes_told FROM conversations WHERE id = $1",
         )
         .bind(id.as_str())
         .fetch_optional(&self.pool)
-        .await?
-        .map(conversation)
-        .transpose()
+        .await?;
+        match row {
+            Some(row) => self.conversation_of_row(row).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// All conversations, newest first.
@@ -156,15 +184,13 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn conversations(&self) -> Result<Vec<Conversation>, StoreError> {
-        sqlx::query_as(
+        let rows = sqlx::query_as(
             "SELECT id, name, subject, mode, owner_id, ready, lanes_told FROM conversations
              ORDER BY created_at DESC, id",
         )
         .fetch_all(&self.pool)
-        .await?
-        .into_iter()
-        .map(conversation)
-        .collect()
+        .await?;
+        self.conversations_of_rows(rows).await
     }
 
     /// The conversations that a person takes part in, newest first.
@@ -172,17 +198,15 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn conversations_of(&self, person: &PersonId) -> Result<Vec<Conversation>, StoreError> {
-        sqlx::query_as(
+        let rows = sqlx::query_as(
             "SELECT c.id, c.name, c.subject, c.mode, c.owner_id, c.ready, c.lanes_told
              FROM conversations c JOIN participants p ON p.conversation_id = c.id
              WHERE p.person_id = $1 ORDER BY c.created_at DESC, c.id",
         )
         .bind(person.as_str())
         .fetch_all(&self.pool)
-        .await?
-        .into_iter()
-        .map(conversation)
-        .collect()
+        .await?;
+        self.conversations_of_rows(rows).await
     }
 
     /// The conversations whose rooms are not all made, oldest first.
@@ -202,11 +226,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn conversation_is_ready(&self, id: &ConversationId) -> Result<(), StoreError> {
-        let result = sqlx::query("UPDATE conversations SET ready = 1 WHERE id = $1")
-            .bind(id.as_str())
-            .execute(&self.pool)
-            .await?;
-        one_row(CONVERSATION, &result)
+        let ready = sqlx::query("UPDATE conversations SET ready = 1 WHERE id = $1").bind(id.as_str());
+        one_row(CONVERSATION, &self.alone(CommitPoint::ConversationReady, ready).await?)
     }
 
     /// Who takes part, by name.
@@ -214,27 +235,24 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn participants(&self, id: &ConversationId) -> Result<Vec<Participant>, StoreError> {
-        type Row = (String, String, String, String, Option<String>, i64);
+        type Row = (String, String, String, Vec<u8>, Option<Vec<u8>>, i64);
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT p.id, p.user_id, p.role, p.name, p.record_number, x.may_send_one_way
-             FROM participants x JOIN people p ON p.id = x.person_id
-             WHERE x.conversation_id = $1 ORDER BY p.name, p.id",
+             FROM participants x JOIN people p ON p.id = x.person_id WHERE x.conversation_id = $1",
         )
         .bind(id.as_str())
         .fetch_all(&self.pool)
         .await?;
-        rows.into_iter()
-            .map(|(id, user_id, role, name, number, may_send)| {
-                let person = Person {
-                    id: parsed("participants", &id)?,
-                    user_id: matrix_id("participants", user_id)?,
-                    role: parsed("participants", &role)?,
-                    name: parsed("participants", &name)?,
-                    record_number: number.map(|number| parsed("participants", &number)).transpose()?,
-                };
-                Ok(Participant { person, may_send_one_way: may_send == 1 })
-            })
-            .collect()
+        let mut participants = Vec::with_capacity(rows.len());
+        for (id, user_id, role, name, number, may_send) in rows {
+            let row: PersonRow = (id, user_id, role, name, number);
+            let person = self.person_of_row(row).await?;
+            participants.push(Participant { person, may_send_one_way: may_send == 1 });
+        }
+        participants.sort_by(|a, b| {
+            (a.person.name.as_str(), &a.person.id).cmp(&(b.person.name.as_str(), &b.person.id))
+        });
+        Ok(participants)
     }
 
     /// A conversation's portals, the hub first.
@@ -285,11 +303,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn portal_is_attempted(&self, id: &PortalId) -> Result<(), StoreError> {
-        let result = sqlx::query("UPDATE portals SET attempted = 1 WHERE id = $1")
-            .bind(id.as_str())
-            .execute(&self.pool)
-            .await?;
-        one_row(PORTAL, &result)
+        let attempted = sqlx::query("UPDATE portals SET attempted = 1 WHERE id = $1").bind(id.as_str());
+        one_row(PORTAL, &self.alone(CommitPoint::PortalAttempted, attempted).await?)
     }
 
     /// A portal has its room.
@@ -297,12 +312,10 @@ impl Store {
     /// # Errors
     /// When the database fails, or it has one already.
     pub async fn portal_is_made(&self, id: &PortalId, room_id: &RoomId) -> Result<(), StoreError> {
-        let result = sqlx::query("UPDATE portals SET room_id = $2 WHERE id = $1 AND room_id IS NULL")
+        let made = sqlx::query("UPDATE portals SET room_id = $2 WHERE id = $1 AND room_id IS NULL")
             .bind(id.as_str())
-            .bind(room_id.as_str())
-            .execute(&self.pool)
-            .await?;
-        one_row(PORTAL, &result)
+            .bind(room_id.as_str());
+        one_row(PORTAL, &self.alone(CommitPoint::PortalMade, made).await?)
     }
 
     /// Whether somebody was joined to a portal before.
@@ -324,12 +337,9 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn joined(&self, portal: &PortalId, user_id: &UserId) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-            .bind(portal.as_str())
-            .bind(user_id.as_str())
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+        let sql = "INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        let came = sqlx::query(sql).bind(portal.as_str()).bind(user_id.as_str());
+        self.alone(CommitPoint::MemberCame, came).await.map(drop)
     }
 
     /// Somebody turned out not to be in a portal.
@@ -337,11 +347,9 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn not_joined(&self, portal: &PortalId, user_id: &UserId) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM portal_members WHERE portal_id = $1 AND user_id = $2")
+        let gone = sqlx::query("DELETE FROM portal_members WHERE portal_id = $1 AND user_id = $2")
             .bind(portal.as_str())
-            .bind(user_id.as_str())
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+            .bind(user_id.as_str());
+        self.alone(CommitPoint::MemberGone, gone).await.map(drop)
     }
 }

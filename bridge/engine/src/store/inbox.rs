@@ -1,13 +1,15 @@
 //! What came in, and what became of it: one commit a transaction, one commit a message.
 
-use parlour_domain::{ConversationId, MessageId, PersonId, PortalId, Timestamp};
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
+use parlour_domain::{ConversationId, LegId, MessageId, PersonId, PortalId, Timestamp};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId};
 use sqlx::{Any, Transaction};
 
 use super::{
-    NewLeg, Store, StoreError, one_row, outbox, parsed,
+    NewLeg, Store, StoreError, one_row, outbox, parsed, record,
     record::{ledger, map},
+    seal::{Owner, Place},
 };
+use crate::commit_point::CommitPoint;
 
 /// One event of a transaction, ready to be stored.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct Arrived {
     pub room_id: Option<OwnedRoomId>,
     /// Whether it may need handling; state and what cannot be read is only kept.
     pub matters: bool,
+    /// The leg that it is, when one of our own users sent it.
+    pub echo: Option<(LegId, OwnedEventId)>,
     /// The event exactly as it came.
     pub event: String,
 }
@@ -63,6 +67,24 @@ pub struct RelayedMessage {
     pub tells_lanes: bool,
 }
 
+/// Which place of which Megolm session an event was encrypted with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MegolmIndex {
+    /// The session.
+    pub session_id: String,
+    /// The place in it.
+    pub index: u32,
+}
+
+/// What a transaction has changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Conversations with new events.
+    pub conversations: Vec<ConversationId>,
+    /// Portals whose legs have landed.
+    pub portals: Vec<PortalId>,
+}
+
 /// What became of an event.
 pub enum Outcome {
     /// Nothing was to be done.
@@ -90,61 +112,88 @@ pub enum Outcome {
 }
 
 const INBOX: &str = "inbox";
-type Row = (i64, String, String, String, i64);
+type Row = (i64, String, String, Option<String>, Option<Vec<u8>>, i64);
 
-fn row((seq, conversation, portal, event, received_at): Row) -> Result<InboxRow, StoreError> {
-    Ok(InboxRow {
-        seq,
-        conversation: parsed(INBOX, &conversation)?,
-        portal: parsed(INBOX, &portal)?,
-        event,
-        received_at: Timestamp::from_millis(received_at),
-    })
+/// An event's row is its key: it is known before the row is there.
+fn place(dedup_key: &str) -> Place<'_> {
+    Place { table: INBOX, column: "event", row: dedup_key }
 }
 
 impl Store {
-    /// Keeps all events of a transaction in one commit, each once whatever transaction it comes in, and says
-    /// which conversations have something new.
+    /// Keeps all events of a transaction in one commit, each once whatever transaction it comes in. An echo of our own
+    /// settles its leg in the same commit.
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
-    pub async fn accept(&self, events: &[Arrived], at: Timestamp) -> Result<Vec<ConversationId>, StoreError> {
-        let mut tx = self.begin().await?;
-        let mut touched = Vec::new();
-        for event in events {
-            let home: Option<(String, String)> = match &event.room_id {
-                Some(room_id) if event.matters => {
-                    sqlx::query_as("SELECT conversation_id, id FROM portals WHERE room_id = $1")
-                        .bind(room_id.as_str())
-                        .fetch_optional(&mut *tx)
-                        .await?
-                }
-                _ => None,
-            };
-            // What concerns no portal is only remembered by its id, so that it is known when it comes again.
-            let kept = if home.is_some() || event.room_id.is_none() { &*event.event } else { "" };
-            let (conversation, portal) = home.unzip();
-            let result = sqlx::query(
-                "INSERT INTO inbox (seq, dedup_key, conversation_id, portal_id, event, received_at, state)
-                 SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6 FROM inbox WHERE 1 = 1
-                 ON CONFLICT (dedup_key) DO NOTHING",
-            )
-            .bind(&event.dedup_key)
-            .bind(&conversation)
-            .bind(&portal)
-            .bind(kept)
-            .bind(at.millis())
-            .bind(if conversation.is_some() { "waiting" } else { "skipped" })
-            .execute(&mut *tx)
-            .await?;
-            if let (1, Some(conversation)) = (result.rows_affected(), conversation) {
-                touched.push(parsed(INBOX, &conversation)?);
-            }
+    pub async fn accept(&self, events: &[Arrived], at: Timestamp) -> Result<Touched, StoreError> {
+        let mut touched = Touched::default();
+        if events.is_empty() {
+            return Ok(touched);
         }
-        tx.commit().await?;
-        touched.sort();
-        touched.dedup();
+        let mut tx = self.begin().await?;
+        for event in events {
+            self.keep(&mut tx, event, at, &mut touched).await?;
+        }
+        self.commit(tx, CommitPoint::TransactionKept).await?;
+        touched.conversations.sort();
+        touched.conversations.dedup();
         Ok(touched)
+    }
+
+    async fn keep(
+        &self,
+        tx: &mut Transaction<'static, Any>,
+        event: &Arrived,
+        at: Timestamp,
+        touched: &mut Touched,
+    ) -> Result<(), StoreError> {
+        if let Some((leg, event_id)) = &event.echo {
+            touched.portals.extend(outbox::landed(tx, leg, event_id, at).await?);
+        }
+        type Home = (String, String, Option<String>);
+        let home: Option<Home> = match &event.room_id {
+            Some(room_id) if event.matters && event.echo.is_none() => {
+                sqlx::query_as("SELECT conversation_id, id, patient_id FROM portals WHERE room_id = $1")
+                    .bind(room_id.as_str())
+                    .fetch_optional(&mut **tx)
+                    .await?
+            }
+            _ => None,
+        };
+        let owner = match &home {
+            Some((conversation, _, patient)) => {
+                let patient = patient.as_deref().map(|id| parsed::<PersonId>(INBOX, id)).transpose()?;
+                Some(Owner::of_portal(patient.as_ref(), &parsed(INBOX, conversation)?))
+            }
+            None if event.room_id.is_none() => Some(Owner::Practice),
+            // What concerns no portal is only remembered by its id, so that it is known when it comes again.
+            None => None,
+        };
+        let kept = match owner {
+            Some(owner) => {
+                let key = self.key_in(tx, &owner).await?;
+                Some(key.seal(place(&event.dedup_key), event.event.as_bytes()))
+            }
+            None => None,
+        };
+        let (conversation, portal) = home.map(|(conversation, portal, _)| (conversation, portal)).unzip();
+        let result = sqlx::query(
+            "INSERT INTO inbox (seq, dedup_key, conversation_id, portal_id, event, received_at, state)
+             SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6 FROM inbox WHERE 1 = 1
+             ON CONFLICT (dedup_key) DO NOTHING",
+        )
+        .bind(&event.dedup_key)
+        .bind(&conversation)
+        .bind(&portal)
+        .bind(kept)
+        .bind(at.millis())
+        .bind(if conversation.is_some() { "waiting" } else { "skipped" })
+        .execute(&mut **tx)
+        .await?;
+        if let (1, Some(conversation)) = (result.rows_affected(), conversation) {
+            touched.conversations.push(parsed(INBOX, &conversation)?);
+        }
+        Ok(())
     }
 
     /// The conversations that have events waiting.
@@ -162,38 +211,72 @@ impl Store {
     /// A conversation's waiting events after a place in the order of arrival, at most 100.
     ///
     /// # Errors
-    /// When the database fails.
+    /// When the database fails, or a row does not open.
     pub async fn waiting(
         &self,
         conversation: &ConversationId,
         after: i64,
     ) -> Result<Vec<InboxRow>, StoreError> {
-        sqlx::query_as(
-            "SELECT seq, conversation_id, portal_id, event, received_at FROM inbox
-             WHERE state = 'waiting' AND conversation_id = $1 AND seq > $2 ORDER BY seq LIMIT 100",
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT i.seq, i.dedup_key, i.portal_id, p.patient_id, i.event, i.received_at
+             FROM inbox i JOIN portals p ON p.id = i.portal_id
+             WHERE i.state = 'waiting' AND i.conversation_id = $1 AND i.seq > $2 ORDER BY i.seq LIMIT 100",
         )
         .bind(conversation.as_str())
         .bind(after)
         .fetch_all(&self.pool)
-        .await?
-        .into_iter()
-        .map(row)
-        .collect()
+        .await?;
+        let mut waiting = Vec::with_capacity(rows.len());
+        for (seq, dedup_key, portal, patient, event, received_at) in rows {
+            let patient = patient.as_deref().map(|id| parsed::<PersonId>(INBOX, id)).transpose()?;
+            let key = self.key(&Owner::of_portal(patient.as_ref(), conversation)).await?;
+            let event = event.ok_or(StoreError::Malformed(INBOX))?;
+            waiting.push(InboxRow {
+                seq,
+                conversation: conversation.clone(),
+                portal: parsed(INBOX, &portal)?,
+                // A damaged row is its own matter, not that of the rows behind it.
+                event: key.open_text(place(&dedup_key), &event).unwrap_or_default(),
+                received_at: Timestamp::from_millis(received_at),
+            });
+        }
+        Ok(waiting)
     }
 
-    /// What became of an event, in one commit: record, ledger, mapping and outbox together, and the event done.
+    /// The event that used a place of a Megolm session, if one has.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn event_at(&self, index: &MegolmIndex) -> Result<Option<OwnedEventId>, StoreError> {
+        let found: Option<(String,)> =
+            sqlx::query_as("SELECT event_id FROM megolm_indexes WHERE session = $1 AND place = $2")
+                .bind(self.practice_key().name(&["megolm", &index.session_id]))
+                .bind(i64::from(index.index))
+                .fetch_optional(&self.pool)
+                .await?;
+        found.map(|(event_id,)| super::matrix_id("megolm_indexes", event_id)).transpose()
+    }
+
+    /// What became of an event, in one commit: record, ledger, mapping and outbox together, the place in its session
+    /// used, and the event done.
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
-    pub async fn finish(&self, row: &InboxRow, outcome: &Outcome, at: Timestamp) -> Result<(), StoreError> {
+    pub async fn finish(
+        &self,
+        row: &InboxRow,
+        outcome: &Outcome,
+        index: Option<(&MegolmIndex, &EventId)>,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         match outcome {
             Outcome::Nothing => {}
             Outcome::Refused { event_id, code, notice } => {
                 ledger(&mut tx, &row.conversation, event_id, None, "refused", Some(code), at).await?;
-                outbox::add(&mut tx, notice, None).await?;
+                self.add(&mut tx, notice, None, at).await?;
             }
-            Outcome::Relayed(message) => relayed(&mut tx, message, at).await?,
+            Outcome::Relayed(message) => self.relayed(&mut tx, message, at).await?,
             Outcome::Left { user_id, event_id, notice } => {
                 sqlx::query("DELETE FROM portal_members WHERE portal_id = $1 AND user_id = $2")
                     .bind(row.portal.as_str())
@@ -202,50 +285,63 @@ impl Store {
                     .await?;
                 if let Some(notice) = notice {
                     ledger(&mut tx, &row.conversation, event_id, None, "left", None, at).await?;
-                    outbox::add(&mut tx, notice, None).await?;
+                    self.add(&mut tx, notice, None, at).await?;
                 }
             }
+        }
+        if let Some((index, event_id)) = index {
+            sqlx::query(
+                "INSERT INTO megolm_indexes (session, place, event_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            )
+            .bind(self.practice_key().name(&["megolm", &index.session_id]))
+            .bind(i64::from(index.index))
+            .bind(event_id.as_str())
+            .execute(&mut *tx)
+            .await?;
         }
         let result = sqlx::query("UPDATE inbox SET state = 'done' WHERE seq = $1 AND state = 'waiting'")
             .bind(row.seq)
             .execute(&mut *tx)
             .await?;
         one_row(INBOX, &result)?;
-        tx.commit().await?;
+        self.commit(tx, CommitPoint::EventDecided).await
+    }
+
+    async fn relayed(
+        &self,
+        tx: &mut Transaction<'static, Any>,
+        message: &RelayedMessage,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let owner = record::owner(message.lane.as_ref(), &message.conversation);
+        let key = self.key_in(tx, &owner).await?;
+        sqlx::query(
+            "INSERT INTO messages (id, conversation_id, portal_id, event_id, sender_id, sent_at, body, answers, lane)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(message.id.as_str())
+        .bind(message.conversation.as_str())
+        .bind(message.portal.as_str())
+        .bind(message.event_id.as_str())
+        .bind(message.sender.as_str())
+        .bind(message.sent_at.millis())
+        .bind(key.seal(record::words(&message.id), message.body.as_bytes()))
+        .bind(message.answers.as_ref().map(MessageId::as_str))
+        .bind(message.lane.as_ref().map(PersonId::as_str))
+        .execute(&mut **tx)
+        .await?;
+        map(tx, &message.portal, &message.id, &message.event_id).await?;
+        let (conversation, event) = (&message.conversation, &message.event_id);
+        ledger(tx, conversation, event, Some(&message.id), "accepted", None, at).await?;
+        if message.tells_lanes {
+            sqlx::query("UPDATE conversations SET lanes_told = 1 WHERE id = $1")
+                .bind(message.conversation.as_str())
+                .execute(&mut **tx)
+                .await?;
+        }
+        for leg in &message.legs {
+            self.add(tx, leg, Some(&message.id), at).await?;
+        }
         Ok(())
     }
-}
-
-async fn relayed(
-    tx: &mut Transaction<'static, Any>,
-    message: &RelayedMessage,
-    at: Timestamp,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO messages (id, conversation_id, portal_id, event_id, sender_id, sent_at, body, answers, lane)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    )
-    .bind(message.id.as_str())
-    .bind(message.conversation.as_str())
-    .bind(message.portal.as_str())
-    .bind(message.event_id.as_str())
-    .bind(message.sender.as_str())
-    .bind(message.sent_at.millis())
-    .bind(&message.body)
-    .bind(message.answers.as_ref().map(MessageId::as_str))
-    .bind(message.lane.as_ref().map(PersonId::as_str))
-    .execute(&mut **tx)
-    .await?;
-    map(tx, &message.portal, &message.id, &message.event_id).await?;
-    ledger(tx, &message.conversation, &message.event_id, Some(&message.id), "accepted", None, at).await?;
-    if message.tells_lanes {
-        sqlx::query("UPDATE conversations SET lanes_told = 1 WHERE id = $1")
-            .bind(message.conversation.as_str())
-            .execute(&mut **tx)
-            .await?;
-    }
-    for leg in &message.legs {
-        outbox::add(tx, leg, Some(&message.id)).await?;
-    }
-    Ok(())
 }

@@ -1,23 +1,36 @@
-//! The store: all SQL is here, portable between SQLite and PostgreSQL.
+//! The store: all SQL is here, the same statements for SQLite and PostgreSQL. What must not be read by whoever holds
+//! the database is sealed ([`seal`]).
 
 mod conversations;
+mod database;
+mod figures;
 mod inbox;
+mod machine;
 mod outbox;
 mod people;
 mod record;
+mod seal;
 mod settings;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
-use std::path::Path;
+use std::sync::Arc;
 
-use sqlx::{
-    Any, AnyPool, Transaction,
-    any::{AnyPoolOptions, install_default_drivers},
-};
+use sqlx::{Any, AnyPool, Database, Transaction, any::AnyQueryResult, query::Query};
 
 pub use conversations::{Conversation, Participant, Portal};
-pub use inbox::{Arrived, InboxRow, Outcome, RelayedMessage};
+pub use database::DatabaseUrl;
+pub use figures::Figures;
+pub use inbox::{Arrived, InboxRow, MegolmIndex, Outcome, RelayedMessage};
+pub use machine::MachineStore;
 pub use outbox::{Leg, LegContent, NewLeg};
 pub use people::OurUser;
+pub use seal::{InvalidMasterKey, MasterKey};
+
+use crate::commit_point::{CommitPoint, through};
+use database::{Backend, Claim};
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +41,26 @@ pub enum StoreError {
     /// The schema could not be brought up to date.
     #[error("the database could not be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    /// Another process works with this database.
+    #[error("another Parlour runs on this database; stop it first")]
+    InUse,
+    /// What keeps other processes out could not be made.
+    #[error("the database cannot be kept for this process alone: {0}")]
+    Claim(#[source] std::io::Error),
+    /// The master key is not the one that this database was sealed with.
+    #[error("the master key does not open this database; give the one that it was made with")]
+    WrongMasterKey,
+    /// An Olm machine's memory is ahead of what was saved of it.
+    #[error("an Olm machine was not saved and must be opened anew")]
+    MachineBehind,
+    /// A sealed value does not open.
+    #[error("a sealed value in `{table}.{column}` does not open")]
+    Sealed {
+        /// Where.
+        table: &'static str,
+        /// Which.
+        column: &'static str,
+    },
     /// A row holds what cannot be.
     #[error("a row of `{0}` makes no sense")]
     Malformed(&'static str),
@@ -55,61 +88,66 @@ impl StoreError {
                 error,
                 sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)
             ),
-            Self::Migration(_) | Self::Malformed(_) | Self::WrongNumber { .. } => false,
+            Self::InUse | Self::Claim(_) | Self::MachineBehind => true,
+            Self::Migration(_)
+            | Self::WrongMasterKey
+            | Self::Sealed { .. }
+            | Self::Malformed(_)
+            | Self::WrongNumber { .. } => false,
         }
     }
 }
 
-/// The one database of a practice.
+/// The one database of a practice, kept by one process.
 #[derive(Clone)]
 pub struct Store {
     pool: AnyPool,
+    backend: Backend,
+    keys: seal::Keyring,
+    claim: Arc<Claim>,
 }
 
 impl Store {
-    /// Opens the SQLite database at `file`, makes it when it is not there, and brings its schema up to date.
-    ///
-    /// # Errors
-    /// When the file cannot be opened or written.
-    pub async fn open(file: &Path) -> Result<Self, StoreError> {
-        install_default_drivers();
-        let mut url = url::Url::parse("sqlite:///").map_err(|_| StoreError::Malformed("url"))?;
-        url.set_path(&file.to_string_lossy());
-        url.set_query(Some("mode=rwc"));
-        let pool = AnyPoolOptions::new()
-            .max_connections(4)
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    for pragma in [
-                        "PRAGMA busy_timeout = 10000",
-                        "PRAGMA journal_mode = WAL",
-                        "PRAGMA synchronous = FULL",
-                        "PRAGMA foreign_keys = ON",
-                    ] {
-                        sqlx::query(pragma).execute(&mut *connection).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .connect(url.as_str())
-            .await?;
-        sqlx::migrate!("../../migrations/common").run(&pool).await?;
-        Ok(Self { pool })
+    /// A transaction that writes rows in an order: no other such transaction runs beside it, and none fails half way
+    /// for want of a lock.
+    async fn begin(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        let mut tx = self.begin_unordered().await?;
+        if self.backend == Backend::Postgres {
+            sqlx::query(database::IN_ORDER).execute(&mut *tx).await?;
+        }
+        Ok(tx)
     }
 
-    /// A transaction that takes SQLite's write lock at once, so that it never fails half way for want of it.
-    async fn begin(&self) -> Result<Transaction<'static, Any>, StoreError> {
-        Ok(self.pool.begin_with("BEGIN IMMEDIATE").await?)
+    /// A transaction that writes rows which stand in no order.
+    async fn begin_unordered(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        Ok(self.pool.begin_with(self.backend.begin()).await?)
+    }
+
+    /// One statement that is a transaction by itself, for rows that stand in no order.
+    async fn alone(&self, point: CommitPoint, statement: Statement<'_>) -> Result<AnyQueryResult, StoreError> {
+        let mut tx = self.begin_unordered().await?;
+        let result = statement.execute(&mut *tx).await?;
+        self.commit(tx, point).await?;
+        Ok(result)
+    }
+
+    /// Makes a transaction true. There is no other way.
+    async fn commit(&self, tx: Transaction<'static, Any>, point: CommitPoint) -> Result<(), StoreError> {
+        through(point, tx.commit()).await?;
+        Ok(())
     }
 
     /// Ends all connections; what was committed stays.
     pub async fn close(&self) {
         self.pool.close().await;
+        self.claim.give_up().await;
     }
 }
 
+type Statement<'q> = Query<'q, Any, <Any as Database>::Arguments>;
+
 /// A single-row write that touched exactly one row.
-fn one_row(table: &'static str, result: &sqlx::any::AnyQueryResult) -> Result<(), StoreError> {
+fn one_row(table: &'static str, result: &AnyQueryResult) -> Result<(), StoreError> {
     match result.rows_affected() {
         1 => Ok(()),
         rows => Err(StoreError::WrongNumber { table, rows }),

@@ -5,9 +5,11 @@ use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
 use sqlx::{Any, Transaction};
 
 use super::{
-    Store, StoreError, matrix_id, one_row, parsed,
+    Portal, Store, StoreError, matrix_id, one_row, parsed, record,
     record::{ledger, map},
+    seal::{Owner, Place},
 };
+use crate::commit_point::CommitPoint;
 
 /// A leg to be written down.
 #[derive(Clone)]
@@ -67,31 +69,90 @@ pub struct Leg {
 }
 
 const OUTBOX: &str = "outbox";
+const NEXT: &str = "SELECT seq, leg_id, message_id, notice, notice_about, sent_at, ciphertext, sender_user_id, attempts,
+        next_attempt_at, state
+     FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') ORDER BY seq LIMIT 1";
+#[cfg(feature = "faults")]
+const NEWEST: &str = "SELECT seq, leg_id, message_id, notice, notice_about, sent_at, ciphertext, sender_user_id, attempts,
+        next_attempt_at, state
+     FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') ORDER BY seq DESC LIMIT 1";
 
-/// Writes a leg down.
-pub(super) async fn add(
+/// Where a leg's values stand.
+fn place<'a>(column: &'static str, leg: &'a LegId) -> Place<'a> {
+    Place { table: OUTBOX, column, row: leg.as_str() }
+}
+
+/// A leg stands in its room as this event; the portal whose leg it is, when this was news.
+pub(super) async fn landed(
     tx: &mut Transaction<'static, Any>,
-    leg: &NewLeg,
-    message: Option<&MessageId>,
-) -> Result<(), StoreError> {
-    let (notice, about) = leg.notice.clone().unzip();
-    sqlx::query(
-        "INSERT INTO outbox (seq, leg_id, portal_id, message_id, notice, notice_about, sent_at, state)
-         SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6, 'waiting' FROM outbox WHERE 1 = 1
-         ON CONFLICT (leg_id) DO NOTHING",
+    leg: &LegId,
+    event: &EventId,
+    at: Timestamp,
+) -> Result<Option<PortalId>, StoreError> {
+    let found: Option<(String, Option<String>, String)> = sqlx::query_as(
+        "SELECT o.portal_id, o.message_id, p.conversation_id FROM outbox o
+         JOIN portals p ON p.id = o.portal_id WHERE o.leg_id = $1 AND o.state <> 'sent'",
     )
-    .bind(leg.id.as_str())
-    .bind(leg.portal.as_str())
-    .bind(message.filter(|_| notice.is_none()).map(MessageId::as_str))
-    .bind(notice)
-    .bind(about.flatten().map(|id| id.to_string()))
-    .bind(leg.sent_at.millis())
-    .execute(&mut **tx)
+    .bind(leg.as_str())
+    .fetch_optional(&mut **tx)
     .await?;
-    Ok(())
+    let Some((portal, message, conversation)) = found else { return Ok(None) };
+    let portal: PortalId = parsed(OUTBOX, &portal)?;
+    let result =
+        sqlx::query("UPDATE outbox SET state = 'sent', event_id = $2, ciphertext = NULL WHERE leg_id = $1")
+            .bind(leg.as_str())
+            .bind(event.as_str())
+            .execute(&mut **tx)
+            .await?;
+    one_row(OUTBOX, &result)?;
+    if let Some(message) = message {
+        let message: MessageId = parsed(OUTBOX, &message)?;
+        map(tx, &portal, &message, event).await?;
+        ledger(tx, &parsed(OUTBOX, &conversation)?, event, Some(&message), "sent", None, at).await?;
+    }
+    Ok(Some(portal))
 }
 
 impl Store {
+    /// Writes a leg down.
+    pub(super) async fn add(
+        &self,
+        tx: &mut Transaction<'static, Any>,
+        leg: &NewLeg,
+        message: Option<&MessageId>,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (notice, about) = match &leg.notice {
+            Some((words, about)) => {
+                let home: (String, Option<String>) =
+                    sqlx::query_as("SELECT conversation_id, patient_id FROM portals WHERE id = $1")
+                        .bind(leg.portal.as_str())
+                        .fetch_one(&mut **tx)
+                        .await?;
+                let patient = home.1.as_deref().map(|id| parsed::<PersonId>(OUTBOX, id)).transpose()?;
+                let owner = Owner::of_portal(patient.as_ref(), &parsed(OUTBOX, &home.0)?);
+                let sealed = self.key_in(tx, &owner).await?.seal(place("notice", &leg.id), words.as_bytes());
+                (Some(sealed), about.as_ref().map(|id| id.to_string()))
+            }
+            None => (None, None),
+        };
+        sqlx::query(
+            "INSERT INTO outbox (seq, leg_id, portal_id, message_id, notice, notice_about, sent_at, added_at, state)
+             SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6, $7, 'waiting' FROM outbox WHERE 1 = 1
+             ON CONFLICT (leg_id) DO NOTHING",
+        )
+        .bind(leg.id.as_str())
+        .bind(leg.portal.as_str())
+        .bind(message.filter(|_| notice.is_none()).map(MessageId::as_str))
+        .bind(notice)
+        .bind(about)
+        .bind(leg.sent_at.millis())
+        .bind(at.millis())
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+
     /// The portals that have legs to send, held ones included.
     ///
     /// # Errors
@@ -109,10 +170,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn nothing_is_put_off(&self) -> Result<(), StoreError> {
-        sqlx::query("UPDATE outbox SET next_attempt_at = 0 WHERE state IN ('waiting', 'held')")
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+        let woken = "UPDATE outbox SET next_attempt_at = 0 WHERE state IN ('waiting', 'held') AND next_attempt_at > 0";
+        self.alone(CommitPoint::OutboxWoken, sqlx::query(woken)).await.map(drop)
     }
 
     /// A leg can never be sent: it is given up, and the next ones go on. The ledger says why; for a message the bot
@@ -142,94 +201,112 @@ impl Store {
             ledger(&mut tx, conversation, source, message.as_ref(), "failed", Some(code), at).await?;
         }
         if let Some(notice) = notice {
-            add(&mut tx, notice, None).await?;
+            self.add(&mut tx, notice, None, at).await?;
         }
-        tx.commit().await?;
-        Ok(())
+        self.commit(tx, CommitPoint::LegFailed).await
     }
 
     /// The next leg of a portal, the oldest that is not sent.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn next_leg(&self, portal: &PortalId) -> Result<Option<Leg>, StoreError> {
+    pub async fn next_leg(&self, portal: &Portal) -> Result<Option<Leg>, StoreError> {
+        self.leg_by(NEXT, portal).await
+    }
+
+    /// The leg of a portal that was added last, for the fault of that name.
+    #[cfg(feature = "faults")]
+    pub(crate) async fn newest_leg(&self, portal: &Portal) -> Result<Option<Leg>, StoreError> {
+        self.leg_by(NEWEST, portal).await
+    }
+
+    async fn leg_by(&self, query: &'static str, portal: &Portal) -> Result<Option<Leg>, StoreError> {
         type Row = (
             i64,
             String,
             Option<String>,
+            Option<Vec<u8>>,
             Option<String>,
             i64,
-            Option<String>,
+            Option<Vec<u8>>,
             Option<String>,
             i64,
             i64,
             String,
         );
-        type Message = (String, String, Option<String>, String, String);
-        let row: Option<Row> = sqlx::query_as(
-            "SELECT seq, leg_id, message_id, notice, sent_at, ciphertext, sender_user_id, attempts, next_attempt_at,
-                    state
-             FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') ORDER BY seq LIMIT 1",
-        )
-        .bind(portal.as_str())
-        .fetch_optional(&self.pool)
-        .await?;
-        let Some((seq, id, message, notice, sent_at, ciphertext, sender, attempts, next, state)) = row else {
+        let row: Option<Row> =
+            sqlx::query_as(query).bind(portal.id.as_str()).fetch_optional(&self.pool).await?;
+        let Some((seq, id, message, notice, about, sent_at, ciphertext, sender, attempts, next, state)) = row
+        else {
             return Ok(None);
         };
+        let id: LegId = parsed(OUTBOX, &id)?;
+        let key = self.portal_key(portal).await?;
         let content = match (message, notice) {
-            (Some(message), None) => {
-                let (sender, body, answers, home, source): Message = sqlx::query_as(
-                    "SELECT m.sender_id, m.body, x.event_id, m.portal_id, m.event_id FROM messages m
-                     LEFT JOIN mapping x ON x.message_id = m.answers AND x.portal_id = $2 WHERE m.id = $1",
-                )
-                .bind(message)
-                .bind(portal.as_str())
-                .fetch_one(&self.pool)
-                .await?;
-                let answers = answers.map(|id| matrix_id("mapping", id)).transpose()?;
-                let source = (parsed("messages", &home)?, matrix_id("messages", source)?);
-                LegContent::Message { sender: parsed("messages", &sender)?, body, answers, source }
-            }
-            (None, Some(body)) => {
-                let (about,): (Option<String>,) =
-                    sqlx::query_as("SELECT notice_about FROM outbox WHERE seq = $1")
-                        .bind(seq)
-                        .fetch_one(&self.pool)
-                        .await?;
-                LegContent::Notice { body, about: about.map(|id| matrix_id(OUTBOX, id)).transpose()? }
-            }
+            (Some(message), None) => self.content_of(portal, parsed(OUTBOX, &message)?).await?,
+            (None, Some(body)) => LegContent::Notice {
+                body: key.open_text(place("notice", &id), &body)?,
+                about: about.map(|id| matrix_id(OUTBOX, id)).transpose()?,
+            },
             _ => return Err(StoreError::Malformed(OUTBOX)),
         };
+        let ciphertext =
+            ciphertext.map(|sealed| key.open_text(place("ciphertext", &id), &sealed)).transpose()?;
         let sender = sender.map(|id| matrix_id(OUTBOX, id)).transpose()?;
         Ok(Some(Leg {
             seq,
-            id: parsed(OUTBOX, &id)?,
-            portal: portal.clone(),
+            portal: portal.id.clone(),
             content,
             sent_at: Timestamp::from_millis(sent_at),
             sealed: ciphertext.zip(sender),
             held: state == "held",
             attempts,
             next_attempt_at: Timestamp::from_millis(next),
+            id,
         }))
+    }
+
+    /// What a message says in a portal.
+    async fn content_of(&self, portal: &Portal, message: MessageId) -> Result<LegContent, StoreError> {
+        type Row = (String, Vec<u8>, Option<String>, Option<String>, String, String);
+        let (sender, body, lane, answers, home, source): Row = sqlx::query_as(
+            "SELECT m.sender_id, m.body, m.lane, x.event_id, m.portal_id, m.event_id FROM messages m
+             LEFT JOIN mapping x ON x.message_id = m.answers AND x.portal_id = $2 WHERE m.id = $1",
+        )
+        .bind(message.as_str())
+        .bind(portal.id.as_str())
+        .fetch_one(&self.pool)
+        .await?;
+        let lane = lane.as_deref().map(|id| parsed::<PersonId>("messages", id)).transpose()?;
+        let key = self.key(&record::owner(lane.as_ref(), &portal.conversation)).await?;
+        Ok(LegContent::Message {
+            sender: parsed("messages", &sender)?,
+            body: key.open_text(record::words(&message), &body)?,
+            answers: answers.map(|id| matrix_id("mapping", id)).transpose()?,
+            source: (parsed("messages", &home)?, matrix_id("messages", source)?),
+        })
     }
 
     /// A leg is encrypted: from now on exactly these bytes are sent, by this user.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn leg_is_sealed(&self, seq: i64, ciphertext: &str, sender: &UserId) -> Result<(), StoreError> {
-        let result = sqlx::query(
+    pub async fn leg_is_sealed(
+        &self,
+        leg: &Leg,
+        portal: &Portal,
+        ciphertext: &str,
+        sender: &UserId,
+    ) -> Result<(), StoreError> {
+        let key = self.portal_key(portal).await?;
+        let sealed = sqlx::query(
             "UPDATE outbox SET ciphertext = $2, sender_user_id = $3, state = 'waiting'
              WHERE seq = $1 AND ciphertext IS NULL",
         )
-        .bind(seq)
-        .bind(ciphertext)
-        .bind(sender.as_str())
-        .execute(&self.pool)
-        .await?;
-        one_row(OUTBOX, &result)
+        .bind(leg.seq)
+        .bind(key.seal(place("ciphertext", &leg.id), ciphertext.as_bytes()))
+        .bind(sender.as_str());
+        one_row(OUTBOX, &self.alone(CommitPoint::LegSealed, sealed).await?)
     }
 
     /// Nobody in the portal can read the leg yet.
@@ -237,11 +314,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn leg_is_held(&self, seq: i64) -> Result<(), StoreError> {
-        let result = sqlx::query("UPDATE outbox SET state = 'held' WHERE seq = $1")
-            .bind(seq)
-            .execute(&self.pool)
-            .await?;
-        one_row(OUTBOX, &result)
+        let held = sqlx::query("UPDATE outbox SET state = 'held' WHERE seq = $1").bind(seq);
+        one_row(OUTBOX, &self.alone(CommitPoint::LegHeld, held).await?)
     }
 
     /// Sending a leg failed; it is tried again not before `next`. Only a failure that does not pass counts as an
@@ -250,18 +324,13 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn leg_is_put_off(&self, seq: i64, counts: bool, next: Timestamp) -> Result<(), StoreError> {
-        let result =
-            sqlx::query("UPDATE outbox SET attempts = attempts + $3, next_attempt_at = $2 WHERE seq = $1")
-                .bind(seq)
-                .bind(next.millis())
-                .bind(i64::from(counts))
-                .execute(&self.pool)
-                .await?;
-        one_row(OUTBOX, &result)
+        let sql = "UPDATE outbox SET attempts = attempts + $3, next_attempt_at = $2 WHERE seq = $1";
+        let put_off = sqlx::query(sql).bind(seq).bind(next.millis()).bind(i64::from(counts));
+        one_row(OUTBOX, &self.alone(CommitPoint::LegPutOff, put_off).await?)
     }
 
-    /// A leg stands in its room as this event: told by the homeserver's answer, or by the echo of the event,
-    /// whichever comes first. An unknown leg, and one that stands already, change nothing.
+    /// A leg stands in its room as this event, by the homeserver's answer. Its echo may have told before; an unknown
+    /// leg, and one that stands already, change nothing.
     ///
     /// # Errors
     /// When the database fails.
@@ -272,26 +341,9 @@ impl Store {
         at: Timestamp,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        let found: Option<(String, Option<String>, String)> = sqlx::query_as(
-            "SELECT o.portal_id, o.message_id, p.conversation_id FROM outbox o
-             JOIN portals p ON p.id = o.portal_id WHERE o.leg_id = $1 AND o.state <> 'sent'",
-        )
-        .bind(leg.as_str())
-        .fetch_optional(&mut *tx)
-        .await?;
-        let Some((portal, message, conversation)) = found else { return Ok(()) };
-        let result = sqlx::query("UPDATE outbox SET state = 'sent', event_id = $2 WHERE leg_id = $1")
-            .bind(leg.as_str())
-            .bind(event.as_str())
-            .execute(&mut *tx)
-            .await?;
-        one_row(OUTBOX, &result)?;
-        if let Some(message) = message {
-            let message: MessageId = parsed(OUTBOX, &message)?;
-            map(&mut tx, &parsed(OUTBOX, &portal)?, &message, event).await?;
-            ledger(&mut tx, &parsed(OUTBOX, &conversation)?, event, Some(&message), "sent", None, at).await?;
+        match landed(&mut tx, leg, event, at).await? {
+            Some(_) => self.commit(tx, CommitPoint::LegLanded).await,
+            None => Ok(()),
         }
-        tx.commit().await?;
-        Ok(())
     }
 }

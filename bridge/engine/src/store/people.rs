@@ -1,9 +1,13 @@
 //! People, and the users that we act as.
 
-use parlour_domain::{Person, PersonId};
+use parlour_domain::{Person, PersonId, Role};
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 
-use super::{Store, StoreError, matrix_id, parsed};
+use super::{
+    Store, StoreError, matrix_id, parsed,
+    seal::{Owner, Place},
+};
+use crate::commit_point::CommitPoint;
 
 /// A user that we act as: the bot or a ghost.
 #[derive(Clone, Debug)]
@@ -18,17 +22,16 @@ pub struct OurUser {
     pub ready: bool,
 }
 
-type PersonRow = (String, String, String, String, Option<String>);
+pub(super) type PersonRow = (String, String, String, Vec<u8>, Option<Vec<u8>>);
 const PERSON: &str = "people";
 
-fn person((id, user_id, role, name, record_number): PersonRow) -> Result<Person, StoreError> {
-    Ok(Person {
-        id: parsed(PERSON, &id)?,
-        user_id: matrix_id(PERSON, user_id)?,
-        role: parsed(PERSON, &role)?,
-        name: parsed(PERSON, &name)?,
-        record_number: record_number.map(|number| parsed(PERSON, &number)).transpose()?,
-    })
+fn place<'a>(column: &'static str, id: &'a PersonId) -> Place<'a> {
+    Place { table: PERSON, column, row: id.as_str() }
+}
+
+/// Whose key a person's values are sealed with.
+fn owner(id: &PersonId, role: Role) -> Owner {
+    if role.is_staff() { Owner::Practice } else { Owner::Patient(id.clone()) }
 }
 
 type OurUserRow = (String, Option<String>, String, i64);
@@ -44,11 +47,14 @@ fn our_user((user_id, person, device_id, ready): OurUserRow) -> Result<OurUser, 
 }
 
 impl Store {
-    /// Writes a person down, or what has changed of them; their id and account stay.
+    /// Writes a person down, or what has changed of them; their id, account and side stay.
     ///
     /// # Errors
     /// When the database fails, or the account belongs to another person.
     pub async fn put_person(&self, person: &Person) -> Result<(), StoreError> {
+        let mut tx = self.begin_unordered().await?;
+        let key = self.keys.make(&mut tx, &owner(&person.id, person.role)).await?;
+        let number = person.record_number.as_ref();
         sqlx::query(
             "INSERT INTO people (id, user_id, role, name, record_number) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (id) DO UPDATE SET role = $3, name = $4, record_number = $5",
@@ -56,11 +62,35 @@ impl Store {
         .bind(person.id.as_str())
         .bind(person.user_id.as_str())
         .bind(person.role.as_str())
-        .bind(person.name.as_str())
-        .bind(person.record_number.as_ref().map(|number| number.as_str()))
-        .execute(&self.pool)
+        .bind(key.seal(place("name", &person.id), person.name.as_str().as_bytes()))
+        .bind(number.map(|number| key.seal(place("record_number", &person.id), number.as_str().as_bytes())))
+        .execute(&mut *tx)
         .await?;
-        Ok(())
+        self.commit(tx, CommitPoint::PersonKept).await
+    }
+
+    pub(super) async fn person_of_row(
+        &self,
+        (id, user_id, role, name, number): PersonRow,
+    ) -> Result<Person, StoreError> {
+        let (id, role): (PersonId, Role) = (parsed(PERSON, &id)?, parsed(PERSON, &role)?);
+        let key = self.key(&owner(&id, role)).await?;
+        let name = key.open_text(place("name", &id), &name)?;
+        let number = number.map(|number| key.open_text(place("record_number", &id), &number)).transpose()?;
+        Ok(Person {
+            user_id: matrix_id(PERSON, user_id)?,
+            role,
+            name: parsed(PERSON, &name)?,
+            record_number: number.map(|number| parsed(PERSON, &number)).transpose()?,
+            id,
+        })
+    }
+
+    async fn person_where(&self, query: &'static str, value: &str) -> Result<Option<Person>, StoreError> {
+        match sqlx::query_as(query).bind(value).fetch_optional(&self.pool).await? {
+            Some(row) => self.person_of_row(row).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The person with this id.
@@ -68,12 +98,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn person(&self, id: &PersonId) -> Result<Option<Person>, StoreError> {
-        sqlx::query_as("SELECT id, user_id, role, name, record_number FROM people WHERE id = $1")
-            .bind(id.as_str())
-            .fetch_optional(&self.pool)
-            .await?
-            .map(person)
-            .transpose()
+        let query = "SELECT id, user_id, role, name, record_number FROM people WHERE id = $1";
+        self.person_where(query, id.as_str()).await
     }
 
     /// The person with this Matrix account.
@@ -81,12 +107,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn person_of(&self, user_id: &UserId) -> Result<Option<Person>, StoreError> {
-        sqlx::query_as("SELECT id, user_id, role, name, record_number FROM people WHERE user_id = $1")
-            .bind(user_id.as_str())
-            .fetch_optional(&self.pool)
-            .await?
-            .map(person)
-            .transpose()
+        let query = "SELECT id, user_id, role, name, record_number FROM people WHERE user_id = $1";
+        self.person_where(query, user_id.as_str()).await
     }
 
     /// Everybody, by name.
@@ -94,12 +116,16 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn people(&self) -> Result<Vec<Person>, StoreError> {
-        sqlx::query_as("SELECT id, user_id, role, name, record_number FROM people ORDER BY name, id")
-            .fetch_all(&self.pool)
-            .await?
-            .into_iter()
-            .map(person)
-            .collect()
+        let rows: Vec<PersonRow> =
+            sqlx::query_as("SELECT id, user_id, role, name, record_number FROM people")
+                .fetch_all(&self.pool)
+                .await?;
+        let mut people = Vec::with_capacity(rows.len());
+        for row in rows {
+            people.push(self.person_of_row(row).await?);
+        }
+        people.sort_by(|a, b| (a.name.as_str(), &a.id).cmp(&(b.name.as_str(), &b.id)));
+        Ok(people)
     }
 
     /// The user that stands for a person (none: the bot); `fresh` becomes it when there is none yet.
@@ -109,14 +135,15 @@ impl Store {
     pub async fn our_user_or(&self, fresh: &OurUser) -> Result<OurUser, StoreError> {
         let person = fresh.person.as_ref().map(PersonId::as_str);
         let find = "SELECT user_id, person_id, device_id, ready FROM our_users
-                    WHERE person_id = $1 OR (person_id IS NULL AND $1 IS NULL)";
-        let found: Option<OurUserRow> = sqlx::query_as(find).bind(person).fetch_optional(&self.pool).await?;
+                    WHERE COALESCE(person_id, '') = $1";
+        let key = person.unwrap_or_default();
+        let found: Option<OurUserRow> = sqlx::query_as(find).bind(key).fetch_optional(&self.pool).await?;
         if let Some(row) = found {
             return our_user(row);
         }
         // Nobody else can make it between the second look and the writing.
         let mut tx = self.begin().await?;
-        let found: Option<OurUserRow> = sqlx::query_as(find).bind(person).fetch_optional(&mut *tx).await?;
+        let found: Option<OurUserRow> = sqlx::query_as(find).bind(key).fetch_optional(&mut *tx).await?;
         if let Some(row) = found {
             return our_user(row);
         }
@@ -126,7 +153,7 @@ impl Store {
             .bind(fresh.device_id.as_str())
             .execute(&mut *tx)
             .await?;
-        tx.commit().await?;
+        self.commit(tx, CommitPoint::OurUserChosen).await?;
         Ok(fresh.clone())
     }
 
@@ -148,10 +175,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn our_user_is_ready(&self, user_id: &UserId) -> Result<(), StoreError> {
-        let result = sqlx::query("UPDATE our_users SET ready = 1 WHERE user_id = $1")
-            .bind(user_id.as_str())
-            .execute(&self.pool)
-            .await?;
-        super::one_row(OUR_USER, &result)
+        let ready = sqlx::query("UPDATE our_users SET ready = 1 WHERE user_id = $1").bind(user_id.as_str());
+        super::one_row(OUR_USER, &self.alone(CommitPoint::OurUserReady, ready).await?)
     }
 }

@@ -1,11 +1,24 @@
 //! The record: which message an event is, and what happened to it. Its rows are written with what causes them, in one
 //! commit.
 
-use parlour_domain::{ConversationId, MessageId, PortalId, Timestamp, rules::Reach};
+use parlour_domain::{ConversationId, MessageId, PersonId, PortalId, Timestamp, rules::Reach};
 use ruma::EventId;
 use sqlx::{Any, Transaction};
 
-use super::{Store, StoreError, parsed};
+use super::{
+    Store, StoreError, parsed,
+    seal::{Owner, Place},
+};
+
+/// Whose key a message's words are sealed with: that of the only patient whom it concerns, else the conversation's.
+pub(super) fn owner(lane: Option<&PersonId>, conversation: &ConversationId) -> Owner {
+    Owner::of_portal(lane, conversation)
+}
+
+/// Where a message's words stand.
+pub(super) fn words(id: &MessageId) -> Place<'_> {
+    Place { table: "messages", column: "body", row: id.as_str() }
+}
 
 impl Store {
     /// The message that an event of a portal is, and whom it reached.

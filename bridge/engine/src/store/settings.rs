@@ -1,22 +1,27 @@
 //! Values that the engine made once and keeps.
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, seal::Place};
+use crate::{commit_point::CommitPoint, secret::Secret};
 
 impl Store {
-    /// The value kept under a name; `fresh` becomes it when there is none yet.
+    /// The secret kept under a name; `fresh` becomes it when there is none yet.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn setting_or(&self, name: &'static str, fresh: &str) -> Result<String, StoreError> {
-        sqlx::query("INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+    pub async fn secret_or(&self, name: &'static str, fresh: Secret) -> Result<Secret, StoreError> {
+        let place = Place { table: "settings", column: "value", row: name };
+        let find = "SELECT value FROM settings WHERE name = $1";
+        let mut tx = self.begin().await?;
+        let found: Option<(Vec<u8>,)> = sqlx::query_as(find).bind(name).fetch_optional(&mut *tx).await?;
+        if let Some((value,)) = found {
+            return self.practice_key().open_text(place, &value).map(Secret::new);
+        }
+        sqlx::query("INSERT INTO settings (name, value) VALUES ($1, $2)")
             .bind(name)
-            .bind(fresh)
-            .execute(&self.pool)
+            .bind(self.practice_key().seal(place, fresh.reveal().as_bytes()))
+            .execute(&mut *tx)
             .await?;
-        let (value,): (String,) = sqlx::query_as("SELECT value FROM settings WHERE name = $1")
-            .bind(name)
-            .fetch_one(&self.pool)
-            .await?;
-        Ok(value)
+        self.commit(tx, CommitPoint::SettingKept).await?;
+        Ok(fresh)
     }
 }

@@ -1,0 +1,67 @@
+//! Failpoints, for tests only (feature `faults`): the process records which commit points it goes through, and ends
+//! itself before or after the one that it is told, at once and without a chance to say goodbye.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::CommitPoint;
+
+/// On which side of a commit point the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Before the commit, or before the request is made.
+    Before,
+    /// After the commit, or after the request was answered and before anything is made of the answer.
+    After,
+}
+
+#[derive(Default)]
+struct Points {
+    recording: bool,
+    seen: Vec<CommitPoint>,
+    end_at: Option<(usize, Side)>,
+}
+
+static POINTS: Mutex<Points> =
+    Mutex::new(Points { recording: false, seen: Vec::new(), end_at: None });
+
+fn points() -> MutexGuard<'static, Points> {
+    POINTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Begins to record anew; with `end_at`, the process ends at the point of that number (the first is 1).
+pub fn record(end_at: Option<(usize, Side)>) {
+    *points() = Points { recording: true, seen: Vec::new(), end_at };
+}
+
+/// What was recorded, in the order in which the points were begun; the recording ends.
+pub fn recorded() -> Vec<CommitPoint> {
+    std::mem::take(&mut *points()).seen
+}
+
+/// The number of a recorded passage, while the recording lasts.
+pub(crate) struct Passage(Option<usize>);
+
+pub(crate) fn before(point: CommitPoint) -> Passage {
+    let mut points = points();
+    if !points.recording {
+        return Passage(None);
+    }
+    points.seen.push(point);
+    let number = points.seen.len();
+    end(&points, number, Side::Before);
+    Passage(Some(number))
+}
+
+pub(crate) fn after(passage: Passage) {
+    if let Passage(Some(number)) = passage {
+        end(&points(), number, Side::After);
+    }
+}
+
+/// Ends the process here and now, as `kill -9` would: nothing is unwound, nothing is flushed. The lock is held, so no
+/// other thread goes through a point meanwhile.
+fn end(points: &Points, number: usize, side: Side) {
+    if points.end_at == Some((number, side)) {
+        std::process::abort();
+    }
+}

@@ -1,0 +1,223 @@
+//! Opening the database: SQLite in a file, or PostgreSQL; its schema brought up to date; kept for this process alone.
+
+use std::{
+    fmt,
+    fs::File,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use parlour_domain::Chance;
+use sqlx::{
+    Any, AnyConnection, AnyPool, ConnectOptions as _, Connection as _,
+    any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers},
+};
+use tokio::sync::Mutex;
+
+use super::{MasterKey, Store, StoreError, seal::Keyring};
+use crate::commit_point::CommitPoint;
+
+/// Which database: `sqlite:FILE`, or `postgres://USER:PASSWORD@HOST/DATABASE`. It may hold a password, and does not print
+/// itself.
+#[derive(Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// A file of SQLite's.
+    Sqlite(PathBuf),
+    /// A PostgreSQL server's database.
+    Postgres(String),
+}
+
+/// What stands there names no database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a database is `sqlite:FILE` or `postgres://USER:PASSWORD@HOST/DATABASE`")]
+pub struct InvalidDatabaseUrl;
+
+impl FromStr for DatabaseUrl {
+    type Err = InvalidDatabaseUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDatabaseUrl> {
+        if let Some(file) = text.strip_prefix("sqlite:") {
+            let file = file.strip_prefix("//").unwrap_or(file);
+            return if file.is_empty() { Err(InvalidDatabaseUrl) } else { Ok(Self::Sqlite(file.into())) };
+        }
+        let url = url::Url::parse(text).map_err(|_| InvalidDatabaseUrl)?;
+        match url.scheme() {
+            "postgres" | "postgresql" if url.has_host() => Ok(Self::Postgres(text.to_owned())),
+            _ => Err(InvalidDatabaseUrl),
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(file) => f.debug_tuple("Sqlite").field(file).finish(),
+            Self::Postgres(_) => f.write_str("Postgres(…)"),
+        }
+    }
+}
+
+/// Which of the two it is, where they differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+/// PostgreSQL lets writers run side by side; those whose rows stand in an order wait for each other here, until their
+/// commit. The number is any that nothing else uses.
+pub(super) const IN_ORDER: &str = "SELECT CAST(pg_advisory_xact_lock(8101115) AS TEXT)";
+const KEEP: &str = "SELECT CASE WHEN pg_try_advisory_lock(8101116) THEN 1 ELSE 0 END";
+const GIVE_UP: &str = "SELECT CASE WHEN pg_advisory_unlock(8101116) THEN 1 ELSE 0 END";
+/// PostgreSQL needs a moment to notice that the process which had the database before has ended.
+const MOMENTS: u32 = 50;
+const MOMENT: Duration = Duration::from_millis(100);
+
+const SQLITE: [&str; 5] = [
+    "PRAGMA busy_timeout = 10000",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    // What a statement sorts is not written to a file of its own.
+    "PRAGMA temp_store = MEMORY",
+];
+// The default, which an operator may have changed, would let a commit that was told as done be lost.
+const POSTGRES: [&str; 1] = ["SET synchronous_commit = on"];
+
+impl Backend {
+    /// How a transaction that writes begins: in SQLite with the one write lock.
+    pub(super) fn begin(self) -> &'static str {
+        match self {
+            Self::Sqlite => "BEGIN IMMEDIATE",
+            Self::Postgres => "BEGIN",
+        }
+    }
+
+    fn settings(self) -> &'static [&'static str] {
+        match self {
+            Self::Sqlite => &SQLITE,
+            Self::Postgres => &POSTGRES,
+        }
+    }
+}
+
+/// What keeps other processes out for as long as it is held: a locked file beside SQLite's, a session's lock in
+/// PostgreSQL. Two processes with the same Olm machines would use the same keys twice.
+pub(super) enum Claim {
+    File(#[expect(dead_code, reason = "held, not used")] File),
+    Session(Mutex<Option<AnyConnection>>),
+}
+
+impl Claim {
+    fn of_file(database: &Path) -> Result<Self, StoreError> {
+        let mut options = File::options();
+        options.append(true).create(true).mode(0o600);
+        let file = options.open(database.with_added_extension("lock")).map_err(StoreError::Claim)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self::File(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse),
+            Err(std::fs::TryLockError::Error(error)) => Err(StoreError::Claim(error)),
+        }
+    }
+
+    async fn of_session(options: &AnyConnectOptions) -> Result<Self, StoreError> {
+        let mut connection: AnyConnection = options.connect().await?;
+        for _ in 0..MOMENTS {
+            let (kept,): (i32,) = sqlx::query_as(KEEP).fetch_one(&mut connection).await?;
+            if kept == 1 {
+                return Ok(Self::Session(Mutex::new(Some(connection))));
+            }
+            tokio::time::sleep(MOMENT).await;
+        }
+        Err(StoreError::InUse)
+    }
+
+    pub(super) async fn give_up(&self) {
+        if let Self::Session(connection) = self
+            && let Some(mut connection) = connection.lock().await.take()
+        {
+            // Cut off, it ends as well.
+            let _ = sqlx::query(GIVE_UP).execute(&mut connection).await;
+            let _ = connection.close().await;
+        }
+    }
+}
+
+impl Store {
+    /// Opens a database, makes it when it is not there, brings its schema up to date, and keeps it for this process.
+    ///
+    /// # Errors
+    /// When it cannot be opened or written, another process has it, or the master key is not its own.
+    pub async fn open(
+        url: &DatabaseUrl,
+        master: &MasterKey,
+        chance: Arc<dyn Chance>,
+    ) -> Result<Self, StoreError> {
+        install_default_drivers();
+        let (backend, address, size) = match url {
+            DatabaseUrl::Sqlite(file) => {
+                let mut address = url::Url::parse("sqlite:///").map_err(|_| StoreError::Malformed("url"))?;
+                address.set_path(&file.to_string_lossy());
+                address.set_query(Some("mode=rwc"));
+                (Backend::Sqlite, address.to_string(), 4)
+            }
+            DatabaseUrl::Postgres(address) => (Backend::Postgres, address.clone(), 8),
+        };
+        let options: AnyConnectOptions = address.parse()?;
+        let claim = match url {
+            DatabaseUrl::Sqlite(file) => Claim::of_file(file)?,
+            DatabaseUrl::Postgres(_) => Claim::of_session(&options).await?,
+        };
+        let pool = AnyPoolOptions::new()
+            .max_connections(size)
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    for setting in backend.settings() {
+                        sqlx::query(*setting).execute(&mut *connection).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .connect_with(options)
+            .await?;
+        sqlx::migrate!("../../migrations/common").run(&pool).await?;
+        let keys = open_keyring(&pool, backend, master, chance).await?;
+        Ok(Self { pool, backend, keys, claim: Arc::new(claim) })
+    }
+}
+
+async fn open_keyring(
+    pool: &AnyPool,
+    backend: Backend,
+    master: &MasterKey,
+    chance: Arc<dyn Chance>,
+) -> Result<Keyring, StoreError> {
+    let mut tx: sqlx::Transaction<'static, Any> = pool.begin_with(backend.begin()).await?;
+    let keys = Keyring::open(&mut tx, master, chance).await?;
+    crate::commit_point::through(CommitPoint::SettingKept, tx.commit()).await?;
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_named_by_its_url_which_does_not_print() {
+        for (text, wanted) in [
+            ("sqlite:parlour.db", Ok(DatabaseUrl::Sqlite("parlour.db".into()))),
+            ("sqlite:///var/parlour.db", Ok(DatabaseUrl::Sqlite("/var/parlour.db".into()))),
+            ("postgres://u:secret@localhost/p", Ok(DatabaseUrl::Postgres("postgres://u:secret@localhost/p".into()))),
+            ("sqlite:", Err(InvalidDatabaseUrl)),
+            ("mysql://localhost/p", Err(InvalidDatabaseUrl)),
+            ("parlour.db", Err(InvalidDatabaseUrl)),
+        ] {
+            let found: Result<DatabaseUrl, _> = text.parse();
+            assert_eq!(found, wanted, "{text}");
+            assert!(!format!("{found:?}").contains("secret"));
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! What a store promises, tried on both databases.
+
+use std::sync::Arc;
+
+use parlour_domain::{
+    Chance as _, ConversationId, LegId, MessageId, Mode, NewConversation, Person, PersonId, PortalId, Role, Timestamp,
+    rules::Reach,
+};
+use ruma::{EventId, OwnedEventId, owned_room_id, owned_user_id, user_id};
+
+use super::{
+    Arrived, InboxRow, LegContent, MasterKey, MegolmIndex, NewLeg, Outcome, Portal, RelayedMessage, Store, StoreError,
+    database::Backend,
+    inbox::Touched,
+    testing::{Counting, TestDatabase},
+};
+
+/// Each promise, once on each database.
+macro_rules! on_both {
+    ($($name:ident)+) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                let database = super::TestDatabase::new(super::Backend::Sqlite).expect("SQLite is always there");
+                super::$name(&database).await;
+            })+
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                if let Some(database) = super::TestDatabase::new(super::Backend::Postgres) {
+                    super::$name(&database).await;
+                }
+            })+
+        }
+    };
+}
+
+on_both! {
+    an_event_is_kept_once_whatever_transaction_it_comes_in
+    writers_side_by_side_share_no_place_in_the_order
+    what_becomes_of_an_event_is_one_commit
+    an_echo_settles_its_leg_with_its_transaction
+    a_leg_is_sent_as_the_bytes_that_were_kept
+    a_place_in_a_session_is_one_events
+    people_come_back_as_they_were_written
+    one_process_has_a_database
+    only_its_own_master_key_opens_a_database
+    figures_count_what_waits
+}
+
+const AT: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+fn event_id(text: &str) -> OwnedEventId {
+    EventId::parse(text).expect("an event id")
+}
+
+/// A conversation of Dr Murphy's with Ann and Ben, its rooms made.
+struct World {
+    store: Store,
+    conversation: ConversationId,
+    murphy: PersonId,
+    ann: PersonId,
+    hub: Portal,
+    anns: Portal,
+}
+
+async fn world(database: &TestDatabase) -> World {
+    let store = database.open().await.expect("a store");
+    let mut ids = Vec::new();
+    for (n, (name, role)) in
+        [("Dr Murphy", Role::Manager), ("Ann Byrne", Role::Patient), ("Ben Carey", Role::Patient)].iter().enumerate()
+    {
+        let person = Person {
+            id: PersonId::from_bytes(Counting.bytes()),
+            user_id: ruma::UserId::parse(format!("@u{n}:x")).expect("a user"),
+            role: *role,
+            name: name.parse().expect("a name"),
+            record_number: None,
+        };
+        store.put_person(&person).await.expect("kept");
+        ids.push(person.id);
+    }
+    let [murphy, ann, ben] = <[PersonId; 3]>::try_from(ids).expect("three");
+    let conversation = ConversationId::from_bytes(Counting.bytes());
+    let new = NewConversation {
+        name: "Flu clinic".parse().expect("a name"),
+        subject: None,
+        mode: Mode::TwoWay,
+        owner: murphy.clone(),
+        staff: [murphy.clone()].into(),
+        patients: [ann.clone(), ben.clone()].into(),
+    };
+    let portals: Vec<_> = [None, Some(ann.clone()), Some(ben)]
+        .map(|patient| (PortalId::from_bytes(Counting.bytes()), patient))
+        .into();
+    store.add_conversation(&conversation, &new, &portals, AT).await.expect("kept");
+    for (n, (portal, _)) in portals.iter().enumerate() {
+        let room = ruma::RoomId::parse(format!("!r{n}:x")).expect("a room");
+        store.portal_is_made(portal, &room).await.expect("made");
+    }
+    let hub = store.portal(&portals[0].0).await.expect("the hub");
+    let anns = store.portal(&portals[1].0).await.expect("a spoke");
+    World { store, conversation, murphy, ann, hub, anns }
+}
+
+fn arrived(id: &str) -> Arrived {
+    Arrived {
+        dedup_key: id.to_owned(),
+        room_id: Some(owned_room_id!("!r0:x")),
+        matters: true,
+        echo: None,
+        event: format!("{{\"event_id\":\"{id}\"}}"),
+    }
+}
+
+async fn waiting(world: &World) -> Vec<InboxRow> {
+    world.store.waiting(&world.conversation, 0).await.expect("rows")
+}
+
+fn leg(portal: &Portal) -> NewLeg {
+    NewLeg { id: LegId::from_bytes(Counting.bytes()), portal: portal.id.clone(), notice: None, sent_at: AT }
+}
+
+fn message(world: &World, event: &str, legs: Vec<NewLeg>) -> Outcome {
+    Outcome::Relayed(Box::new(RelayedMessage {
+        id: MessageId::from_bytes(Counting.bytes()),
+        conversation: world.conversation.clone(),
+        portal: world.hub.id.clone(),
+        event_id: event_id(event),
+        sender: world.murphy.clone(),
+        sent_at: AT,
+        body: "Bring your card.".to_owned(),
+        answers: None,
+        lane: None,
+        legs,
+        tells_lanes: false,
+    }))
+}
+
+/// A message of Dr Murphy's, decided, with one leg to Ann.
+async fn decided(world: &World, event: &str) -> NewLeg {
+    world.store.accept(&[arrived(event)], AT).await.expect("kept");
+    let row = waiting(world).await.pop().expect("a row");
+    let leg = leg(&world.anns);
+    let outcome = message(world, event, vec![leg.clone()]);
+    world.store.finish(&row, &outcome, None, AT).await.expect("decided");
+    leg
+}
+
+async fn an_event_is_kept_once_whatever_transaction_it_comes_in(database: &TestDatabase) {
+    let world = world(database).await;
+    let touched = world.store.accept(&[arrived("$a"), arrived("$b"), arrived("$a")], AT).await.expect("kept");
+    assert_eq!(touched.conversations, [world.conversation.clone()]);
+    let touched = world.store.accept(&[arrived("$b"), arrived("$c")], AT).await.expect("kept");
+    assert_eq!(touched.conversations, [world.conversation.clone()]);
+    let touched = world.store.accept(&[arrived("$c")], AT).await.expect("kept");
+    assert_eq!(touched, Touched::default());
+    let events: Vec<_> = waiting(&world).await.into_iter().map(|row| row.event).collect();
+    assert_eq!(events, ["$a", "$b", "$c"].map(|id| format!("{{\"event_id\":\"{id}\"}}")));
+}
+
+async fn writers_side_by_side_share_no_place_in_the_order(database: &TestDatabase) {
+    let world = Arc::new(world(database).await);
+    let mut writers = tokio::task::JoinSet::new();
+    for n in 0..24 {
+        let world = Arc::clone(&world);
+        writers.spawn(async move {
+            let events = [arrived(&format!("$a{n}")), arrived(&format!("$b{n}"))];
+            world.store.accept(&events, AT).await.expect("kept");
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.expect("a writer ends well");
+    }
+    let rows = waiting(&world).await;
+    assert_eq!(rows.len(), 48);
+    for n in 0..24 {
+        let at = |id: String| rows.iter().position(|row| row.event.contains(&format!("\"{id}\""))).expect("kept");
+        assert_eq!(at(format!("$a{n}")) + 1, at(format!("$b{n}")), "what came together stands together");
+    }
+}
+
+async fn what_becomes_of_an_event_is_one_commit(database: &TestDatabase) {
+    let world = world(database).await;
+    world.store.accept(&[arrived("$a")], AT).await.expect("kept");
+    let row = waiting(&world).await.pop().expect("a row");
+    let (first, second) = (leg(&world.anns), leg(&world.anns));
+    let outcome = message(&world, "$a", vec![first.clone()]);
+    world.store.finish(&row, &outcome, None, AT).await.expect("decided");
+    assert!(waiting(&world).await.is_empty());
+    let sent = world.store.next_leg(&world.anns).await.expect("the outbox").expect("a leg");
+    assert_eq!(sent.id, first.id);
+    assert!(matches!(sent.content, LegContent::Message { body, .. } if body == "Bring your card."));
+    // Decided a second time, nothing of it is kept: neither the message nor its leg.
+    let again = message(&world, "$again", vec![second.clone()]);
+    let error = world.store.finish(&row, &again, None, AT).await.expect_err("it is done");
+    assert!(matches!(error, StoreError::WrongNumber { table: "inbox", rows: 0 }), "{error}");
+    assert_eq!(world.store.message_at(&world.hub.id, &event_id("$again")).await.expect("the record"), None);
+    assert_eq!(world.store.portals_waiting().await.expect("portals"), [world.anns.id.clone()]);
+    let found = world.store.message_at(&world.hub.id, &event_id("$a")).await.expect("the record");
+    assert!(matches!(found, Some((_, Reach::Everybody))));
+    world.store.leg_has_landed(&first.id, &event_id("$landed"), AT).await.expect("landed");
+    assert!(world.store.next_leg(&world.anns).await.expect("the outbox").is_none());
+}
+
+async fn an_echo_settles_its_leg_with_its_transaction(database: &TestDatabase) {
+    let world = world(database).await;
+    let leg = decided(&world, "$a").await;
+    let echo = Arrived { echo: Some((leg.id.clone(), event_id("$landed"))), matters: false, ..arrived("$landed") };
+    let touched = world.store.accept(std::slice::from_ref(&echo), AT).await.expect("kept");
+    assert_eq!(touched.portals, [world.anns.id.clone()]);
+    assert!(touched.conversations.is_empty());
+    assert!(world.store.next_leg(&world.anns).await.expect("the outbox").is_none());
+    assert!(world.store.message_at(&world.anns.id, &event_id("$landed")).await.expect("mapped").is_some());
+    // Said again, by the answer or by another echo, it changes nothing.
+    world.store.leg_has_landed(&leg.id, &event_id("$other"), AT).await.expect("no news");
+    let touched = world.store.accept(&[echo], AT).await.expect("kept");
+    assert_eq!(touched, Touched::default());
+    assert!(world.store.message_at(&world.anns.id, &event_id("$other")).await.expect("the record").is_none());
+}
+
+async fn a_leg_is_sent_as_the_bytes_that_were_kept(database: &TestDatabase) {
+    let world = world(database).await;
+    decided(&world, "$a").await;
+    let leg = world.store.next_leg(&world.anns).await.expect("the outbox").expect("a leg");
+    let ghost = user_id!("@_parlour_1:x");
+    world.store.leg_is_sealed(&leg, &world.anns, "{\"ciphertext\":1}", ghost).await.expect("kept");
+    let again = world.store.leg_is_sealed(&leg, &world.anns, "{\"ciphertext\":2}", ghost).await;
+    assert!(matches!(again, Err(StoreError::WrongNumber { table: "outbox", rows: 0 })));
+    let leg = world.store.next_leg(&world.anns).await.expect("the outbox").expect("a leg");
+    assert_eq!(leg.sealed, Some(("{\"ciphertext\":1}".to_owned(), owned_user_id!("@_parlour_1:x"))));
+}
+
+async fn a_place_in_a_session_is_one_events(database: &TestDatabase) {
+    let world = world(database).await;
+    world.store.accept(&[arrived("$a")], AT).await.expect("kept");
+    let row = waiting(&world).await.pop().expect("a row");
+    let index = MegolmIndex { session_id: "session".to_owned(), index: 7 };
+    assert_eq!(world.store.event_at(&index).await.expect("read"), None);
+    world.store.finish(&row, &Outcome::Nothing, Some((&index, &event_id("$a"))), AT).await.expect("decided");
+    assert_eq!(world.store.event_at(&index).await.expect("read"), Some(event_id("$a")));
+    let other = MegolmIndex { index: 8, ..index };
+    assert_eq!(world.store.event_at(&other).await.expect("read"), None);
+}
+
+async fn people_come_back_as_they_were_written(database: &TestDatabase) {
+    let world = world(database).await;
+    let mut ann = world.store.person(&world.ann).await.expect("read").expect("Ann");
+    ann.record_number = Some("4711".parse().expect("a number"));
+    world.store.put_person(&ann).await.expect("kept");
+    let names = |people: &[Person]| people.iter().map(|p| p.name.as_str().to_owned()).collect::<Vec<_>>();
+    let all = world.store.people().await.expect("read");
+    assert_eq!(names(&all), ["Ann Byrne", "Ben Carey", "Dr Murphy"]);
+    let found = world.store.person_of(&ann.user_id).await.expect("read").expect("Ann");
+    assert_eq!(found.record_number.map(|n| n.as_str().to_owned()), Some("4711".to_owned()));
+    let conversation = world.store.conversation(&world.conversation).await.expect("read").expect("there");
+    assert_eq!(conversation.name.as_str(), "Flu clinic");
+    assert_eq!(world.store.participants(&world.conversation).await.expect("read").len(), 3);
+}
+
+async fn one_process_has_a_database(database: &TestDatabase) {
+    let first = database.open().await.expect("a store");
+    assert!(matches!(database.open().await, Err(StoreError::InUse)));
+    first.close().await;
+    drop(first);
+    database.open().await.expect("it is free again").close().await;
+}
+
+async fn only_its_own_master_key_opens_a_database(database: &TestDatabase) {
+    let store = database.open().await.expect("a store");
+    store.close().await;
+    drop(store);
+    let other = MasterKey::fresh(&Counting);
+    let opened = Store::open(&database.url, &other, Arc::new(Counting)).await;
+    assert!(matches!(opened, Err(StoreError::WrongMasterKey)));
+}
+
+async fn figures_count_what_waits(database: &TestDatabase) {
+    let world = world(database).await;
+    assert_eq!(world.store.figures().await.expect("figures"), super::Figures::default());
+    decided(&world, "$a").await;
+    world.store.accept(&[arrived("$b")], AT).await.expect("kept");
+    let figures = world.store.figures().await.expect("figures");
+    assert_eq!((figures.inbox, figures.waiting, figures.held, figures.oldest_waiting), (1, 1, 0, Some(AT)));
+    let leg = world.store.next_leg(&world.anns).await.expect("the outbox").expect("a leg");
+    world.store.leg_is_held(leg.seq).await.expect("held");
+    let figures = world.store.figures().await.expect("figures");
+    assert_eq!((figures.waiting, figures.held, figures.oldest_waiting), (0, 1, None));
+}

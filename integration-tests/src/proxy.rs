@@ -1,0 +1,141 @@
+//! A small TCP proxy between Parlour and the homeserver: it writes down every request that goes through, and cuts
+//! connections before or after the request has done its work, where it is told to.
+//!
+//! Each request gets a connection of its own behind the proxy (`Connection: close`), so an answer ends where that
+//! connection does.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes through, and so does its answer.
+    Pass,
+    /// It never arrives; the connection is cut.
+    CutRequest,
+    /// It arrives and does its work; the connection is cut instead of an answer.
+    CutAnswer,
+}
+
+type Judge = Box<dyn FnMut(&str, &str) -> Fate + Send>;
+
+struct Shared {
+    judge: Mutex<Judge>,
+    seen: Mutex<Vec<String>>,
+}
+
+/// A running proxy; dropping it ends it.
+pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+/// The longest head of a request.
+const LONGEST_HEAD: usize = 64 << 10;
+
+impl Proxy {
+    /// A proxy on a port of its own, before `target` on this machine.
+    ///
+    /// # Errors
+    /// When there is no port to be had.
+    pub async fn start(target: u16) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let shared =
+            Arc::new(Shared { judge: Mutex::new(Box::new(|_, _| Fate::Pass)), seen: Mutex::default() });
+        let for_task = Arc::clone(&shared);
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = Arc::clone(&for_task);
+                // A connection that breaks is what this is for.
+                tokio::spawn(async move { drop(serve(client, target, &shared).await) });
+            }
+        });
+        Ok(Self { port, shared, task })
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// From now on `judge` says what becomes of a request, by its method and path.
+    pub fn judge(&self, judge: impl FnMut(&str, &str) -> Fate + Send + 'static) {
+        *self.shared.judge.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(judge);
+    }
+
+    /// From now on everything goes through.
+    pub fn pass_all(&self) {
+        self.judge(|_, _| Fate::Pass);
+    }
+
+    /// The requests that came since this was asked last, as `METHOD path`.
+    pub fn seen(&self) -> Vec<String> {
+        std::mem::take(&mut *self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(mut client: TcpStream, target: u16, shared: &Shared) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    let mut bytes = Vec::new();
+    let head = loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if bytes.len() > LONGEST_HEAD || client.read_buf(&mut bytes).await? == 0 {
+            return Ok(());
+        }
+    };
+    let text = String::from_utf8_lossy(&bytes[..head]).into_owned();
+    let mut lines = text.split("\r\n");
+    let first = lines.next().unwrap_or_default().to_owned();
+    let (mut length, mut headers) = (0, Vec::new());
+    for line in lines.filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => length = value.trim().parse().unwrap_or(0),
+            "connection" => continue,
+            _ => {}
+        }
+        headers.push(line);
+    }
+    while bytes.len() < head + length {
+        if client.read_buf(&mut bytes).await? == 0 {
+            return Ok(());
+        }
+    }
+    let mut words = first.split(' ');
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    shared.seen.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{method} {path}"));
+    let fate = (shared.judge.lock().unwrap_or_else(PoisonError::into_inner))(method, path);
+    if fate == Fate::CutRequest {
+        return Ok(());
+    }
+    let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await?;
+    server.set_nodelay(true)?;
+    let sent = format!("{first}\r\n{}\r\nConnection: close\r\n\r\n", headers.join("\r\n"));
+    server.write_all(sent.as_bytes()).await?;
+    server.write_all(&bytes[head..]).await?;
+    if fate == Fate::CutAnswer {
+        // Its work is done when it has answered.
+        return server.read_to_end(&mut Vec::new()).await.map(drop);
+    }
+    tokio::io::copy(&mut server, &mut client).await.map(drop)
+}
