@@ -34,6 +34,8 @@ pub enum RunError {
 pub struct Extras {
     /// Who can sign in, for the page of the demo.
     pub sign_ins: Vec<SignIn>,
+    /// How many patients a demo has beyond its own, for tests with many.
+    pub more_patients: usize,
     /// The database of a demo, if it is not to be a file in its folder.
     pub database_url: Option<String>,
     /// A promise broken on purpose, for tests of the checks.

@@ -59,11 +59,16 @@ pub type Metrics = BTreeMap<String, f64>;
 
 impl Trial {
     /// A new practice, everything running. `program` is the binary `parlour-under-test`; `database` a PostgreSQL URL, or
-    /// none for SQLite.
-    pub async fn open(program: &str, database: Option<String>, fault: Option<&str>) -> Self {
+    /// none for SQLite. There are so many patients more than the demo has: `number1`, `number2` …
+    pub async fn open(
+        program: &str,
+        database: Option<String>,
+        more_patients: usize,
+        fault: Option<&str>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let place = Place::anywhere(folder.path().join("world")).expect("free ports");
-        let extras = Extras { database_url: database, ..Extras::default() };
+        let extras = Extras { database_url: database, more_patients, ..Extras::default() };
         let world = World::start(place.clone(), extras, &Silent).await.expect("a world");
         let people = world.people.clone();
         world.stop().await;

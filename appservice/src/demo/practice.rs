@@ -94,20 +94,22 @@ pub struct State {
 }
 
 impl State {
-    /// The state of a demo that has not started before.
+    /// The state of a demo that has not started before, with so many patients more than the demo needs.
     ///
     /// # Errors
     /// Never with the people above; a user id is checked all the same.
-    pub fn fresh(chance: &dyn Chance) -> Result<Self, DemoError> {
+    pub fn fresh(chance: &dyn Chance, more_patients: usize) -> Result<Self, DemoError> {
         let mut people = Vec::new();
-        for (name, role, record_number) in PEOPLE {
+        let known = PEOPLE.into_iter().map(|(name, role, number)| (name.to_owned(), role, number));
+        let more = (1..=more_patients).map(|n| (format!("Pat Number{n}"), Role::Patient, None));
+        for (name, role, record_number) in known.chain(more) {
             // Nothing about a person stands in their account's name.
             let user_id = ruma::UserId::parse(format!("@u{}:{SERVER_NAME}", random_hex(chance, 8)))
                 .map_err(|_| DemoError::State("an account's name cannot be used".to_owned()))?;
             people.push(DemoPerson {
                 id: PersonId::from_bytes(chance.bytes()),
                 user_id,
-                name: name.to_owned(),
+                name,
                 role,
                 record_number: record_number.map(str::to_owned),
                 password: random_hex(chance, 12),
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn people_are_found_by_a_word_of_their_name() {
-        let state = State::fresh(&SystemChance).expect("a state");
+        let state = State::fresh(&SystemChance, 0).expect("a state");
         for (wanted, name) in
             [("murphy", "Dr Aoife Murphy"), ("ANN", "Ann Byrne"), ("reception", "Sam Doyle, Reception")]
         {
@@ -187,7 +189,7 @@ mod tests {
 
     #[test]
     fn an_account_tells_nothing_of_its_person() {
-        let state = State::fresh(&SystemChance).expect("a state");
+        let state = State::fresh(&SystemChance, 0).expect("a state");
         for person in &state.people {
             let local = person.user_id.localpart();
             assert!(local.len() == 9 && local.starts_with('u'), "{local}");

@@ -106,7 +106,7 @@ impl World {
         }
         let mut state = match State::read(&place.data)? {
             Some(state) => state,
-            None => State::fresh(&SystemChance)?,
+            None => State::fresh(&SystemChance, extras.more_patients)?,
         };
         state.homeserver_url = format!("http://127.0.0.1:{}", place.homeserver);
         state.write(&place.data)?;
