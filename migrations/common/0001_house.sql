@@ -126,6 +126,12 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_waiting ON outbox (state, portal_id, seq);
 
+-- Events of ours that stand in a room before their leg is known again: after a backup was restored.
+CREATE TABLE early_echoes (
+    leg_id   TEXT PRIMARY KEY,
+    event_id TEXT NOT NULL
+);
+
 -- Which event a message is in which portal, its own included.
 CREATE TABLE mapping (
     portal_id  TEXT NOT NULL REFERENCES portals (id),

@@ -84,6 +84,12 @@ pub enum EngineError {
     Crypto(#[from] CryptoError),
 }
 
+/// Whose worker is to look.
+enum Wake {
+    Relay(ConversationId),
+    Sender(PortalId),
+}
+
 /// What all parts of the engine share.
 pub(crate) struct Core {
     pub(crate) settings: Settings,
@@ -94,7 +100,7 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tries: Tries,
     pub(crate) counts: Counts,
-    legs: mpsc::UnboundedSender<PortalId>,
+    wakes: mpsc::UnboundedSender<Wake>,
     receiving: watch::Sender<Option<Timestamp>>,
 }
 
@@ -107,9 +113,18 @@ impl Core {
     /// Has these portals' senders look.
     pub(crate) fn wake_senders(&self, portals: &[PortalId]) {
         for portal in portals {
-            // Nobody listens only while the engine stops; what waits is looked for at the next start.
-            let _ = self.legs.send(portal.clone());
+            self.wake(Wake::Sender(portal.clone()));
         }
+    }
+
+    /// Has these conversations' relays look.
+    pub(crate) fn wake_relays(&self, conversations: Vec<ConversationId>) {
+        conversations.into_iter().for_each(|conversation| self.wake(Wake::Relay(conversation)));
+    }
+
+    fn wake(&self, wake: Wake) {
+        // Nobody listens only while the engine stops; what waits is looked for at the next start.
+        let _ = self.wakes.send(wake);
     }
 }
 
@@ -151,7 +166,7 @@ impl Engine {
             machines,
             chance,
         };
-        let (legs, mut portals) = mpsc::unbounded_channel();
+        let (wakes, mut woken) = mpsc::unbounded_channel();
         let receiving = watch::Sender::new(None);
         let core = Arc::new(Core {
             settings,
@@ -162,7 +177,7 @@ impl Engine {
             clock,
             tries: Tries::default(),
             counts: Counts::default(),
-            legs,
+            wakes,
             receiving,
         });
         let engine = Arc::new(Self {
@@ -176,8 +191,11 @@ impl Engine {
         let mut tasks = engine.tasks.lock().await;
         let weak = Arc::downgrade(&engine);
         tasks.spawn(async move {
-            while let (Some(portal), Some(engine)) = (portals.recv().await, weak.upgrade()) {
-                engine.wake_sender(&portal).await;
+            while let (Some(wake), Some(engine)) = (woken.recv().await, weak.upgrade()) {
+                match wake {
+                    Wake::Relay(conversation) => engine.wake_relay(&conversation).await,
+                    Wake::Sender(portal) => engine.wake_sender(&portal).await,
+                }
             }
         });
         tasks.spawn(receive(Arc::downgrade(&engine)));
@@ -252,12 +270,7 @@ impl Engine {
         if self.spoil(&mut events).await {
             return Ok(());
         }
-        let touched = self.core.store.accept(&events, self.core.clock.now()).await?;
-        for conversation in &touched.conversations {
-            self.wake_relay(conversation).await;
-        }
-        self.core.wake_senders(&touched.portals);
-        Ok(())
+        Ok(self.core.take_in(&events).await?)
     }
 
     /// The faults of taking in. Whether there is nothing more to be done.
@@ -277,11 +290,7 @@ impl Engine {
         let (engine, events) = (Arc::clone(self), std::mem::take(events));
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(300)).await;
-            if let Ok(touched) = engine.core.store.accept(&events, engine.core.clock.now()).await {
-                for conversation in &touched.conversations {
-                    engine.wake_relay(conversation).await;
-                }
-            }
+            let _ = engine.core.take_in(&events).await;
         });
         true
     }
@@ -324,17 +333,8 @@ impl Engine {
 
     /// Has every worker look that may have something to do.
     async fn look_everywhere(&self) -> Result<(), StoreError> {
-        self.wake_relays().await?;
-        for portal in self.core.store.portals_waiting().await? {
-            self.wake_sender(&portal).await;
-        }
-        Ok(())
-    }
-
-    async fn wake_relays(&self) -> Result<(), StoreError> {
-        for conversation in self.core.store.conversations_waiting().await? {
-            self.wake_relay(&conversation).await;
-        }
+        self.core.wake_relays(self.core.store.conversations_waiting().await?);
+        self.core.wake_senders(&self.core.store.portals_waiting().await?);
         Ok(())
     }
 
@@ -375,7 +375,7 @@ impl Engine {
         if !goes_on || !news.devices.is_empty() {
             self.look_everywhere().await?;
         } else if news.keys {
-            self.wake_relays().await?;
+            self.core.wake_relays(self.core.store.conversations_waiting().await?);
         }
         Ok(())
     }

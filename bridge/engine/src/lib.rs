@@ -17,6 +17,7 @@ mod intake;
 mod keyed;
 mod notices;
 mod portals;
+mod read_back;
 mod relay;
 mod secret;
 mod sender;

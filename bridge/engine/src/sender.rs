@@ -138,7 +138,15 @@ impl Core {
         };
         self.ghosts.join(&portal, &machine.intent().user_id).await?;
         let ciphertext = match &leg.sealed {
-            Some((ciphertext, _)) => ciphertext.clone(),
+            Some((ciphertext, _)) => {
+                // Sending it was begun before, and how that ended is not known. The homeserver remembers transaction ids
+                // for a day and not for ever; the room tells for certain.
+                self.read_back(&portal).await?;
+                if self.store.has_landed(leg.seq).await? {
+                    return Ok(Delivered::Landed);
+                }
+                ciphertext.clone()
+            }
             None => match self.seal(leg, &portal, &machine).await? {
                 Some(ciphertext) => ciphertext,
                 None => return Ok(Delivered::Held),

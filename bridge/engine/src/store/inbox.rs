@@ -196,6 +196,18 @@ impl Store {
         Ok(())
     }
 
+    /// Whether an event came before.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn knows_event(&self, dedup_key: &str) -> Result<bool, StoreError> {
+        let found: Option<(i64,)> = sqlx::query_as("SELECT seq FROM inbox WHERE dedup_key = $1")
+            .bind(dedup_key)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(found.is_some())
+    }
+
     /// The conversations that have events waiting.
     ///
     /// # Errors

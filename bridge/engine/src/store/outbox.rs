@@ -89,14 +89,25 @@ pub(super) async fn landed(
     event: &EventId,
     at: Timestamp,
 ) -> Result<Option<PortalId>, StoreError> {
-    let found: Option<(String, Option<String>, String)> = sqlx::query_as(
-        "SELECT o.portal_id, o.message_id, p.conversation_id FROM outbox o
-         JOIN portals p ON p.id = o.portal_id WHERE o.leg_id = $1 AND o.state <> 'sent'",
+    let found: Option<(String, Option<String>, String, String)> = sqlx::query_as(
+        "SELECT o.portal_id, o.message_id, p.conversation_id, o.state FROM outbox o
+         JOIN portals p ON p.id = o.portal_id WHERE o.leg_id = $1",
     )
     .bind(leg.as_str())
     .fetch_optional(&mut **tx)
     .await?;
-    let Some((portal, message, conversation)) = found else { return Ok(None) };
+    let Some((portal, message, conversation, state)) = found else {
+        // A database that was restored does not know it yet: what it is a leg of is decided anew, with the same id.
+        sqlx::query("INSERT INTO early_echoes (leg_id, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            .bind(leg.as_str())
+            .bind(event.as_str())
+            .execute(&mut **tx)
+            .await?;
+        return Ok(None);
+    };
+    if state == "sent" {
+        return Ok(None);
+    }
     let portal: PortalId = parsed(OUTBOX, &portal)?;
     let result =
         sqlx::query("UPDATE outbox SET state = 'sent', event_id = $2, ciphertext = NULL WHERE leg_id = $1")
@@ -150,6 +161,15 @@ impl Store {
         .bind(at.millis())
         .execute(&mut **tx)
         .await?;
+        let early: Option<(String,)> =
+            sqlx::query_as("DELETE FROM early_echoes WHERE leg_id = $1 RETURNING event_id")
+                .bind(leg.id.as_str())
+                .fetch_optional(&mut **tx)
+                .await?;
+        if let Some((event,)) = early {
+            let event: OwnedEventId = matrix_id("early_echoes", event)?;
+            landed(tx, &leg.id, &event, at).await?;
+        }
         Ok(())
     }
 
@@ -327,6 +347,16 @@ impl Store {
         let sql = "UPDATE outbox SET attempts = attempts + $3, next_attempt_at = $2 WHERE seq = $1";
         let put_off = sqlx::query(sql).bind(seq).bind(next.millis()).bind(i64::from(counts));
         one_row(OUTBOX, &self.alone(CommitPoint::LegPutOff, put_off).await?)
+    }
+
+    /// Whether a leg stands in its room.
+    ///
+    /// # Errors
+    /// When the database fails, or there is no such leg.
+    pub async fn has_landed(&self, seq: i64) -> Result<bool, StoreError> {
+        let (state,): (String,) =
+            sqlx::query_as("SELECT state FROM outbox WHERE seq = $1").bind(seq).fetch_one(&self.pool).await?;
+        Ok(state == "sent")
     }
 
     /// A leg stands in its room as this event, by the homeserver's answer. Its echo may have told before; an unknown

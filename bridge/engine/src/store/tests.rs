@@ -41,6 +41,7 @@ on_both! {
     writers_side_by_side_share_no_place_in_the_order
     what_becomes_of_an_event_is_one_commit
     an_echo_settles_its_leg_with_its_transaction
+    an_echo_that_comes_before_its_leg_settles_it_when_it_comes
     a_leg_is_sent_as_the_bytes_that_were_kept
     a_place_in_a_session_is_one_events
     people_come_back_as_they_were_written
@@ -218,6 +219,17 @@ async fn an_echo_settles_its_leg_with_its_transaction(database: &TestDatabase) {
     let touched = world.store.accept(&[echo], AT).await.expect("kept");
     assert_eq!(touched, Touched::default());
     assert!(world.store.message_at(&world.anns.id, &event_id("$other")).await.expect("the record").is_none());
+}
+
+async fn an_echo_that_comes_before_its_leg_settles_it_when_it_comes(database: &TestDatabase) {
+    let world = world(database).await;
+    let leg = leg(&world.anns);
+    let echo = Arrived { echo: Some((leg.id.clone(), event_id("$landed"))), matters: false, ..arrived("$landed") };
+    world.store.accept(&[echo, arrived("$a")], AT).await.expect("kept");
+    let row = waiting(&world).await.pop().expect("a row");
+    world.store.finish(&row, &message(&world, "$a", vec![leg.clone()]), None, AT).await.expect("decided");
+    assert!(world.store.next_leg(&world.anns).await.expect("the outbox").is_none(), "it is not sent again");
+    assert!(world.store.message_at(&world.anns.id, &event_id("$landed")).await.expect("mapped").is_some());
 }
 
 async fn a_leg_is_sent_as_the_bytes_that_were_kept(database: &TestDatabase) {

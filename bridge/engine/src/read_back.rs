@@ -1,0 +1,70 @@
+//! Reading rooms back: what stands in a room and did not come by a transaction is taken in as if it had.
+//!
+//! It answers the one question that no answer, no echo and no memory of the homeserver's can be trusted with: whether a leg
+//! whose sending broke off stands in its room. And after a restored backup it brings what was said since.
+
+use ruma::api::{Direction, client::message::get_message_events};
+
+use crate::{
+    commit_point::CommitPoint,
+    crypto::CryptoError,
+    engine::Core,
+    faults::faulty,
+    intake::arrived,
+    store::{Arrived, Portal, StoreError},
+};
+
+/// How many events one request asks for; the homeserver may give fewer.
+const PAGE: u32 = 100;
+/// How far a room is read back at most. What stands before is older than any message can wait.
+const MOST_EVENTS: usize = 10_000;
+
+impl Core {
+    /// Reads a portal's room back to the last event that is known, and takes in what is newer, oldest first.
+    ///
+    /// # Errors
+    /// When homeserver or database fail; what was taken in stays, and reading again goes on from there.
+    pub(crate) async fn read_back(&self, portal: &Portal) -> Result<(), CryptoError> {
+        let Some(room_id) = &portal.room_id else { return Ok(()) };
+        let bot = self.ghosts.bot().await?;
+        let ours = |user_id: &ruma::UserId| self.ghosts.is_ours(user_id);
+        let (mut unknown, mut from): (Vec<Arrived>, Option<String>) = (Vec::new(), None);
+        'pages: loop {
+            let mut request = get_message_events::v3::Request::new(room_id.clone(), Direction::Backward);
+            request.limit = PAGE.into();
+            request.from = from;
+            let page = self.homeserver.request(CommitPoint::ReadHistory, bot.intent(), request).await?;
+            for event in &page.chunk {
+                let event = arrived(event.json(), &ours);
+                if self.store.knows_event(&event.dedup_key).await? {
+                    break 'pages;
+                }
+                unknown.push(event);
+            }
+            from = page.end;
+            if from.is_none() || unknown.len() >= MOST_EVENTS {
+                break;
+            }
+        }
+        if faulty!(self.settings, NoEcho) {
+            return Ok(());
+        }
+        unknown.reverse();
+        // In the order of the room: what is taken in has no gap behind it, wherever this ends.
+        for events in unknown.chunks(PAGE as usize) {
+            self.take_in(events).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps events, and wakes whom they concern.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of them is kept.
+    pub(crate) async fn take_in(&self, events: &[Arrived]) -> Result<(), StoreError> {
+        let touched = self.store.accept(events, self.clock.now()).await?;
+        self.wake_relays(touched.conversations);
+        self.wake_senders(&touched.portals);
+        Ok(())
+    }
+}
