@@ -105,7 +105,9 @@ CREATE TABLE ledger (
     code            TEXT
 );
 
--- One row a leg: a message (message_id) or a notice of the bot (notice, about an event of the same portal).
+-- One row a leg: a message (message_id), a notice of the bot (notice, about an event of the same portal), or the redaction
+-- of an event that a message was (message_id and redacts). session: the Megolm session it was encrypted with, as a keyed
+-- hash.
 -- state: waiting, held (nobody there can read it yet), sent, failed. Notice and ciphertext are sealed with the patient's
 -- key in a spoke, with the conversation's in a hub; the ciphertext is there from the encryption until the leg has landed.
 CREATE TABLE outbox (
@@ -117,7 +119,9 @@ CREATE TABLE outbox (
     notice_about    TEXT,
     sent_at         BIGINT NOT NULL,
     added_at        BIGINT NOT NULL,
+    redacts         TEXT,
     ciphertext      BYTEA,
+    session         TEXT,
     sender_user_id  TEXT,
     event_id        TEXT,
     attempts        BIGINT NOT NULL DEFAULT 0,
@@ -125,6 +129,7 @@ CREATE TABLE outbox (
     state           TEXT NOT NULL
 );
 CREATE INDEX outbox_waiting ON outbox (state, portal_id, seq);
+CREATE INDEX outbox_by_sender ON outbox (sender_user_id, portal_id);
 
 -- Events of ours that stand in a room before their leg is known again: after a backup was restored.
 CREATE TABLE early_echoes (
@@ -132,14 +137,16 @@ CREATE TABLE early_echoes (
     event_id TEXT NOT NULL
 );
 
--- Which event a message is in which portal, its own included.
+-- Which events a message is in which portal, its own included. current: the one that stands for it; an earlier one was
+-- replaced when the message was sent again.
 CREATE TABLE mapping (
     portal_id  TEXT NOT NULL REFERENCES portals (id),
-    message_id TEXT NOT NULL REFERENCES messages (id),
     event_id   TEXT NOT NULL,
-    PRIMARY KEY (portal_id, message_id),
-    UNIQUE (portal_id, event_id)
+    message_id TEXT NOT NULL REFERENCES messages (id),
+    current    BIGINT NOT NULL DEFAULT 1,
+    PRIMARY KEY (portal_id, event_id)
 );
+CREATE INDEX mapping_by_message ON mapping (portal_id, message_id);
 
 -- Values that the engine made once and keeps.
 CREATE TABLE settings (

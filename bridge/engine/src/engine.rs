@@ -356,6 +356,15 @@ impl Engine {
         self.senders.wake(portal, work).await;
     }
 
+    /// Empties the ghosts' inboxes, and sends again what could not be read.
+    async fn care(&self) {
+        for (ghost, reader) in self.core.ghosts.machines.empty_inboxes().await {
+            if let Err(error) = self.core.send_again(&ghost, &reader).await {
+                tracing::error!(user_id = %ghost.intent().user_id, %error, "a repair could not be begun");
+            }
+        }
+    }
+
     /// One look into the bot's inbox, and what follows from it.
     async fn receive_once(&self) -> Result<(), EngineError> {
         let bot = self.core.ghosts.bot().await?;
@@ -427,8 +436,7 @@ async fn care_for_ghosts(weak: Weak<Engine>) {
         drop(engine);
         tokio::time::sleep(pause).await;
         let Some(engine) = weak.upgrade() else { return };
-        let care = engine.core.ghosts.machines.empty_inboxes();
-        if AssertUnwindSafe(care).catch_unwind().await.is_err() {
+        if AssertUnwindSafe(engine.care()).catch_unwind().await.is_err() {
             tracing::error!("emptying the ghosts' inboxes panicked");
         }
         engine.core.ghosts.machines.put_to_sleep(engine.core.settings.idle).await;

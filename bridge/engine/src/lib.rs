@@ -19,6 +19,7 @@ mod notices;
 mod portals;
 mod read_back;
 mod relay;
+mod repair;
 mod secret;
 mod sender;
 mod store;

@@ -5,7 +5,10 @@ use parlour_domain::{LegId, MessageId, PortalId, Timestamp};
 use ruma::{EventId, OwnedEventId};
 use sha2::Sha256;
 
-use crate::{secret::Secret, store::NewLeg};
+use crate::{
+    secret::Secret,
+    store::{NewLeg, Says},
+};
 
 /// Makes the ids of legs: the same way of the same event always has the same id, and nobody without the key can
 /// tell from an id what it names.
@@ -34,7 +37,7 @@ impl LegIds {
     /// The message that an event was, on its way into a portal.
     pub(crate) fn message(&self, source: &EventId, portal: &PortalId, sent_at: Timestamp) -> NewLeg {
         let id = LegId::from_bytes(self.digest("message", source, portal));
-        NewLeg { id, portal: portal.clone(), notice: None, sent_at }
+        NewLeg { id, portal: portal.clone(), says: Says::TheMessage, sent_at }
     }
 
     /// The bot's words about an event, in the portal where that event is.
@@ -49,7 +52,7 @@ impl LegIds {
         NewLeg {
             id: LegId::from_bytes(self.digest(kind, about, portal)),
             portal: portal.clone(),
-            notice: Some((words, Some(OwnedEventId::from(about)))),
+            says: Says::Notice(words, Some(OwnedEventId::from(about))),
             sent_at: at,
         }
     }
@@ -57,7 +60,27 @@ impl LegIds {
     /// The bot's words in a portal where the event that causes them is not.
     pub(crate) fn word(&self, cause: &EventId, portal: &PortalId, words: String, at: Timestamp) -> NewLeg {
         let id = LegId::from_bytes(self.digest("word", cause, portal));
-        NewLeg { id, portal: portal.clone(), notice: Some((words, None)), sent_at: at }
+        NewLeg { id, portal: portal.clone(), says: Says::Notice(words, None), sent_at: at }
+    }
+
+    /// The message again, whose event in a portal somebody cannot read; and the redaction of that event.
+    pub(crate) fn again(
+        &self,
+        unreadable: &EventId,
+        portal: &PortalId,
+        sent_at: Timestamp,
+        at: Timestamp,
+    ) -> (NewLeg, NewLeg) {
+        let leg = |kind, says, sent_at| NewLeg {
+            id: LegId::from_bytes(self.digest(kind, unreadable, portal)),
+            portal: portal.clone(),
+            says,
+            sent_at,
+        };
+        (
+            leg("again", Says::TheMessage, sent_at),
+            leg("redaction", Says::Redaction(unreadable.to_owned()), at),
+        )
     }
 
     /// The id of the message that an event was.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use parlour_domain::{LEG_FIELD, PortalId, Refusal};
 use ruma::{
-    OwnedUserId,
+    EventId, OwnedEventId, OwnedUserId,
     api::client::message::send_message_event,
     events::{AnyMessageLikeEventContent, MessageLikeEventType},
     serde::Raw,
@@ -16,7 +16,7 @@ use crate::{
     crypto::{CryptoError, Machine, Sealed},
     engine::Core,
     faults::faulty,
-    homeserver::HomeserverError,
+    homeserver::{HomeserverError, encoded},
     keyed::Again,
     portals::people_of,
     store::{Leg, LegContent, Portal, StoreError},
@@ -93,7 +93,7 @@ impl Core {
                 let words = format!("{} ({})", refusal.sentence(), refusal.code());
                 Some(self.leg_ids.notice(source, home, refusal.code(), words, now))
             }
-            LegContent::Notice { .. } => None,
+            LegContent::Notice { .. } | LegContent::Redaction { .. } => None,
         };
         self.store.leg_has_failed(leg, &portal.conversation, refusal.code(), notice.as_ref(), now).await?;
         self.counts.given_up();
@@ -130,13 +130,17 @@ impl Core {
     async fn deliver(&self, leg: &Leg) -> Result<Delivered, CryptoError> {
         let portal = self.store.portal(&leg.portal).await?;
         let machine = match &leg.content {
-            LegContent::Message { sender, .. } => {
+            LegContent::Message { sender, .. } | LegContent::Redaction { sender, .. } => {
                 let person = self.store.person(sender).await?.ok_or(StoreError::Malformed("messages"))?;
                 self.ghosts.of(&person).await?
             }
             LegContent::Notice { .. } => self.ghosts.bot().await?,
         };
         self.ghosts.join(&portal, &machine.intent().user_id).await?;
+        if let LegContent::Redaction { event, .. } = &leg.content {
+            self.redact(leg, &portal, &machine, event).await?;
+            return Ok(Delivered::Landed);
+        }
         let ciphertext = match &leg.sealed {
             Some((ciphertext, _)) => {
                 // Sending it was begun before, and how that ended is not known. The homeserver remembers transaction ids
@@ -176,13 +180,35 @@ impl Core {
         let sealed = sealing.seal(room_id, &readers, "m.room.message", &plaintext(&leg.content)).await?;
         let Sealed::Ciphertext { mut content, session_id } = sealed else { return Ok(None) };
         let is_ghost = machine.intent().user_id != bot.intent().user_id;
-        if let (true, Some(session_id)) = (is_ghost, session_id) {
+        if is_ghost {
             bot.learn_session(machine, room_id, &session_id).await?;
         }
         content[LEG_FIELD] = json!(leg.id);
         let ciphertext = serde_json::to_string(&content)?;
-        self.store.leg_is_sealed(leg, portal, &ciphertext, &machine.intent().user_id).await?;
+        let sender = &machine.intent().user_id;
+        self.store.leg_is_sealed(leg, portal, &ciphertext, &session_id, sender).await?;
         Ok(Some(ciphertext))
+    }
+
+    /// `PUT /redact`: an event that somebody could not read goes, now that its message stands there again.
+    async fn redact(
+        &self,
+        leg: &Leg,
+        portal: &Portal,
+        machine: &Machine,
+        event: &EventId,
+    ) -> Result<(), CryptoError> {
+        let Some(room_id) = &portal.room_id else { return Ok(()) };
+        let ghost = machine.intent();
+        let [room_id, event] = [room_id.as_str(), event.as_str()].map(encoded);
+        let transaction_id = format!("parlour.{}.{}", leg.id, ghost.user_id.localpart());
+        let path = format!("/_matrix/client/v3/rooms/{room_id}/redact/{event}/{transaction_id}");
+        let body = json!({ LEG_FIELD: leg.id });
+        let answer =
+            self.homeserver.call(CommitPoint::Redact, Some(ghost), http::Method::PUT, &path, &body).await?;
+        let event = answer["event_id"].as_str().and_then(|id| OwnedEventId::try_from(id).ok());
+        let event = event.ok_or(HomeserverError::Nonsense("PUT /redact"))?;
+        Ok(self.store.leg_has_landed(&leg.id, &event, self.clock.now()).await?)
     }
 
     /// `PUT /send` under an id that names leg and ghost, with the device, so that a repetition is the same event.
@@ -234,6 +260,8 @@ fn plaintext(content: &LegContent) -> Value {
     let (msgtype, body, answers) = match content {
         LegContent::Message { body, answers, .. } => ("m.text", body, answers),
         LegContent::Notice { body, about } => ("m.notice", body, about),
+        // It is not encrypted, and never comes here.
+        LegContent::Redaction { .. } => return Value::Null,
     };
     // An empty `m.mentions`: nobody is mentioned, whatever words stand there (Matrix v1.19 §User and room mentions).
     let mut plaintext = json!({ "msgtype": msgtype, "body": body, "m.mentions": {} });

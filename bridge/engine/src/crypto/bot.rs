@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use matrix_sdk_common::deserialized_responses::{VerificationLevel, VerificationState, WithheldCode};
+use matrix_sdk_common::deserialized_responses::{
+    ProcessedToDeviceEvent, VerificationLevel, VerificationState, WithheldCode,
+};
 use matrix_sdk_crypto::{
     DecryptionSettings, EncryptionSyncChanges, MegolmError, TrustRequirement,
     types::events::room::encrypted::{EncryptedEvent, RoomEventEncryptionScheme},
@@ -58,6 +60,8 @@ pub struct News {
     pub keys: bool,
     /// People whose devices changed.
     pub devices: Vec<OwnedUserId>,
+    /// Whose devices have begun Olm with us anew, because what we sent them before could not be read.
+    pub unwedged: Vec<OwnedUserId>,
 }
 
 impl Machine {
@@ -111,9 +115,8 @@ impl Machine {
         request.since = since;
         request.filter = Some(sync_events::v3::Filter::FilterDefinition(inbox_filter()));
         let answer = self.homeserver.request(CommitPoint::ReadInbox, &self.intent, request).await?;
-        let news =
-            News { keys: !answer.to_device.events.is_empty(), devices: answer.device_lists.changed.clone() };
-        if let (Some(others), false) = (others, news.devices.is_empty()) {
+        let (keys, devices) = (!answer.to_device.events.is_empty(), answer.device_lists.changed.clone());
+        if let (Some(others), false) = (others, devices.is_empty()) {
             others.devices_changed(&answer.device_lists).await;
         }
         let changes = EncryptionSyncChanges {
@@ -123,18 +126,31 @@ impl Machine {
             unused_fallback_keys: answer.device_unused_fallback_key_types.as_deref(),
             next_batch_token: Some(answer.next_batch),
         };
-        self.take_in(changes).await?;
+        let unwedged = self.take_in(changes).await?;
         // The news is taken in whatever becomes of our own requests, which are asked for again; `flush` has told.
         let _ = self.flush().await;
-        Ok(news)
+        Ok(News { keys, devices, unwedged })
     }
 
     /// Takes news in, in one commit: a process that ended between a new Olm session and the room key that came with it
-    /// would have lost the key.
-    pub(super) async fn take_in(&self, changes: EncryptionSyncChanges<'_>) -> Result<(), CryptoError> {
+    /// would have lost the key. Answers whose devices have begun Olm anew (`m.dummy`, Matrix v1.19 client-server
+    /// §Recovering from undecryptable messages).
+    pub(super) async fn take_in(
+        &self,
+        changes: EncryptionSyncChanges<'_>,
+    ) -> Result<Vec<OwnedUserId>, CryptoError> {
         let olm = self.olm.write().await;
         let taken_in = async { Ok::<_, CryptoError>(olm.receive_sync_changes(changes, &RECEIVING).await?) };
-        self.keys.in_one_commit(taken_in).await.map(drop)
+        let (events, _) = self.keys.in_one_commit(taken_in).await?;
+        let dummies = events.iter().filter_map(|event| match event {
+            ProcessedToDeviceEvent::Decrypted { raw, .. } => {
+                let kind: Option<String> = raw.get_field("type").ok().flatten();
+                kind.filter(|kind| kind == "m.dummy")?;
+                raw.get_field("sender").ok().flatten()
+            }
+            _ => None,
+        });
+        Ok(dummies.collect())
     }
 
     /// Takes in the session that a ghost has made for a room, unless it has it, so that the bot can hand history on

@@ -4,6 +4,7 @@ use std::ops::Deref;
 
 use matrix_sdk_crypto::{
     CollectStrategy, EncryptionSettings, OlmMachine,
+    store::CryptoStore as _,
     types::requests::{AnyOutgoingRequest, ToDeviceRequest, UploadSigningKeysRequest},
 };
 use ruma::{
@@ -29,7 +30,7 @@ pub enum Sealed {
         /// The content, as an object.
         content: Value,
         /// The Megolm session.
-        session_id: Option<String>,
+        session_id: String,
     },
     /// Nobody in the room has a cross-signed device: whoever signs in later could not read it.
     NobodyCanRead,
@@ -130,6 +131,10 @@ impl Machine {
             let response = self.homeserver.request(CommitPoint::ClaimKeys, &self.intent, claim).await?;
             self.olm().await.mark_request_as_sent(&id, &response).await?;
         }
+        if !self.somebody_can_be_reached(readers).await? {
+            // No one-time key was to be had of any device: the room's session would reach nobody.
+            return Ok(Sealed::NobodyCanRead);
+        }
         let settings = EncryptionSettings {
             sharing_strategy: CollectStrategy::IdentityBasedStrategy,
             ..EncryptionSettings::default()
@@ -143,7 +148,7 @@ impl Machine {
         let encrypted = self.olm().await.encrypt_room_event_raw(room, event_type, &content).await?;
         Ok(Sealed::Ciphertext {
             content: encrypted.content.deserialize_as_unchecked()?,
-            session_id: encrypted.encryption_info.session_id().map(str::to_owned),
+            session_id: encrypted.encryption_info.session_id().unwrap_or_default().to_owned(),
         })
     }
 
@@ -155,6 +160,34 @@ impl Machine {
             }
         }
         Ok(false)
+    }
+
+    /// Whether there is an Olm session with any device that would get the room's session.
+    async fn somebody_can_be_reached(&self, readers: &[OwnedUserId]) -> Result<bool, CryptoError> {
+        for user_id in readers {
+            let devices = self.olm().await.get_user_devices(user_id, None).await?;
+            for device in devices.devices().filter(|device| device.is_cross_signed_by_owner()) {
+                let Some(key) = device.curve25519_key() else { continue };
+                let sessions = self.keys.get_sessions(&key.to_base64()).await?;
+                if sessions.is_some_and(|sessions| !sessions.is_empty()) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The Megolm session that is used in a room now, if there is one.
+    pub(crate) async fn session_in(&self, room: &RoomId) -> Result<Option<String>, CryptoError> {
+        let session = self.keys.get_outbound_group_session(room).await?;
+        Ok(session.map(|session| session.session_id().to_owned()))
+    }
+
+    /// Uses the Megolm session of a room no longer: the next message begins another, whose key goes to everybody.
+    pub(crate) async fn leave_session(&self, room: &RoomId) -> Result<(), CryptoError> {
+        let _sealing = self.sealing.lock().await;
+        self.olm().await.discard_room_key(room).await?;
+        Ok(())
     }
 
     async fn send(&self, id: &TransactionId, request: &AnyOutgoingRequest) -> Result<(), CryptoError> {

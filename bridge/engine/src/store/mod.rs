@@ -25,7 +25,7 @@ pub use database::DatabaseUrl;
 pub use figures::Figures;
 pub use inbox::{Arrived, InboxRow, MegolmIndex, Outcome, RelayedMessage};
 pub use machine::MachineStore;
-pub use outbox::{Leg, LegContent, NewLeg};
+pub use outbox::{Leg, LegContent, NewLeg, Repair, Says};
 pub use people::OurUser;
 pub use seal::{InvalidMasterKey, MasterKey};
 

@@ -18,10 +18,37 @@ pub struct NewLeg {
     pub id: LegId,
     /// Where it goes.
     pub portal: PortalId,
-    /// The bot's words and the event of that portal they are about, if it is not the message itself.
-    pub notice: Option<(String, Option<OwnedEventId>)>,
+    /// What it says.
+    pub says: Says,
     /// The original time.
     pub sent_at: Timestamp,
+}
+
+/// What a new leg says.
+#[derive(Clone)]
+pub enum Says {
+    /// The message that it is a leg of.
+    TheMessage,
+    /// The bot's words, and the event of that portal that they are about.
+    Notice(String, Option<OwnedEventId>),
+    /// That this event of that portal, which its message was, is void.
+    Redaction(OwnedEventId),
+}
+
+/// A message that is sent again from the record, because somebody cannot read the event that it is.
+pub struct Repair {
+    /// The message.
+    pub message: MessageId,
+    /// Whose conversation.
+    pub conversation: ConversationId,
+    /// The event that cannot be read.
+    pub unreadable: OwnedEventId,
+    /// The leg that says it again.
+    pub again: NewLeg,
+    /// The leg that voids the event, once the message stands in the room again.
+    pub redaction: NewLeg,
+    /// Why, as the ledger keeps it.
+    pub why: &'static str,
 }
 
 /// What a leg says.
@@ -36,6 +63,13 @@ pub enum LegContent {
         answers: Option<OwnedEventId>,
         /// Where it was written: the portal and the event.
         source: (PortalId, OwnedEventId),
+    },
+    /// That an event is void, said by whose event it was.
+    Redaction {
+        /// Whose.
+        sender: PersonId,
+        /// The event.
+        event: OwnedEventId,
     },
     /// The bot's own words.
     Notice {
@@ -69,11 +103,11 @@ pub struct Leg {
 }
 
 const OUTBOX: &str = "outbox";
-const NEXT: &str = "SELECT seq, leg_id, message_id, notice, notice_about, sent_at, ciphertext, sender_user_id, attempts,
+const NEXT: &str = "SELECT seq, leg_id, message_id, notice, notice_about, redacts, sent_at, ciphertext, sender_user_id, attempts,
         next_attempt_at, state
      FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') ORDER BY seq LIMIT 1";
 #[cfg(feature = "faults")]
-const NEWEST: &str = "SELECT seq, leg_id, message_id, notice, notice_about, sent_at, ciphertext, sender_user_id, attempts,
+const NEWEST: &str = "SELECT seq, leg_id, message_id, notice, notice_about, redacts, sent_at, ciphertext, sender_user_id, attempts,
         next_attempt_at, state
      FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') ORDER BY seq DESC LIMIT 1";
 
@@ -89,14 +123,15 @@ pub(super) async fn landed(
     event: &EventId,
     at: Timestamp,
 ) -> Result<Option<PortalId>, StoreError> {
-    let found: Option<(String, Option<String>, String, String)> = sqlx::query_as(
-        "SELECT o.portal_id, o.message_id, p.conversation_id, o.state FROM outbox o
+    type Found = (String, Option<String>, String, String, Option<String>);
+    let found: Option<Found> = sqlx::query_as(
+        "SELECT o.portal_id, o.message_id, p.conversation_id, o.state, o.redacts FROM outbox o
          JOIN portals p ON p.id = o.portal_id WHERE o.leg_id = $1",
     )
     .bind(leg.as_str())
     .fetch_optional(&mut **tx)
     .await?;
-    let Some((portal, message, conversation, state)) = found else {
+    let Some((portal, message, conversation, state, redacts)) = found else {
         // A database that was restored does not know it yet: what it is a leg of is decided anew, with the same id.
         sqlx::query("INSERT INTO early_echoes (leg_id, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(leg.as_str())
@@ -118,8 +153,17 @@ pub(super) async fn landed(
     one_row(OUTBOX, &result)?;
     if let Some(message) = message {
         let message: MessageId = parsed(OUTBOX, &message)?;
-        map(tx, &portal, &message, event).await?;
-        ledger(tx, &parsed(OUTBOX, &conversation)?, event, Some(&message), "sent", None, at).await?;
+        let conversation = parsed(OUTBOX, &conversation)?;
+        match redacts {
+            Some(redacted) => {
+                let redacted: OwnedEventId = matrix_id(OUTBOX, redacted)?;
+                ledger(tx, &conversation, &redacted, Some(&message), "redacted", None, at).await?;
+            }
+            None => {
+                map(tx, &portal, &message, event).await?;
+                ledger(tx, &conversation, event, Some(&message), "sent", None, at).await?;
+            }
+        }
     }
     Ok(Some(portal))
 }
@@ -133,8 +177,8 @@ impl Store {
         message: Option<&MessageId>,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        let (notice, about) = match &leg.notice {
-            Some((words, about)) => {
+        let (notice, about) = match &leg.says {
+            Says::Notice(words, about) => {
                 let home: (String, Option<String>) =
                     sqlx::query_as("SELECT conversation_id, patient_id FROM portals WHERE id = $1")
                         .bind(leg.portal.as_str())
@@ -145,11 +189,16 @@ impl Store {
                 let sealed = self.key_in(tx, &owner).await?.seal(place("notice", &leg.id), words.as_bytes());
                 (Some(sealed), about.as_ref().map(|id| id.to_string()))
             }
-            None => (None, None),
+            Says::TheMessage | Says::Redaction(_) => (None, None),
+        };
+        let redacts = match &leg.says {
+            Says::Redaction(event) => Some(event.as_str()),
+            Says::TheMessage | Says::Notice(..) => None,
         };
         sqlx::query(
-            "INSERT INTO outbox (seq, leg_id, portal_id, message_id, notice, notice_about, sent_at, added_at, state)
-             SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6, $7, 'waiting' FROM outbox WHERE 1 = 1
+            "INSERT INTO outbox
+                 (seq, leg_id, portal_id, message_id, notice, notice_about, sent_at, added_at, redacts, state)
+             SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6, $7, $8, 'waiting' FROM outbox WHERE 1 = 1
              ON CONFLICT (leg_id) DO NOTHING",
         )
         .bind(leg.id.as_str())
@@ -159,6 +208,7 @@ impl Store {
         .bind(about)
         .bind(leg.sent_at.millis())
         .bind(at.millis())
+        .bind(redacts)
         .execute(&mut **tx)
         .await?;
         let early: Option<(String,)> =
@@ -247,6 +297,7 @@ impl Store {
             Option<String>,
             Option<Vec<u8>>,
             Option<String>,
+            Option<String>,
             i64,
             Option<Vec<u8>>,
             Option<String>,
@@ -256,14 +307,23 @@ impl Store {
         );
         let row: Option<Row> =
             sqlx::query_as(query).bind(portal.id.as_str()).fetch_optional(&self.pool).await?;
-        let Some((seq, id, message, notice, about, sent_at, ciphertext, sender, attempts, next, state)) = row
+        let Some((seq, id, message, notice, about, redacts, sent_at, ciphertext, sender, attempts, next, state)) =
+            row
         else {
             return Ok(None);
         };
         let id: LegId = parsed(OUTBOX, &id)?;
         let key = self.portal_key(portal).await?;
         let content = match (message, notice) {
-            (Some(message), None) => self.content_of(portal, parsed(OUTBOX, &message)?).await?,
+            (Some(message), None) => {
+                let content = self.content_of(portal, parsed(OUTBOX, &message)?).await?;
+                match (content, redacts) {
+                    (LegContent::Message { sender, .. }, Some(event)) => {
+                        LegContent::Redaction { sender, event: matrix_id(OUTBOX, event)? }
+                    }
+                    (content, _) => content,
+                }
+            }
             (None, Some(body)) => LegContent::Notice {
                 body: key.open_text(place("notice", &id), &body)?,
                 about: about.map(|id| matrix_id(OUTBOX, id)).transpose()?,
@@ -291,7 +351,8 @@ impl Store {
         type Row = (String, Vec<u8>, Option<String>, Option<String>, String, String);
         let (sender, body, lane, answers, home, source): Row = sqlx::query_as(
             "SELECT m.sender_id, m.body, m.lane, x.event_id, m.portal_id, m.event_id FROM messages m
-             LEFT JOIN mapping x ON x.message_id = m.answers AND x.portal_id = $2 WHERE m.id = $1",
+             LEFT JOIN mapping x ON x.message_id = m.answers AND x.portal_id = $2 AND x.current = 1
+             WHERE m.id = $1",
         )
         .bind(message.as_str())
         .bind(portal.id.as_str())
@@ -316,17 +377,81 @@ impl Store {
         leg: &Leg,
         portal: &Portal,
         ciphertext: &str,
+        session_id: &str,
         sender: &UserId,
     ) -> Result<(), StoreError> {
         let key = self.portal_key(portal).await?;
         let sealed = sqlx::query(
-            "UPDATE outbox SET ciphertext = $2, sender_user_id = $3, state = 'waiting'
+            "UPDATE outbox SET ciphertext = $2, sender_user_id = $3, session = $4, state = 'waiting'
              WHERE seq = $1 AND ciphertext IS NULL",
         )
         .bind(leg.seq)
         .bind(key.seal(place("ciphertext", &leg.id), ciphertext.as_bytes()))
-        .bind(sender.as_str());
+        .bind(sender.as_str())
+        .bind(self.practice_key().name(&["megolm", session_id]));
         one_row(OUTBOX, &self.alone(CommitPoint::LegSealed, sealed).await?)
+    }
+
+    /// The portals that a user of ours has sent messages to.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn portals_written_by(&self, sender: &UserId) -> Result<Vec<PortalId>, StoreError> {
+        let sql = "SELECT DISTINCT portal_id FROM outbox WHERE sender_user_id = $1 AND state = 'sent'";
+        let rows: Vec<(String,)> = sqlx::query_as(sql).bind(sender.as_str()).fetch_all(&self.pool).await?;
+        rows.iter().map(|(id,)| parsed(OUTBOX, id)).collect()
+    }
+
+    /// The messages that a user of ours has sent to a portal in one Megolm session, oldest first, each with the event
+    /// that stands for it and its time.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn sent_in(
+        &self,
+        portal: &PortalId,
+        sender: &UserId,
+        session_id: &str,
+    ) -> Result<Vec<(MessageId, OwnedEventId, Timestamp)>, StoreError> {
+        let rows: Vec<(String, String, i64)> = sqlx::query_as(
+            "SELECT o.message_id, o.event_id, o.sent_at FROM outbox o
+             JOIN mapping x ON x.portal_id = o.portal_id AND x.event_id = o.event_id AND x.current = 1
+             WHERE o.portal_id = $1 AND o.sender_user_id = $2 AND o.session = $3 AND o.state = 'sent'
+                 AND o.message_id IS NOT NULL AND o.redacts IS NULL ORDER BY o.seq",
+        )
+        .bind(portal.as_str())
+        .bind(sender.as_str())
+        .bind(self.practice_key().name(&["megolm", session_id]))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter()
+            .map(|(message, event, at)| {
+                Ok((parsed(OUTBOX, &message)?, matrix_id(OUTBOX, event)?, Timestamp::from_millis(at)))
+            })
+            .collect()
+    }
+
+    /// Messages are to be sent again from the record, and the events that they were voided, in one commit. Each event is
+    /// repaired once, however often this is asked.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of it is kept.
+    pub async fn begin_repairs(&self, repairs: &[Repair], at: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        for repair in repairs {
+            let begun: Option<(i64,)> = sqlx::query_as("SELECT seq FROM outbox WHERE leg_id = $1")
+                .bind(repair.again.id.as_str())
+                .fetch_optional(&mut *tx)
+                .await?;
+            if begun.is_some() {
+                continue;
+            }
+            let (conversation, message) = (&repair.conversation, Some(&repair.message));
+            ledger(&mut tx, conversation, &repair.unreadable, message, "repair", Some(repair.why), at).await?;
+            self.add(&mut tx, &repair.again, message, at).await?;
+            self.add(&mut tx, &repair.redaction, message, at).await?;
+        }
+        self.commit(tx, CommitPoint::RepairBegun).await
     }
 
     /// Nobody in the portal can read the leg yet.

@@ -50,19 +50,25 @@ impl Store {
     }
 }
 
-/// A message is this event in this portal; said again, nothing changes.
+/// A message is this event in this portal from now on; said again, nothing changes.
 pub(super) async fn map(
     tx: &mut Transaction<'static, Any>,
     portal: &PortalId,
     message: &MessageId,
     event_id: &EventId,
 ) -> Result<(), StoreError> {
+    sqlx::query("UPDATE mapping SET current = 0 WHERE portal_id = $1 AND message_id = $2 AND event_id <> $3")
+        .bind(portal.as_str())
+        .bind(message.as_str())
+        .bind(event_id.as_str())
+        .execute(&mut **tx)
+        .await?;
     sqlx::query(
-        "INSERT INTO mapping (portal_id, message_id, event_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        "INSERT INTO mapping (portal_id, event_id, message_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
     )
     .bind(portal.as_str())
-    .bind(message.as_str())
     .bind(event_id.as_str())
+    .bind(message.as_str())
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -9,7 +9,8 @@ use parlour_domain::{
 use ruma::{EventId, OwnedEventId, owned_room_id, owned_user_id, user_id};
 
 use super::{
-    Arrived, InboxRow, LegContent, MasterKey, MegolmIndex, NewLeg, Outcome, Portal, RelayedMessage, Store, StoreError,
+    Arrived, InboxRow, LegContent, MasterKey, MegolmIndex, NewLeg, Outcome, Portal, RelayedMessage, Repair, Says, Store,
+    StoreError,
     database::Backend,
     inbox::Touched,
     testing::{Counting, TestDatabase},
@@ -43,6 +44,7 @@ on_both! {
     an_echo_settles_its_leg_with_its_transaction
     an_echo_that_comes_before_its_leg_settles_it_when_it_comes
     a_leg_is_sent_as_the_bytes_that_were_kept
+    a_message_is_sent_again_once_and_stands_for_itself
     a_place_in_a_session_is_one_events
     people_come_back_as_they_were_written
     one_process_has_a_database
@@ -120,7 +122,7 @@ async fn waiting(world: &World) -> Vec<InboxRow> {
 }
 
 fn leg(portal: &Portal) -> NewLeg {
-    NewLeg { id: LegId::from_bytes(Counting.bytes()), portal: portal.id.clone(), notice: None, sent_at: AT }
+    NewLeg { id: LegId::from_bytes(Counting.bytes()), portal: portal.id.clone(), says: Says::TheMessage, sent_at: AT }
 }
 
 fn message(world: &World, event: &str, legs: Vec<NewLeg>) -> Outcome {
@@ -237,11 +239,55 @@ async fn a_leg_is_sent_as_the_bytes_that_were_kept(database: &TestDatabase) {
     decided(&world, "$a").await;
     let leg = world.store.next_leg(&world.anns).await.expect("the outbox").expect("a leg");
     let ghost = user_id!("@_parlour_1:x");
-    world.store.leg_is_sealed(&leg, &world.anns, "{\"ciphertext\":1}", ghost).await.expect("kept");
-    let again = world.store.leg_is_sealed(&leg, &world.anns, "{\"ciphertext\":2}", ghost).await;
+    world.store.leg_is_sealed(&leg, &world.anns, "{\"ciphertext\":1}", "session", ghost).await.expect("kept");
+    let again = world.store.leg_is_sealed(&leg, &world.anns, "{\"ciphertext\":2}", "session", ghost).await;
     assert!(matches!(again, Err(StoreError::WrongNumber { table: "outbox", rows: 0 })));
     let leg = world.store.next_leg(&world.anns).await.expect("the outbox").expect("a leg");
     assert_eq!(leg.sealed, Some(("{\"ciphertext\":1}".to_owned(), owned_user_id!("@_parlour_1:x"))));
+}
+
+async fn a_message_is_sent_again_once_and_stands_for_itself(database: &TestDatabase) {
+    let world = world(database).await;
+    decided(&world, "$a").await;
+    let ghost = user_id!("@_parlour_1:x");
+    let next = async || world.store.next_leg(&world.anns).await.expect("the outbox");
+    let sent = next().await.expect("a leg");
+    world.store.leg_is_sealed(&sent, &world.anns, "{}", "session", ghost).await.expect("kept");
+    world.store.leg_has_landed(&sent.id, &event_id("$lost"), AT).await.expect("landed");
+    assert_eq!(world.store.portals_written_by(ghost).await.expect("read"), [world.anns.id.clone()]);
+    assert!(world.store.sent_in(&world.anns.id, ghost, "other").await.expect("read").is_empty());
+    let [(message, lost, at)] =
+        <[_; 1]>::try_from(world.store.sent_in(&world.anns.id, ghost, "session").await.expect("read"))
+            .expect("one message");
+    assert_eq!((&*lost, at), (&*event_id("$lost"), AT));
+    let (again, redaction) = (leg(&world.anns), leg(&world.anns));
+    let repair = Repair {
+        message: message.clone(),
+        conversation: world.conversation.clone(),
+        unreadable: lost.clone(),
+        again: again.clone(),
+        redaction: NewLeg { says: Says::Redaction(lost), ..redaction.clone() },
+        why: "wedged",
+    };
+    let repairs = [repair];
+    world.store.begin_repairs(&repairs, AT).await.expect("begun");
+    world.store.begin_repairs(&repairs, AT).await.expect("begun already");
+    let found = next().await.expect("a leg");
+    assert_eq!(found.id, again.id);
+    assert!(matches!(found.content, LegContent::Message { body, .. } if body == "Bring your card."));
+    world.store.leg_has_landed(&again.id, &event_id("$again"), AT).await.expect("landed");
+    let found = next().await.expect("a leg");
+    assert_eq!(found.id, redaction.id);
+    let LegContent::Redaction { sender, event } = found.content else { panic!("the redaction") };
+    assert_eq!((sender, &*event), (world.murphy.clone(), &*event_id("$lost")));
+    world.store.leg_has_landed(&redaction.id, &event_id("$redaction"), AT).await.expect("landed");
+    assert!(next().await.is_none());
+    // Whoever answers either event answers the message.
+    for event in ["$lost", "$again"] {
+        let known = world.store.message_at(&world.anns.id, &event_id(event)).await.expect("read");
+        assert_eq!(known.map(|(id, _)| id), Some(message.clone()), "{event}");
+    }
+    assert!(world.store.message_at(&world.anns.id, &event_id("$redaction")).await.expect("read").is_none());
 }
 
 async fn a_place_in_a_session_is_one_events(database: &TestDatabase) {
