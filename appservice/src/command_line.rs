@@ -8,6 +8,7 @@ use parlour_engine::DatabaseUrl;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    backup,
     config::Config,
     registration::registration,
     run::{Extras, Parlour, asked_to_stop},
@@ -34,6 +35,25 @@ enum Command {
         /// The database, instead of the configuration's: sqlite:FILE or postgres://USER:PASSWORD@HOST/DATABASE.
         #[arg(long, value_name = "URL")]
         database_url: Option<DatabaseUrl>,
+    },
+    /// Copies everything that a practice needs to go on elsewhere into a new folder, while it runs: Parlour's database, the
+    /// homeserver's, its media and its signing key. The master key is not among it.
+    Backup {
+        /// The configuration.
+        #[arg(long, default_value = "parlour.toml")]
+        config: PathBuf,
+        /// The folder for the backup, which must not be there yet.
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+    },
+    /// Puts a backup in the place of what is there. Stop Parlour and the homeserver first.
+    Restore {
+        /// The configuration.
+        #[arg(long, default_value = "parlour.toml")]
+        config: PathBuf,
+        /// The folder of the backup.
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
     },
     /// Prints the application service registration for your homeserver. It holds secrets.
     Registration {
@@ -78,6 +98,14 @@ async fn run_arguments(extras: Extras) -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => return crate::demo::main(arguments).await,
         Command::Run { config, database_url } => run(&config, database_url, extras).await,
+        Command::Backup { config, to } => match Config::read(&config) {
+            Ok(config) => backup::backup(&config, &to, &tell).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        },
+        Command::Restore { config, from } => match Config::read(&config) {
+            Ok(config) => backup::restore(&config, &from, &tell).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        },
         Command::Registration { config } => {
             Config::read(&config).map(|config| print!("{}", registration(&config))).map_err(|e| e.to_string())
         }
@@ -89,6 +117,10 @@ async fn run_arguments(extras: Extras) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn tell(step: &str) {
+    println!("{step}");
 }
 
 async fn run(

@@ -30,6 +30,9 @@ pub struct Config {
     /// the first start. It must not lie in `data`.
     #[serde(default = "default_master_key_file")]
     pub master_key_file: PathBuf,
+    /// What belongs into a backup beside Parlour's own database.
+    #[serde(default)]
+    pub backup: Backup,
     /// The master key itself, for the variable `PARLOUR__MASTER_KEY`; it stands in for the file.
     #[serde(default, deserialize_with = "optional_secret")]
     pub master_key: Option<Secret>,
@@ -59,6 +62,20 @@ pub struct Homeserver {
     /// The token that it shows to us.
     #[serde(deserialize_with = "secret")]
     pub hs_token: Secret,
+}
+
+/// Where the homeserver keeps what a backup must hold; relative to the configuration's own folder. `parlour backup` and
+/// `parlour restore` need all three.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    /// Its database: `sqlite:FILE` or `postgres://USER:PASSWORD@HOST/DATABASE`.
+    #[serde(default, deserialize_with = "database_url")]
+    pub homeserver_database_url: Option<DatabaseUrl>,
+    /// The folder of its media (`media_store_path`).
+    pub homeserver_media: Option<PathBuf>,
+    /// The file of its signing key (`signing_key_path`).
+    pub homeserver_signing_key: Option<PathBuf>,
 }
 
 /// Where Parlour listens.
@@ -91,7 +108,8 @@ fn default_master_key_file() -> PathBuf {
 fn database_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DatabaseUrl>, D::Error> {
     // What stands there is not repeated: it may hold a password.
     let url = String::deserialize(deserializer)?.parse();
-    url.map(Some).map_err(|_| serde::de::Error::custom("database_url is no `sqlite:` and no `postgres://` address"))
+    url.map(Some)
+        .map_err(|_| serde::de::Error::custom("database_url is no `sqlite:` and no `postgres://` address"))
 }
 
 fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
@@ -159,8 +177,13 @@ impl Config {
         if config.master_key_file.starts_with(&config.data) {
             return Err(ConfigError::KeyWithTheData);
         }
-        if let Some(DatabaseUrl::Sqlite(file)) = &mut config.database_url {
-            *file = folder.join(&*file);
+        for url in [&mut config.database_url, &mut config.backup.homeserver_database_url] {
+            if let Some(DatabaseUrl::Sqlite(file)) = url {
+                *file = folder.join(&*file);
+            }
+        }
+        for path in [&mut config.backup.homeserver_media, &mut config.backup.homeserver_signing_key] {
+            *path = path.as_ref().map(|path| folder.join(path));
         }
         for (name, token) in
             [("as_token", &config.homeserver.as_token), ("hs_token", &config.homeserver.hs_token)]

@@ -1,5 +1,6 @@
 //! Listens: homeserver transactions, the practice API, configuration and commands.
 
+pub mod backup;
 pub mod command_line;
 pub mod config;
 #[cfg(feature = "demo")]

@@ -19,7 +19,9 @@ pub enum MasterKeyError {
     #[error("PARLOUR__MASTER_KEY cannot be used: {0}")]
     Variable(InvalidMasterKey),
     /// The file holds something else.
-    #[error("the master key file {0} cannot be used: {1}; bring back the one that was made with the database")]
+    #[error(
+        "the master key file {0} cannot be used: {1}; bring back the one that was made with the database"
+    )]
     Content(PathBuf, InvalidMasterKey),
     /// Others can read the file.
     #[error("the master key file {0} can be read by others; run `chmod 600` on it")]

@@ -18,12 +18,21 @@ CREATE TABLE people (
     record_number BYTEA
 );
 
--- The users that we act as: the bot (person_id is null) and one ghost for each person that needs one.
+-- The users that we act as: the bot (person_id is null) and one ghost for each person that needs one. epoch: the incident
+-- that the device was made after; former_device: the one before, until it is ended.
 CREATE TABLE our_users (
-    user_id   TEXT PRIMARY KEY,
-    person_id TEXT UNIQUE REFERENCES people (id),
-    device_id TEXT NOT NULL,
-    ready     BIGINT NOT NULL DEFAULT 0
+    user_id       TEXT PRIMARY KEY,
+    person_id     TEXT UNIQUE REFERENCES people (id),
+    device_id     TEXT NOT NULL,
+    ready         BIGINT NOT NULL DEFAULT 0,
+    epoch         BIGINT NOT NULL DEFAULT 0,
+    former_device TEXT
+);
+
+-- What happened to the database as a whole and is not dealt with yet. kind: restored (from a backup, at that time).
+CREATE TABLE incidents (
+    kind TEXT PRIMARY KEY,
+    at   BIGINT NOT NULL
 );
 
 -- Name and subject are sealed with the conversation's key.

@@ -233,6 +233,8 @@ fn write_configuration(
         "# Written by `parlour demo` at each start.\n\
          data = \"parlour\"\n{database}\n[practice]\nname = \"{PRACTICE}\"\n\n[homeserver]\nurl = \"{url}\"\n\
          public_url = \"{url}\"\nserver_name = \"{SERVER_NAME}\"\nas_token = \"{}\"\nhs_token = \"{}\"\n\n\
+         [backup]\nhomeserver_database_url = \"sqlite:homeserver/homeserver.db\"\n\
+         homeserver_media = \"homeserver/media\"\nhomeserver_signing_key = \"homeserver/signing.key\"\n\n\
          [listen]\npublic = \"127.0.0.1:{}\"\ninternal = \"127.0.0.1:{}\"\n",
         state.as_token,
         state.hs_token,

@@ -36,6 +36,8 @@ pub(crate) enum Refused {
     NobodyLikeThat(&'static str),
     #[error(transparent)]
     Conversation(#[from] NewConversationError),
+    #[error("the rooms are read back after a restored backup; try again")]
+    Recovering,
     #[error("the homeserver does not do its part just now; try again")]
     Homeserver(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("something went wrong here; try again")]
@@ -61,6 +63,7 @@ impl From<EngineError> for Refused {
             EngineError::Intake(parlour_engine::IntakeError::NotJson) => Self::NotJson,
             EngineError::Intake(error) => Self::BadJson(error.to_string()),
             EngineError::Crypto(error) => Self::Homeserver(error.into()),
+            EngineError::Recovering => Self::Recovering,
         }
     }
 }
@@ -88,6 +91,7 @@ impl Refused {
             Self::Conversation(NewConversationError::TooMany) => {
                 (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY")
             }
+            Self::Recovering => (StatusCode::SERVICE_UNAVAILABLE, "IO.PARLOUR.RECOVERING"),
             Self::Homeserver(_) => (StatusCode::BAD_GATEWAY, "IO.PARLOUR.HOMESERVER"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),
         }

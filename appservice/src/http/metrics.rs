@@ -71,4 +71,3 @@ async fn gathered(engine: &Engine) -> Result<Registry, Refused> {
     registry.register("refusals", "Messages refused since the start, by code", refusals);
     Ok(registry)
 }
-

@@ -19,6 +19,8 @@ pub enum Refusal {
     KeyWithheld,
     /// KEY-3
     Replayed,
+    /// KEY-4
+    Unrecorded,
     /// TRUST-1
     UnsignedDevice,
     /// TRUST-2
@@ -37,7 +39,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of the rule book.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NotTakingPart,
         Self::OneWay,
         Self::Kind,
@@ -46,6 +48,7 @@ impl Refusal {
         Self::KeyMissing,
         Self::KeyWithheld,
         Self::Replayed,
+        Self::Unrecorded,
         Self::UnsignedDevice,
         Self::SpoofedSender,
         Self::ThreadToEverybody,
@@ -67,6 +70,7 @@ impl Refusal {
             Self::KeyMissing => "KEY-1",
             Self::KeyWithheld => "KEY-2",
             Self::Replayed => "KEY-3",
+            Self::Unrecorded => "KEY-4",
             Self::UnsignedDevice => "TRUST-1",
             Self::SpoofedSender => "TRUST-2",
             Self::ThreadToEverybody => "LANE-1",
@@ -100,6 +104,10 @@ impl Refusal {
             Self::Replayed => {
                 "Not delivered: this is a copy of an earlier message; if you did not send it twice yourself, please \
                  tell whoever runs the practice's server."
+            }
+            Self::Unrecorded => {
+                "Delivered, but lost from the practice's record when a backup was restored: please send it again if it \
+                 must be on record."
             }
             Self::UnsignedDevice => {
                 "Not delivered: the device you wrote from is not verified; please verify it in \

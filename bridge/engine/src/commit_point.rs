@@ -44,6 +44,10 @@ commit_points! {
     MachineSaved = "db.machine-saved",
     /// An Olm machine forgot what must not be used again.
     MachineRenewed = "db.machine-renewed",
+    /// A user of ours has another device from now on.
+    DeviceRenewed = "db.device-renewed",
+    /// A restored database has caught up with the rooms.
+    Recovered = "db.recovered",
     /// A person was written down.
     PersonKept = "db.person-kept",
     /// A user of ours was chosen for somebody.
@@ -127,7 +131,8 @@ mod tests {
 
     #[test]
     fn no_two_points_share_a_name() {
-        let names: std::collections::BTreeSet<_> = CommitPoint::ALL.iter().map(|point| point.name()).collect();
+        let names: std::collections::BTreeSet<_> =
+            CommitPoint::ALL.iter().map(|point| point.name()).collect();
         assert_eq!(names.len(), CommitPoint::ALL.len());
         assert!(names.iter().all(|name| name.starts_with("db.") || name.starts_with("hs.")));
     }

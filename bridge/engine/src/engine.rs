@@ -4,7 +4,10 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     panic::AssertUnwindSafe,
     path::PathBuf,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -82,6 +85,9 @@ pub enum EngineError {
     /// Keys, homeserver or crypto store failed.
     #[error(transparent)]
     Crypto(#[from] CryptoError),
+    /// A restored database has yet to catch up with the rooms.
+    #[error("the rooms are read back after a restored backup; try again")]
+    Recovering,
 }
 
 /// Whose worker is to look.
@@ -102,6 +108,8 @@ pub(crate) struct Core {
     pub(crate) counts: Counts,
     wakes: mpsc::UnboundedSender<Wake>,
     receiving: watch::Sender<Option<Timestamp>>,
+    /// Whether a restored database has yet to catch up with the rooms; nothing is read or sent until it has.
+    recovering: AtomicBool,
 }
 
 impl Core {
@@ -179,7 +187,9 @@ impl Engine {
             counts: Counts::default(),
             wakes,
             receiving,
+            recovering: AtomicBool::new(false),
         });
+        core.recovering.store(core.renew_devices().await?, Ordering::Relaxed);
         let engine = Arc::new(Self {
             core,
             relays: Keyed::new(),
@@ -260,9 +270,12 @@ impl Engine {
     /// Takes a transaction in: all its events are kept when this returns well, and handled afterwards.
     ///
     /// # Errors
-    /// [`EngineError::Intake`] for a body that makes no sense; else the database failed and the homeserver is to
-    /// send it again.
+    /// [`EngineError::Intake`] for a body that makes no sense; else the homeserver is to send it again.
     pub async fn accept(self: &Arc<Self>, body: &[u8]) -> Result<(), EngineError> {
+        if self.recovering() {
+            // Rooms are read back to what is known: what came now would stand before what came earlier.
+            return Err(EngineError::Recovering);
+        }
         let ours = |user_id: &UserId| self.core.ghosts.is_ours(user_id);
         #[cfg_attr(not(feature = "faults"), expect(unused_mut, reason = "only a fault changes them"))]
         let mut events = parse_transaction(body, ours)?;
@@ -278,7 +291,9 @@ impl Engine {
     async fn spoil(self: &Arc<Self>, events: &mut Vec<crate::store::Arrived>) -> bool {
         if faulty!(self.core.settings, NoDedup) {
             for event in events.iter_mut() {
-                event.dedup_key.push_str(&self.core.ghosts.chance.bytes().map(|b| format!("{b:02x}")).concat());
+                event
+                    .dedup_key
+                    .push_str(&self.core.ghosts.chance.bytes().map(|b| format!("{b:02x}")).concat());
             }
         }
         if faulty!(self.core.settings, NoEcho) {
@@ -315,6 +330,10 @@ impl Engine {
 
     async fn make(&self, id: &ConversationId) -> Result<(), EngineError> {
         let _one_at_a_time = self.making.lock().await;
+        if self.recovering() {
+            // It stays unfinished, and is gone on with afterwards.
+            return Ok(());
+        }
         match self.core.store.conversation(id).await? {
             Some(conversation) if !conversation.ready => Ok(self.core.make_portals(&conversation).await?),
             _ => Ok(()),
@@ -338,7 +357,14 @@ impl Engine {
         Ok(())
     }
 
+    fn recovering(&self) -> bool {
+        self.core.recovering.load(Ordering::Relaxed)
+    }
+
     async fn wake_relay(&self, conversation: &ConversationId) {
+        if self.recovering() {
+            return;
+        }
         let core = Arc::clone(&self.core);
         let work = move |conversation| {
             let core = Arc::clone(&core);
@@ -348,6 +374,9 @@ impl Engine {
     }
 
     async fn wake_sender(&self, portal: &PortalId) {
+        if self.recovering() {
+            return;
+        }
         let core = Arc::clone(&self.core);
         let work = move |portal| {
             let core = Arc::clone(&core);
@@ -375,6 +404,12 @@ impl Engine {
         }
         let news = bot.receive(Some(&self.core.ghosts.machines), goes_on).await?;
         if !goes_on {
+            if self.recovering() {
+                self.core.recover().await?;
+                self.core.recovering.store(false, Ordering::Relaxed);
+                // What the homeserver was refused meanwhile it sends again when it has called us.
+                self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
+            }
             self.core.store.nothing_is_put_off().await?;
             self.core.receiving.send_replace(Some(self.core.clock.now()));
             tracing::info!("messages travel");

@@ -21,8 +21,7 @@ struct Points {
     end_at: Option<(usize, Side)>,
 }
 
-static POINTS: Mutex<Points> =
-    Mutex::new(Points { recording: false, seen: Vec::new(), end_at: None });
+static POINTS: Mutex<Points> = Mutex::new(Points { recording: false, seen: Vec::new(), end_at: None });
 
 fn points() -> MutexGuard<'static, Points> {
     POINTS.lock().unwrap_or_else(PoisonError::into_inner)

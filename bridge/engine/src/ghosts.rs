@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parlour_domain::{Chance, Person, PersonId};
-use ruma::{OwnedUserId, ServerName, UserId};
+use ruma::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
 
 use crate::{
     crypto::{CryptoError, Machine, Machines},
@@ -55,9 +55,12 @@ impl Ghosts {
     }
 
     fn fresh(&self, user_id: OwnedUserId, person: Option<PersonId>) -> OurUser {
-        let device = PersonId::from_bytes(self.chance.bytes());
-        let device_id = device.as_str()[..16].to_uppercase().into();
-        OurUser { user_id, person, device_id, ready: false }
+        OurUser { user_id, person, device_id: self.fresh_device(), ready: false, former_device: None }
+    }
+
+    /// An id for a device that has never been.
+    pub(crate) fn fresh_device(&self) -> OwnedDeviceId {
+        PersonId::from_bytes(self.chance.bytes()).as_str()[..16].to_uppercase().into()
     }
 
     /// Joins somebody to a portal's room; said again, nothing happens.

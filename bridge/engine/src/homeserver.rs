@@ -110,6 +110,7 @@ struct MatrixError {
 }
 
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 impl Homeserver {
     /// The homeserver at `base` (scheme, host and port).
@@ -154,7 +155,8 @@ impl Homeserver {
             )
             .map_err(|_| HomeserverError::Nonsense("a request of ours"))?;
         let request = reqwest::Request::try_from(request).map_err(HomeserverError::Unreachable)?;
-        let body = self.answer(point, reqwest::RequestBuilder::from_parts(self.http.clone(), request)).await?;
+        let body =
+            self.answer(point, reqwest::RequestBuilder::from_parts(self.http.clone(), request)).await?;
         R::IncomingResponse::try_from_http_response(http::Response::new(body))
             .map_err(|_| HomeserverError::Nonsense("a request of the client API"))
     }
@@ -196,6 +198,12 @@ impl Homeserver {
         let path = format!("/_matrix/client/v1/appservice/{}/ping", crate::REGISTRATION_ID);
         let bot = Intent::user(user_id);
         self.call(CommitPoint::Ping, Some(&bot), http::Method::POST, &path, &json!({})).await.map(drop)
+    }
+
+    /// Whether it answers at all (Matrix v1.19 client-server §GET /versions).
+    pub async fn answers(&self) -> bool {
+        let url = format!("{}/_matrix/client/versions", self.base);
+        self.answer(CommitPoint::Administer, self.http.get(url).timeout(ANSWER_LIMIT)).await.is_ok()
     }
 
     /// Who a person's access token belongs to (`/account/whoami`); none when the homeserver does not know it.

@@ -18,6 +18,7 @@ mod keyed;
 mod notices;
 mod portals;
 mod read_back;
+mod recovery;
 mod relay;
 mod repair;
 mod secret;
@@ -33,5 +34,6 @@ pub use homeserver::{Homeserver, HomeserverError, Intent};
 pub use intake::{IntakeError, parse_transaction};
 pub use secret::Secret;
 pub use store::{
-    Conversation, DatabaseUrl, Figures, InvalidMasterKey, MasterKey, Participant, Portal, Store, StoreError,
+    Conversation, CopyError, DatabaseUrl, Figures, InvalidMasterKey, MasterKey, Participant, Portal, Store,
+    StoreError,
 };

@@ -71,8 +71,7 @@ impl Core {
                 let request = self.room_request(conversation, portal, people, patients);
                 let bot = self.ghosts.bot().await?;
                 let path = "/_matrix/client/v3/createRoom";
-                let answer =
-                    self
+                let answer = self
                     .homeserver
                     .call(CommitPoint::CreateRoom, Some(bot.intent()), http::Method::POST, path, &request)
                     .await?;

@@ -146,6 +146,9 @@ impl Core {
                     waiting.insert(event.sender);
                     return Ok(Handled::Parked(left));
                 }
+                // KEY-4: what was delivered before a backup was restored is not called undelivered.
+                let refusal =
+                    if self.stands_already(row, &event).await? { Refusal::Unrecorded } else { refusal };
                 self.refused(row, &event, refusal).await?
             }
         };
@@ -210,6 +213,18 @@ impl Core {
             Box::new(self.leg_ids.word(&event.event_id, &hub.id, words, self.clock.now()))
         });
         Ok(Outcome::Left { user_id, event_id: event.event_id.clone(), notice })
+    }
+
+    /// Whether legs of this event stand in rooms, though it was not decided about: a backup was restored.
+    async fn stands_already(&self, row: &InboxRow, event: &Event) -> Result<bool, CryptoError> {
+        for portal in self.store.portals(&row.conversation).await? {
+            let at = Timestamp::from(event.origin_server_ts);
+            let leg = self.leg_ids.message(&event.event_id, &portal.id, at);
+            if self.store.came_early(&leg.id).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn read(&self, row: &InboxRow, event: &Event) -> Result<Reading, CryptoError> {
@@ -279,7 +294,8 @@ impl Core {
         let mut legs: Vec<_> =
             targets.map(|target| self.leg_ids.message(&event.event_id, &target.id, at)).collect();
         // Handled again, an event must become another message in every respect.
-        let (mut id, mut event_id) = (self.leg_ids.message_id(&event.event_id, &home.id), event.event_id.clone());
+        let (mut id, mut event_id) =
+            (self.leg_ids.message_id(&event.event_id, &home.id), event.event_id.clone());
         if faulty!(self.settings, NoDedup) {
             id = MessageId::from_bytes(self.ghosts.chance.bytes());
             legs.iter_mut().for_each(|leg| leg.id = LegId::from_bytes(self.ghosts.chance.bytes()));

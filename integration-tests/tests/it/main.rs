@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
 mod api;
+mod backup;
 mod care;
 mod check;
 mod command_line;

@@ -210,7 +210,8 @@ impl Machine {
             }
             AnyOutgoingRequest::ToDeviceRequest(share) => self.send_to_device(share).await?,
             AnyOutgoingRequest::SignatureUpload(upload) => {
-                let response = homeserver.request(CommitPoint::UploadSignatures, intent, upload.clone()).await?;
+                let response =
+                    homeserver.request(CommitPoint::UploadSignatures, intent, upload.clone()).await?;
                 self.olm().await.mark_request_as_sent(id, &response).await?;
             }
             // Verification in a room: nobody verifies interactively with the bot or with a ghost.

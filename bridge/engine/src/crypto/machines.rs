@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use matrix_sdk_crypto::{EncryptionSyncChanges, OlmMachine};
 use parlour_domain::{Clock, Timestamp};
-use ruma::{OwnedUserId, api::client::sync::sync_events::DeviceLists};
+use ruma::{DeviceId, OwnedUserId, api::client::sync::sync_events::DeviceLists};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell, RwLock};
 
@@ -58,9 +58,8 @@ impl Machines {
     async fn cell(&self, user: &OurUser) -> Arc<OnceCell<Arc<Machine>>> {
         let used = self.clock.now();
         let mut awake = self.awake.lock().await;
-        let known = awake
-            .entry(user.user_id.clone())
-            .or_insert_with(|| Awake { machine: Arc::default(), used });
+        let known =
+            awake.entry(user.user_id.clone()).or_insert_with(|| Awake { machine: Arc::default(), used });
         known.used = used;
         // One whose memory is ahead of the database saves nothing any more, and a new one takes its place.
         if known.machine.get().is_some_and(|machine| machine.keys.is_behind()) {
@@ -102,6 +101,9 @@ impl Machines {
         if !user.ready {
             machine.publish().await?;
             self.name(machine.intent(), display_name).await?;
+            if let Some(former) = &user.former_device {
+                self.end_device(machine.intent(), former).await?;
+            }
             self.store.our_user_is_ready(&user.user_id).await?;
         }
         Ok(machine)
@@ -167,7 +169,13 @@ impl Machines {
         });
         match self
             .homeserver
-            .call(CommitPoint::Register, None, http::Method::POST, "/_matrix/client/v3/register?kind=user", &body)
+            .call(
+                CommitPoint::Register,
+                None,
+                http::Method::POST,
+                "/_matrix/client/v3/register?kind=user",
+                &body,
+            )
             .await
         {
             Ok(_) => {}
@@ -189,10 +197,27 @@ impl Machines {
         Ok(())
     }
 
+    /// Ends a device, so that nobody encrypts for it any longer (MSC4190: without interactive auth). One that is not there
+    /// is ended.
+    async fn end_device(&self, intent: &Intent, device: &DeviceId) -> Result<(), HomeserverError> {
+        let path = format!("/_matrix/client/v3/devices/{}", encoded(device.as_str()));
+        let (point, user) = (CommitPoint::EndDevice, Intent::user(&intent.user_id));
+        match self.homeserver.call(point, Some(&user), http::Method::DELETE, &path, &json!({})).await {
+            Err(error) if error.is("M_NOT_FOUND") => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
     async fn name(&self, intent: &Intent, display_name: &str) -> Result<Value, HomeserverError> {
         let path = format!("/_matrix/client/v3/profile/{}/displayname", encoded(intent.user_id.as_str()));
         self.homeserver
-            .call(CommitPoint::SetName, Some(intent), http::Method::PUT, &path, &json!({ "displayname": display_name }))
+            .call(
+                CommitPoint::SetName,
+                Some(intent),
+                http::Method::PUT,
+                &path,
+                &json!({ "displayname": display_name }),
+            )
             .await
     }
 }

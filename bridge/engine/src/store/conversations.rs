@@ -72,9 +72,11 @@ fn place<'a>(column: &'static str, id: &'a ConversationId) -> Place<'a> {
 }
 
 const PORTAL: &str = "portals";
-type PortalRow = (String, String, Option<String>, Option<String>, i64);
+pub(super) type PortalRow = (String, String, Option<String>, Option<String>, i64);
 
-fn portal((id, conversation, patient, room_id, attempted): PortalRow) -> Result<Portal, StoreError> {
+pub(super) fn portal(
+    (id, conversation, patient, room_id, attempted): PortalRow,
+) -> Result<Portal, StoreError> {
     Ok(Portal {
         id: parsed(PORTAL, &id)?,
         conversation: parsed(PORTAL, &conversation)?,

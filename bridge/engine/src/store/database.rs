@@ -112,7 +112,7 @@ pub(super) enum Claim {
 }
 
 impl Claim {
-    fn of_file(database: &Path) -> Result<Self, StoreError> {
+    pub(super) fn of_file(database: &Path) -> Result<Self, StoreError> {
         let mut options = File::options();
         options.append(true).create(true).mode(0o600);
         let file = options.open(database.with_added_extension("lock")).map_err(StoreError::Claim)?;
@@ -123,7 +123,7 @@ impl Claim {
         }
     }
 
-    async fn of_session(options: &AnyConnectOptions) -> Result<Self, StoreError> {
+    pub(super) async fn of_session(options: &AnyConnectOptions) -> Result<Self, StoreError> {
         let mut connection: AnyConnection = options.connect().await?;
         for _ in 0..MOMENTS {
             let (kept,): (i32,) = sqlx::query_as(KEEP).fetch_one(&mut connection).await?;
@@ -210,7 +210,10 @@ mod tests {
         for (text, wanted) in [
             ("sqlite:parlour.db", Ok(DatabaseUrl::Sqlite("parlour.db".into()))),
             ("sqlite:///var/parlour.db", Ok(DatabaseUrl::Sqlite("/var/parlour.db".into()))),
-            ("postgres://u:secret@localhost/p", Ok(DatabaseUrl::Postgres("postgres://u:secret@localhost/p".into()))),
+            (
+                "postgres://u:secret@localhost/p",
+                Ok(DatabaseUrl::Postgres("postgres://u:secret@localhost/p".into())),
+            ),
             ("sqlite:", Err(InvalidDatabaseUrl)),
             ("mysql://localhost/p", Err(InvalidDatabaseUrl)),
             ("parlour.db", Err(InvalidDatabaseUrl)),

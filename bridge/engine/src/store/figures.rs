@@ -31,9 +31,8 @@ impl Store {
             sqlx::query_as("SELECT COUNT(*), MIN(added_at) FROM outbox WHERE state = 'waiting'")
                 .fetch_one(&self.pool)
                 .await?;
-        let (held,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM outbox WHERE state = 'held'")
-            .fetch_one(&self.pool)
-            .await?;
+        let (held,): (i64,) =
+            sqlx::query_as("SELECT COUNT(*) FROM outbox WHERE state = 'held'").fetch_one(&self.pool).await?;
         Ok(Figures {
             inbox: count(inbox)?,
             waiting: count(waiting)?,

@@ -2,6 +2,7 @@
 //! the database is sealed ([`seal`]).
 
 mod conversations;
+mod copy;
 mod database;
 mod figures;
 mod inbox;
@@ -9,6 +10,7 @@ mod machine;
 mod outbox;
 mod people;
 mod record;
+mod recovery;
 mod seal;
 mod settings;
 #[cfg(test)]
@@ -21,6 +23,7 @@ use std::sync::Arc;
 use sqlx::{Any, AnyPool, Database, Transaction, any::AnyQueryResult, query::Query};
 
 pub use conversations::{Conversation, Participant, Portal};
+pub use copy::CopyError;
 pub use database::DatabaseUrl;
 pub use figures::Figures;
 pub use inbox::{Arrived, InboxRow, MegolmIndex, Outcome, RelayedMessage};
@@ -124,7 +127,11 @@ impl Store {
     }
 
     /// One statement that is a transaction by itself, for rows that stand in no order.
-    async fn alone(&self, point: CommitPoint, statement: Statement<'_>) -> Result<AnyQueryResult, StoreError> {
+    async fn alone(
+        &self,
+        point: CommitPoint,
+        statement: Statement<'_>,
+    ) -> Result<AnyQueryResult, StoreError> {
         let mut tx = self.begin_unordered().await?;
         let result = statement.execute(&mut *tx).await?;
         self.commit(tx, point).await?;

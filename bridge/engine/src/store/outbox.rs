@@ -307,8 +307,20 @@ impl Store {
         );
         let row: Option<Row> =
             sqlx::query_as(query).bind(portal.id.as_str()).fetch_optional(&self.pool).await?;
-        let Some((seq, id, message, notice, about, redacts, sent_at, ciphertext, sender, attempts, next, state)) =
-            row
+        let Some((
+            seq,
+            id,
+            message,
+            notice,
+            about,
+            redacts,
+            sent_at,
+            ciphertext,
+            sender,
+            attempts,
+            next,
+            state,
+        )) = row
         else {
             return Ok(None);
         };
@@ -447,7 +459,8 @@ impl Store {
                 continue;
             }
             let (conversation, message) = (&repair.conversation, Some(&repair.message));
-            ledger(&mut tx, conversation, &repair.unreadable, message, "repair", Some(repair.why), at).await?;
+            ledger(&mut tx, conversation, &repair.unreadable, message, "repair", Some(repair.why), at)
+                .await?;
             self.add(&mut tx, &repair.again, message, at).await?;
             self.add(&mut tx, &repair.redaction, message, at).await?;
         }
@@ -472,6 +485,18 @@ impl Store {
         let sql = "UPDATE outbox SET attempts = attempts + $3, next_attempt_at = $2 WHERE seq = $1";
         let put_off = sqlx::query(sql).bind(seq).bind(next.millis()).bind(i64::from(counts));
         one_row(OUTBOX, &self.alone(CommitPoint::LegPutOff, put_off).await?)
+    }
+
+    /// Whether an event of ours stands in a room whose leg is not known.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn came_early(&self, leg: &LegId) -> Result<bool, StoreError> {
+        let found: Option<(String,)> = sqlx::query_as("SELECT event_id FROM early_echoes WHERE leg_id = $1")
+            .bind(leg.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(found.is_some())
     }
 
     /// Whether a leg stands in its room.

@@ -20,6 +20,8 @@ pub struct OurUser {
     pub device_id: OwnedDeviceId,
     /// Whether account, device, identity and profile stand on the homeserver.
     pub ready: bool,
+    /// The device that it had before, until that is ended.
+    pub former_device: Option<OwnedDeviceId>,
 }
 
 pub(super) type PersonRow = (String, String, String, Vec<u8>, Option<Vec<u8>>);
@@ -34,15 +36,18 @@ fn owner(id: &PersonId, role: Role) -> Owner {
     if role.is_staff() { Owner::Practice } else { Owner::Patient(id.clone()) }
 }
 
-type OurUserRow = (String, Option<String>, String, i64);
+pub(super) type OurUserRow = (String, Option<String>, String, i64, Option<String>);
 const OUR_USER: &str = "our_users";
 
-fn our_user((user_id, person, device_id, ready): OurUserRow) -> Result<OurUser, StoreError> {
+pub(super) fn our_user(
+    (user_id, person, device_id, ready, former): OurUserRow,
+) -> Result<OurUser, StoreError> {
     Ok(OurUser {
         user_id: matrix_id(OUR_USER, user_id)?,
         person: person.map(|id| parsed(OUR_USER, &id)).transpose()?,
         device_id: device_id.into(),
         ready: ready == 1,
+        former_device: former.map(Into::into),
     })
 }
 
@@ -134,7 +139,7 @@ impl Store {
     /// When the database fails.
     pub async fn our_user_or(&self, fresh: &OurUser) -> Result<OurUser, StoreError> {
         let person = fresh.person.as_ref().map(PersonId::as_str);
-        let find = "SELECT user_id, person_id, device_id, ready FROM our_users
+        let find = "SELECT user_id, person_id, device_id, ready, former_device FROM our_users
                     WHERE COALESCE(person_id, '') = $1";
         let key = person.unwrap_or_default();
         let found: Option<OurUserRow> = sqlx::query_as(find).bind(key).fetch_optional(&self.pool).await?;
@@ -162,12 +167,14 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn our_user(&self, user_id: &UserId) -> Result<Option<OurUser>, StoreError> {
-        sqlx::query_as("SELECT user_id, person_id, device_id, ready FROM our_users WHERE user_id = $1")
-            .bind(user_id.as_str())
-            .fetch_optional(&self.pool)
-            .await?
-            .map(our_user)
-            .transpose()
+        sqlx::query_as(
+            "SELECT user_id, person_id, device_id, ready, former_device FROM our_users WHERE user_id = $1",
+        )
+        .bind(user_id.as_str())
+        .fetch_optional(&self.pool)
+        .await?
+        .map(our_user)
+        .transpose()
     }
 
     /// A user of ours stands complete on the homeserver.
@@ -175,7 +182,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn our_user_is_ready(&self, user_id: &UserId) -> Result<(), StoreError> {
-        let ready = sqlx::query("UPDATE our_users SET ready = 1 WHERE user_id = $1").bind(user_id.as_str());
+        let ready = sqlx::query("UPDATE our_users SET ready = 1, former_device = NULL WHERE user_id = $1")
+            .bind(user_id.as_str());
         super::one_row(OUR_USER, &self.alone(CommitPoint::OurUserReady, ready).await?)
     }
 }

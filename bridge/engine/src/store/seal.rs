@@ -55,7 +55,8 @@ impl MasterKey {
             return Err(InvalidMasterKey);
         }
         for (byte, digits) in key.iter_mut().zip(text.chunks_exact(2)) {
-            let digits = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+            let digits =
+                std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
             *byte = digits.and_then(|d| u8::from_str_radix(d, 16).ok()).ok_or(InvalidMasterKey)?;
         }
         Ok(Self(key))
@@ -320,8 +321,7 @@ fn unwrapped(
 ) -> Result<Arc<DataKey>, StoreError> {
     let row = owner.id();
     let opened = master.open(Place { table: DATA_KEYS, column: "wrapped", row: &row }, wrapped)?;
-    let key: &[u8; KEY_BYTES] =
-        opened.as_slice().try_into().map_err(|_| StoreError::Malformed(DATA_KEYS))?;
+    let key: &[u8; KEY_BYTES] = opened.as_slice().try_into().map_err(|_| StoreError::Malformed(DATA_KEYS))?;
     Ok(Arc::new(DataKey::new(key, Arc::clone(chance))))
 }
 

@@ -1,7 +1,8 @@
 //! Stores for tests: each on a database of its own, on SQLite and on PostgreSQL.
 
-use std::{
-    sync::{Arc, atomic::{AtomicU64, Ordering}},
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use parlour_domain::Chance;

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use parlour_domain::{
-    Chance as _, ConversationId, LegId, MessageId, Mode, NewConversation, Person, PersonId, PortalId, Role, Timestamp,
-    rules::Reach,
+    Chance as _, ConversationId, LegId, MessageId, Mode, NewConversation, Person, PersonId, PortalId, Role,
+    Timestamp, rules::Reach,
 };
 use ruma::{EventId, OwnedEventId, owned_room_id, owned_user_id, user_id};
 
 use super::{
-    Arrived, InboxRow, LegContent, MasterKey, MegolmIndex, NewLeg, Outcome, Portal, RelayedMessage, Repair, Says, Store,
-    StoreError,
+    Arrived, InboxRow, LegContent, MasterKey, MegolmIndex, NewLeg, Outcome, Portal, RelayedMessage, Repair,
+    Says, Store, StoreError,
     database::Backend,
     inbox::Touched,
     testing::{Counting, TestDatabase},
@@ -72,7 +72,9 @@ async fn world(database: &TestDatabase) -> World {
     let store = database.open().await.expect("a store");
     let mut ids = Vec::new();
     for (n, (name, role)) in
-        [("Dr Murphy", Role::Manager), ("Ann Byrne", Role::Patient), ("Ben Carey", Role::Patient)].iter().enumerate()
+        [("Dr Murphy", Role::Manager), ("Ann Byrne", Role::Patient), ("Ben Carey", Role::Patient)]
+            .iter()
+            .enumerate()
     {
         let person = Person {
             id: PersonId::from_bytes(Counting.bytes()),
@@ -122,7 +124,12 @@ async fn waiting(world: &World) -> Vec<InboxRow> {
 }
 
 fn leg(portal: &Portal) -> NewLeg {
-    NewLeg { id: LegId::from_bytes(Counting.bytes()), portal: portal.id.clone(), says: Says::TheMessage, sent_at: AT }
+    NewLeg {
+        id: LegId::from_bytes(Counting.bytes()),
+        portal: portal.id.clone(),
+        says: Says::TheMessage,
+        sent_at: AT,
+    }
 }
 
 fn message(world: &World, event: &str, legs: Vec<NewLeg>) -> Outcome {
@@ -179,7 +186,8 @@ async fn writers_side_by_side_share_no_place_in_the_order(database: &TestDatabas
     let rows = waiting(&world).await;
     assert_eq!(rows.len(), 48);
     for n in 0..24 {
-        let at = |id: String| rows.iter().position(|row| row.event.contains(&format!("\"{id}\""))).expect("kept");
+        let at =
+            |id: String| rows.iter().position(|row| row.event.contains(&format!("\"{id}\""))).expect("kept");
         assert_eq!(at(format!("$a{n}")) + 1, at(format!("$b{n}")), "what came together stands together");
     }
 }
@@ -210,7 +218,8 @@ async fn what_becomes_of_an_event_is_one_commit(database: &TestDatabase) {
 async fn an_echo_settles_its_leg_with_its_transaction(database: &TestDatabase) {
     let world = world(database).await;
     let leg = decided(&world, "$a").await;
-    let echo = Arrived { echo: Some((leg.id.clone(), event_id("$landed"))), matters: false, ..arrived("$landed") };
+    let echo =
+        Arrived { echo: Some((leg.id.clone(), event_id("$landed"))), matters: false, ..arrived("$landed") };
     let touched = world.store.accept(std::slice::from_ref(&echo), AT).await.expect("kept");
     assert_eq!(touched.portals, [world.anns.id.clone()]);
     assert!(touched.conversations.is_empty());
@@ -226,7 +235,8 @@ async fn an_echo_settles_its_leg_with_its_transaction(database: &TestDatabase) {
 async fn an_echo_that_comes_before_its_leg_settles_it_when_it_comes(database: &TestDatabase) {
     let world = world(database).await;
     let leg = leg(&world.anns);
-    let echo = Arrived { echo: Some((leg.id.clone(), event_id("$landed"))), matters: false, ..arrived("$landed") };
+    let echo =
+        Arrived { echo: Some((leg.id.clone(), event_id("$landed"))), matters: false, ..arrived("$landed") };
     world.store.accept(&[echo, arrived("$a")], AT).await.expect("kept");
     let row = waiting(&world).await.pop().expect("a row");
     world.store.finish(&row, &message(&world, "$a", vec![leg.clone()]), None, AT).await.expect("decided");

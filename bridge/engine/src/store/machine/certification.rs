@@ -11,9 +11,9 @@ macro_rules! certified {
         mod $module {
             use std::collections::BTreeMap;
 
-            use ruma::user_id;
             use super::{Backend, Mutex, Store, open_for_certification};
             use crate::store::MachineStore;
+            use ruma::user_id;
 
             static OPENED: Mutex<BTreeMap<String, Store>> = Mutex::const_new(BTreeMap::new());
 

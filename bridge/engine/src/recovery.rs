@@ -1,0 +1,51 @@
+//! After a backup was restored. The database is older than the world: its keys have been used since, and its rooms have
+//! gone on. So every user of ours gets a new device before anything is sent, and the rooms are read back.
+
+use parlour_domain::Timestamp;
+
+use crate::{crypto::CryptoError, engine::Core, store::StoreError};
+
+impl Core {
+    /// Gives every user of ours a new device, where the database has been restored; whether it has.
+    ///
+    /// # Errors
+    /// When the database fails; what was renewed stays.
+    pub(crate) async fn renew_devices(&self) -> Result<bool, StoreError> {
+        let Some(epoch) = self.store.restored_at().await? else { return Ok(false) };
+        for user in self.store.users_before(epoch).await? {
+            self.store.renew_device(&user.user_id, &self.ghosts.fresh_device(), epoch).await?;
+        }
+        tracing::warn!(at = %epoch, "the database comes from a backup: every device is renewed, and the rooms are read back");
+        Ok(true)
+    }
+
+    /// Reads all rooms back to what is known. What stands in a room is not sent again; what cannot be read any more is
+    /// reported to whoever wrote it. Only then is anything sent.
+    ///
+    /// # Errors
+    /// When homeserver or database fail; trying again goes on where it stopped.
+    pub(crate) async fn recover(&self) -> Result<(), CryptoError> {
+        let begun: Timestamp = self.clock.now();
+        let portals = self.store.portals_made().await?;
+        for portal in &portals {
+            self.read_back(portal).await?;
+        }
+        let bot = self.ghosts.bot().await?;
+        let mut unknown = 0;
+        for room_id in self.homeserver.joined_rooms(bot.intent()).await? {
+            if !self.store.knows_room(&room_id).await? {
+                unknown += 1;
+            }
+        }
+        self.store.recovered().await?;
+        let took = self.clock.now().millis() - begun.millis();
+        tracing::warn!(rooms = portals.len(), milliseconds = took, "the rooms are read back");
+        if unknown > 0 {
+            tracing::error!(
+                rooms = unknown,
+                "rooms were made after the backup; their conversations must be begun again"
+            );
+        }
+        Ok(())
+    }
+}

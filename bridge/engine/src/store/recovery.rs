@@ -1,0 +1,81 @@
+//! After a backup was restored: what the database must forget, and what it has caught up with.
+
+use parlour_domain::Timestamp;
+use ruma::{DeviceId, UserId};
+
+use super::{
+    OurUser, Portal, Store, StoreError, conversations, one_row,
+    people::{OurUserRow, our_user},
+};
+use crate::commit_point::CommitPoint;
+
+impl Store {
+    /// When the database was restored from a backup, unless that is dealt with.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn restored_at(&self) -> Result<Option<Timestamp>, StoreError> {
+        let found: Option<(i64,)> = sqlx::query_as("SELECT at FROM incidents WHERE kind = 'restored'")
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(found.map(|(at,)| Timestamp::from_millis(at)))
+    }
+
+    /// The users of ours that still have the device from before an incident.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn users_before(&self, epoch: Timestamp) -> Result<Vec<OurUser>, StoreError> {
+        let rows: Vec<OurUserRow> = sqlx::query_as(
+            "SELECT user_id, person_id, device_id, ready, former_device FROM our_users WHERE epoch < $1",
+        )
+        .bind(epoch.millis())
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(our_user).collect()
+    }
+
+    /// Gives a user of ours another device: what the old one used is forgotten, and its identity signs the new one. Said
+    /// again before it is done, it is begun anew.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn renew_device(
+        &self,
+        user_id: &UserId,
+        device: &DeviceId,
+        epoch: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.machine_store(user_id).begin_new_epoch().await?;
+        let renewed = sqlx::query(
+            "UPDATE our_users SET former_device = device_id, device_id = $2, ready = 0, epoch = $3 WHERE user_id = $1",
+        )
+        .bind(user_id.as_str())
+        .bind(device.as_str())
+        .bind(epoch.millis());
+        one_row("our_users", &self.alone(CommitPoint::DeviceRenewed, renewed).await?)
+    }
+
+    /// All portals that have a room.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn portals_made(&self) -> Result<Vec<Portal>, StoreError> {
+        let sql = "SELECT id, conversation_id, patient_id, room_id, attempted FROM portals
+                   WHERE room_id IS NOT NULL ORDER BY id";
+        sqlx::query_as(sql).fetch_all(&self.pool).await?.into_iter().map(conversations::portal).collect()
+    }
+
+    /// The database has caught up with the rooms: what stands in none of them was not sent, and is encrypted anew.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of it is kept.
+    pub async fn recovered(&self) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        sqlx::query("UPDATE outbox SET ciphertext = NULL WHERE state IN ('waiting', 'held')")
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("DELETE FROM incidents WHERE kind = 'restored'").execute(&mut *tx).await?;
+        self.commit(tx, CommitPoint::Recovered).await
+    }
+}
