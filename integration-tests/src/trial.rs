@@ -42,6 +42,8 @@ pub struct Trial {
     program: PathBuf,
     python: PathBuf,
     fault: Option<String>,
+    /// Of how many megabytes the disk is that Parlour's data lie on, if it is one of their own.
+    disk: Option<u32>,
     homeserver: Option<Homeserver>,
     parlour: Option<Process>,
     http: reqwest::Client,
@@ -97,6 +99,7 @@ impl Trial {
             program: program.into(),
             python,
             fault: fault.map(str::to_owned),
+            disk: None,
             homeserver: None,
             parlour: None,
             http: reqwest::Client::new(),
@@ -140,15 +143,49 @@ impl Trial {
         self.place.data.join("homeserver").join("homeserver.db")
     }
 
+    /// Has the next Parlours keep their data on a disk of so many megabytes, which is theirs alone and goes with them. Only
+    /// root can.
+    pub fn on_a_disk_of(&mut self, megabytes: u32) {
+        let (data, before) = (self.place.data.join("parlour"), self.place.data.join("before"));
+        std::fs::rename(&data, before).expect("set aside");
+        std::fs::create_dir(&data).expect("a folder for the disk");
+        self.disk = Some(megabytes);
+    }
+
+    /// The folder of Parlour's data as the running Parlour sees it.
+    pub fn seen_by_parlour(&self) -> PathBuf {
+        let child = self.parlour.as_ref().and_then(|process| process.child.id()).expect("Parlour runs");
+        let data = self.place.data.join("parlour");
+        PathBuf::from(format!("/proc/{child}/root")).join(data.strip_prefix("/").expect("a whole path"))
+    }
+
+    fn command(&self) -> Command {
+        let Some(megabytes) = self.disk else { return Command::new(&self.program) };
+        let mut command = Command::new("unshare");
+        command
+            .args(["-m", "sh", "-c"])
+            .arg("mount -t tmpfs -o \"size=$1m\" tmpfs \"$2\" && cp -a \"$3/.\" \"$2\" && shift 3 && exec \"$@\"")
+            .arg("sh")
+            .arg(megabytes.to_string())
+            .arg(self.place.data.join("parlour"))
+            // What was there before is brought onto it.
+            .arg(self.place.data.join("before"))
+            .arg(&self.program);
+        command
+    }
+
     /// Starts Parlour, and does not wait for anything.
     pub async fn spawn_parlour(&mut self) {
-        let mut command = Command::new(&self.program);
+        let temporary = self.place.data.join("tmp");
+        std::fs::create_dir_all(&temporary).expect("a folder");
+        let mut command = self.command();
         let log = self.place.data.join("parlour.log");
         let log = std::fs::File::options().append(true).create(true).open(log).expect("a log");
         command
             .args(["run", "--config"])
             .arg(self.place.data.join("parlour.toml"))
             .env("PARLOUR_CONTROL", "1")
+            .env("TMPDIR", temporary)
             .env("PARLOUR_LOG", std::env::var("PARLOUR_TRIAL_LOG").unwrap_or_else(|_| "warn".to_owned()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -236,9 +273,19 @@ impl Trial {
         .await;
     }
 
+    /// Parlour's inside, as the homeserver and monitoring ask it.
+    pub fn internal_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.place.internal)
+    }
+
+    /// Parlour's log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.place.data.join("parlour.log")).unwrap_or_default()
+    }
+
     /// The end of Parlour's log.
     pub fn last_words(&self) -> String {
-        let text = std::fs::read_to_string(self.place.data.join("parlour.log")).unwrap_or_default();
+        let text = self.log();
         let lines: Vec<_> = text.lines().rev().take(20).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }

@@ -29,6 +29,14 @@ CREATE TABLE our_users (
     former_device TEXT
 );
 
+-- Which process has the database, one row: each that takes it counts on, and a process that finds another number than its
+-- own has lost it. (For PostgreSQL; SQLite's file is locked.)
+CREATE TABLE ownership (
+    one   BIGINT PRIMARY KEY,
+    epoch BIGINT NOT NULL
+);
+INSERT INTO ownership (one, epoch) VALUES (1, 0);
+
 -- What happened to the database as a whole and is not dealt with yet. kind: restored (from a backup, at that time).
 CREATE TABLE incidents (
     kind TEXT PRIMARY KEY,

@@ -40,5 +40,5 @@ pub(crate) async fn live() -> StatusCode {
 
 /// Messages travel: the bot receives.
 pub(crate) async fn ready(State(edge): State<Arc<Edge>>) -> StatusCode {
-    if edge.engine.receiving().borrow().is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    if edge.engine.travels() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }

@@ -46,7 +46,7 @@ async fn gathered(engine: &Engine) -> Result<Registry, Refused> {
     let now = SystemClock.now();
     let age = figures.oldest_waiting.map_or(0, |since| (now.millis() - since.millis()).max(0) / 1000);
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    gauge("receiving", "1 while messages travel, else 0", i64::from(engine.receiving().borrow().is_some()));
+    gauge("receiving", "1 while messages travel, else 0", i64::from(engine.travels()));
     gauge("inbox_waiting", "Events that wait to be handled", number(figures.inbox));
     gauge("legs_waiting", "Legs that wait to be sent, without held ones", number(figures.waiting));
     gauge("legs_held", "Legs that wait until somebody can read them", number(figures.held));

@@ -23,7 +23,7 @@ pub struct SignIn {
 
 /// `GET /`
 pub(crate) async fn page(State(edge): State<Arc<Edge>>) -> impl IntoResponse {
-    let receiving = edge.engine.receiving().borrow().is_some();
+    let receiving = edge.engine.travels();
     let (class, status) = if receiving {
         ("good", "Connected: messages travel.")
     } else {

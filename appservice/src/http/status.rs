@@ -26,7 +26,7 @@ pub(crate) struct Status {
 /// `GET /_parlour/v1/status`, without a token: a token could not be looked up while the homeserver or the database is
 /// away, which is when it is asked most. It says nothing about anybody.
 pub(crate) async fn status(State(edge): State<Arc<Edge>>) -> Json<Status> {
-    let homeserver = edge.engine.receiving().borrow().is_some();
+    let homeserver = edge.engine.travels();
     let figures = edge.engine.figures().await.ok();
     let oldest = figures.and_then(|figures| figures.oldest_waiting);
     Json(Status {

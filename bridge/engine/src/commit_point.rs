@@ -66,6 +66,10 @@ commit_points! {
     MemberCame = "db.member-came",
     /// Somebody is not in a portal.
     MemberGone = "db.member-gone",
+    /// The database is this process's.
+    DatabaseTaken = "db.taken",
+    /// Whether the database takes anything.
+    Probed = "db.probed",
     /// A value that is made once.
     SettingKept = "db.setting-kept",
     /// The homeserver is asked to call us.

@@ -108,6 +108,8 @@ pub(crate) struct Core {
     pub(crate) counts: Counts,
     wakes: mpsc::UnboundedSender<Wake>,
     receiving: watch::Sender<Option<Timestamp>>,
+    /// Whether transactions are refused because the database takes nothing.
+    stalled: watch::Sender<bool>,
     /// Whether a restored database has yet to catch up with the rooms; nothing is read or sent until it has.
     recovering: AtomicBool,
 }
@@ -187,6 +189,7 @@ impl Engine {
             counts: Counts::default(),
             wakes,
             receiving,
+            stalled: watch::Sender::new(false),
             recovering: AtomicBool::new(false),
         });
         core.recovering.store(core.renew_devices().await?, Ordering::Relaxed);
@@ -211,6 +214,7 @@ impl Engine {
         tasks.spawn(receive(Arc::downgrade(&engine)));
         tasks.spawn(go_on_making(Arc::downgrade(&engine)));
         tasks.spawn(care_for_ghosts(Arc::downgrade(&engine)));
+        tasks.spawn(mend_stalls(Arc::downgrade(&engine)));
         drop(tasks);
         engine.look_everywhere().await?;
         Ok(engine)
@@ -283,7 +287,19 @@ impl Engine {
         if self.spoil(&mut events).await {
             return Ok(());
         }
-        Ok(self.core.take_in(&events).await?)
+        let kept = self.core.take_in(&events).await;
+        if let Err(error) = &kept
+            && !self.core.stalled.send_replace(true)
+        {
+            tracing::error!(%error, "nothing can be kept: messages wait at the homeserver until the database takes them");
+        }
+        Ok(kept?)
+    }
+
+    /// Whether messages travel: the bot receives, and what the homeserver sends is kept.
+    #[must_use]
+    pub fn travels(&self) -> bool {
+        self.core.receiving_since().is_some() && !*self.core.stalled.borrow()
     }
 
     /// The faults of taking in. Whether there is nothing more to be done.
@@ -399,6 +415,7 @@ impl Engine {
         let bot = self.core.ghosts.bot().await?;
         let goes_on = self.core.receiving_since().is_some();
         if !goes_on {
+            self.core.store.keep_for_us().await?;
             // Both ways, or messages do not travel.
             self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
         }
@@ -440,7 +457,7 @@ async fn receive(engine: Weak<Engine>) {
         };
         engine.core.receiving.send_replace(None);
         if !said {
-            tracing::warn!(%error, "messages do not travel: the homeserver cannot be used; trying again each second");
+            tracing::warn!(%error, "messages do not travel; trying again each second");
         }
         said = true;
         drop(engine);
@@ -461,6 +478,32 @@ async fn go_on_making(engine: Weak<Engine>) {
             Err(_) => tracing::error!("making a conversation panicked"),
         }
         drop(tokio::time::timeout(BETWEEN_LOOKS, engine.unfinished.notified()).await);
+    }
+}
+
+/// When the database took nothing and takes something again, the homeserver is told at once: by itself it would wait for
+/// longer and longer.
+async fn mend_stalls(weak: Weak<Engine>) {
+    let Some(mut stalled) = weak.upgrade().map(|engine| engine.core.stalled.subscribe()) else { return };
+    while stalled.wait_for(|stalled| *stalled).await.is_ok() {
+        tokio::time::sleep(AFTER_AN_ERROR).await;
+        let Some(engine) = weak.upgrade() else { return };
+        let Some(bot) = engine.bot() else { return };
+        if engine.core.store.takes(engine.core.clock.now()).await.is_err() {
+            continue;
+        }
+        engine.core.stalled.send_replace(false);
+        tracing::info!("the database takes messages again");
+        let woken = async {
+            engine.core.store.nothing_is_put_off().await?;
+            engine.look_everywhere().await
+        };
+        if let Err(error) = woken.await {
+            tracing::warn!(%error, "what waits looks by itself");
+        }
+        if let Err(error) = engine.core.homeserver.ping(&bot.user_id).await {
+            tracing::warn!(%error, "the homeserver could not be told; it tries again by itself");
+        }
     }
 }
 

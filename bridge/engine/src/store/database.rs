@@ -6,19 +6,22 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
-use parlour_domain::Chance;
+use parlour_domain::{Chance, Timestamp};
 use sqlx::{
-    Any, AnyConnection, AnyPool, ConnectOptions as _, Connection as _,
+    AnyConnection, AnyPool, ConnectOptions as _, Connection as _,
     any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers},
 };
 use tokio::sync::Mutex;
 
-use super::{MasterKey, Store, StoreError, seal::Keyring};
-use crate::commit_point::CommitPoint;
+use super::{MasterKey, Store, StoreError, seal::Keyring, transaction::Transaction};
+use crate::commit_point::{CommitPoint, through};
 
 /// Which database: `sqlite:FILE`, or `postgres://USER:PASSWORD@HOST/DATABASE`. It may hold a password, and does not print
 /// itself.
@@ -106,10 +109,17 @@ impl Backend {
 
 /// What keeps other processes out for as long as it is held: a locked file beside SQLite's, a session's lock in
 /// PostgreSQL. Two processes with the same Olm machines would use the same keys twice.
+///
+/// A session can be cut off without our doing, and its lock is then anybody's. So whoever takes it counts `ownership` on,
+/// and every writing transaction holds its number against that one: what was lost is noticed before anything is written.
 pub(super) enum Claim {
     File(#[expect(dead_code, reason = "held, not used")] File),
-    Session(Mutex<Option<AnyConnection>>),
+    Session { options: AnyConnectOptions, connection: Mutex<Option<AnyConnection>>, epoch: AtomicI64 },
 }
+
+/// For a transaction: as long as it lasts, nobody counts on.
+const OWNED: &str = "SELECT epoch FROM ownership WHERE one = 1 AND epoch = $1 FOR SHARE";
+const TAKE: &str = "UPDATE ownership SET epoch = epoch + 1 WHERE one = 1 RETURNING epoch";
 
 impl Claim {
     pub(super) fn of_file(database: &Path) -> Result<Self, StoreError> {
@@ -124,19 +134,49 @@ impl Claim {
     }
 
     pub(super) async fn of_session(options: &AnyConnectOptions) -> Result<Self, StoreError> {
-        let mut connection: AnyConnection = options.connect().await?;
-        for _ in 0..MOMENTS {
-            let (kept,): (i32,) = sqlx::query_as(KEEP).fetch_one(&mut connection).await?;
-            if kept == 1 {
-                return Ok(Self::Session(Mutex::new(Some(connection))));
-            }
-            tokio::time::sleep(MOMENT).await;
+        let connection = Mutex::new(Some(locked(options).await?));
+        Ok(Self::Session { options: options.clone(), connection, epoch: AtomicI64::new(0) })
+    }
+
+    /// Counts on, so that whoever had the database before writes no more.
+    async fn take(&self, pool: &AnyPool) -> Result<(), StoreError> {
+        if let Self::Session { epoch, .. } = self {
+            let mut tx = Transaction::begin(pool, Backend::Postgres.begin()).await?;
+            let (taken,): (i64,) = sqlx::query_as(TAKE).fetch_one(&mut *tx).await?;
+            through(CommitPoint::DatabaseTaken, tx.commit()).await?;
+            epoch.store(taken, Ordering::Relaxed);
         }
-        Err(StoreError::InUse)
+        Ok(())
+    }
+
+    /// Whether the database is still ours, for the length of a transaction.
+    pub(super) async fn hold(&self, tx: &mut Transaction) -> Result<(), StoreError> {
+        let Self::Session { epoch, .. } = self else { return Ok(()) };
+        let found: Option<(i64,)> =
+            sqlx::query_as(OWNED).bind(epoch.load(Ordering::Relaxed)).fetch_optional(&mut **tx).await?;
+        found.map(drop).ok_or(StoreError::InUse)
+    }
+
+    /// Takes the database again where the session was cut off.
+    async fn keep(&self, pool: &AnyPool) -> Result<(), StoreError> {
+        let Self::Session { options, connection, .. } = self else { return Ok(()) };
+        let mut connection = connection.lock().await;
+        let lives = match &mut *connection {
+            Some(connection) => connection.ping().await.is_ok(),
+            None => false,
+        };
+        if lives {
+            return Ok(());
+        }
+        *connection = None;
+        let fresh = locked(options).await?;
+        self.take(pool).await?;
+        *connection = Some(fresh);
+        Ok(())
     }
 
     pub(super) async fn give_up(&self) {
-        if let Self::Session(connection) = self
+        if let Self::Session { connection, .. } = self
             && let Some(mut connection) = connection.lock().await.take()
         {
             // Cut off, it ends as well.
@@ -144,6 +184,19 @@ impl Claim {
             let _ = connection.close().await;
         }
     }
+}
+
+/// A connection whose session has the lock.
+async fn locked(options: &AnyConnectOptions) -> Result<AnyConnection, StoreError> {
+    let mut connection: AnyConnection = options.connect().await?;
+    for _ in 0..MOMENTS {
+        let (kept,): (i32,) = sqlx::query_as(KEEP).fetch_one(&mut connection).await?;
+        if kept == 1 {
+            return Ok(connection);
+        }
+        tokio::time::sleep(MOMENT).await;
+    }
+    Err(StoreError::InUse)
 }
 
 impl Store {
@@ -184,8 +237,28 @@ impl Store {
             .connect_with(options)
             .await?;
         sqlx::migrate!("../../migrations/common").run(&pool).await?;
+        claim.take(&pool).await?;
         let keys = open_keyring(&pool, backend, master, chance).await?;
         Ok(Self { pool, backend, keys, claim: Arc::new(claim) })
+    }
+
+    /// Sees to it that the database is this process's, also after it was away.
+    ///
+    /// # Errors
+    /// When it does not answer; [`StoreError::InUse`] when another process has taken it.
+    pub async fn keep_for_us(&self) -> Result<(), StoreError> {
+        self.claim.keep(&self.pool).await
+    }
+
+    /// Whether the database takes anything: something is written that matters to nobody.
+    ///
+    /// # Errors
+    /// When it does not: away, or its disk is full.
+    pub async fn takes(&self, at: Timestamp) -> Result<(), StoreError> {
+        let probe = "INSERT INTO settings (name, value) VALUES ('probe', $1)
+                     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        let probe = sqlx::query(probe).bind(at.millis().to_be_bytes().to_vec());
+        self.alone(CommitPoint::Probed, probe).await.map(drop)
     }
 }
 
@@ -195,9 +268,9 @@ async fn open_keyring(
     master: &MasterKey,
     chance: Arc<dyn Chance>,
 ) -> Result<Keyring, StoreError> {
-    let mut tx: sqlx::Transaction<'static, Any> = pool.begin_with(backend.begin()).await?;
+    let mut tx = Transaction::begin(pool, backend.begin()).await?;
     let keys = Keyring::open(&mut tx, master, chance).await?;
-    crate::commit_point::through(CommitPoint::SettingKept, tx.commit()).await?;
+    through(CommitPoint::SettingKept, tx.commit()).await?;
     Ok(keys)
 }
 

@@ -2,12 +2,12 @@
 
 use parlour_domain::{ConversationId, LegId, MessageId, PersonId, PortalId, Timestamp};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId};
-use sqlx::{Any, Transaction};
 
 use super::{
     NewLeg, Store, StoreError, one_row, outbox, parsed, record,
     record::{ledger, map},
     seal::{Owner, Place},
+    transaction::Transaction,
 };
 use crate::commit_point::CommitPoint;
 
@@ -142,7 +142,7 @@ impl Store {
 
     async fn keep(
         &self,
-        tx: &mut Transaction<'static, Any>,
+        tx: &mut Transaction,
         event: &Arrived,
         at: Timestamp,
         touched: &mut Touched,
@@ -321,7 +321,7 @@ impl Store {
 
     async fn relayed(
         &self,
-        tx: &mut Transaction<'static, Any>,
+        tx: &mut Transaction,
         message: &RelayedMessage,
         at: Timestamp,
     ) -> Result<(), StoreError> {

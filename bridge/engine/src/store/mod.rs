@@ -17,10 +17,11 @@ mod settings;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 use std::sync::Arc;
 
-use sqlx::{Any, AnyPool, Database, Transaction, any::AnyQueryResult, query::Query};
+use sqlx::{Any, AnyPool, Database, any::AnyQueryResult, query::Query};
 
 pub use conversations::{Conversation, Participant, Portal};
 pub use copy::CopyError;
@@ -34,6 +35,7 @@ pub use seal::{InvalidMasterKey, MasterKey};
 
 use crate::commit_point::{CommitPoint, through};
 use database::{Backend, Claim};
+use transaction::Transaction;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +115,7 @@ pub struct Store {
 impl Store {
     /// A transaction that writes rows in an order: no other such transaction runs beside it, and none fails half way
     /// for want of a lock.
-    async fn begin(&self) -> Result<Transaction<'static, Any>, StoreError> {
+    async fn begin(&self) -> Result<Transaction, StoreError> {
         let mut tx = self.begin_unordered().await?;
         if self.backend == Backend::Postgres {
             sqlx::query(database::IN_ORDER).execute(&mut *tx).await?;
@@ -122,8 +124,10 @@ impl Store {
     }
 
     /// A transaction that writes rows which stand in no order.
-    async fn begin_unordered(&self) -> Result<Transaction<'static, Any>, StoreError> {
-        Ok(self.pool.begin_with(self.backend.begin()).await?)
+    async fn begin_unordered(&self) -> Result<Transaction, StoreError> {
+        let mut tx = Transaction::begin(&self.pool, self.backend.begin()).await?;
+        self.claim.hold(&mut tx).await?;
+        Ok(tx)
     }
 
     /// One statement that is a transaction by itself, for rows that stand in no order.
@@ -139,9 +143,14 @@ impl Store {
     }
 
     /// Makes a transaction true. There is no other way.
-    async fn commit(&self, tx: Transaction<'static, Any>, point: CommitPoint) -> Result<(), StoreError> {
+    async fn commit(&self, tx: Transaction, point: CommitPoint) -> Result<(), StoreError> {
         through(point, tx.commit()).await?;
         Ok(())
+    }
+
+    /// Ends a transaction in which nothing was written.
+    async fn leave(&self, tx: Transaction) -> Result<(), StoreError> {
+        Ok(tx.leave().await?)
     }
 
     /// Ends all connections; what was committed stays.

@@ -2,12 +2,12 @@
 
 use parlour_domain::{ConversationId, LegId, MessageId, PersonId, PortalId, Timestamp};
 use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
-use sqlx::{Any, Transaction};
 
 use super::{
     Portal, Store, StoreError, matrix_id, one_row, parsed, record,
     record::{ledger, map},
     seal::{Owner, Place},
+    transaction::Transaction,
 };
 use crate::commit_point::CommitPoint;
 
@@ -118,7 +118,7 @@ fn place<'a>(column: &'static str, leg: &'a LegId) -> Place<'a> {
 
 /// A leg stands in its room as this event; the portal whose leg it is, when this was news.
 pub(super) async fn landed(
-    tx: &mut Transaction<'static, Any>,
+    tx: &mut Transaction,
     leg: &LegId,
     event: &EventId,
     at: Timestamp,
@@ -172,7 +172,7 @@ impl Store {
     /// Writes a leg down.
     pub(super) async fn add(
         &self,
-        tx: &mut Transaction<'static, Any>,
+        tx: &mut Transaction,
         leg: &NewLeg,
         message: Option<&MessageId>,
         at: Timestamp,
@@ -265,7 +265,7 @@ impl Store {
         .fetch_optional(&mut *tx)
         .await?;
         // Its echo may have come meanwhile: then it stands in its room.
-        let Some((message,)) = given_up else { return Ok(()) };
+        let Some((message,)) = given_up else { return self.leave(tx).await };
         if let LegContent::Message { source: (_, source), .. } = &leg.content {
             let message = message.map(|id| parsed::<MessageId>(OUTBOX, &id)).transpose()?;
             ledger(&mut tx, conversation, source, message.as_ref(), "failed", Some(code), at).await?;
@@ -523,7 +523,8 @@ impl Store {
         let mut tx = self.begin().await?;
         match landed(&mut tx, leg, event, at).await? {
             Some(_) => self.commit(tx, CommitPoint::LegLanded).await,
-            None => Ok(()),
+            // Its echo has told already.
+            None => self.leave(tx).await,
         }
     }
 }

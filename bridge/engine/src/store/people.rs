@@ -150,6 +150,7 @@ impl Store {
         let mut tx = self.begin().await?;
         let found: Option<OurUserRow> = sqlx::query_as(find).bind(key).fetch_optional(&mut *tx).await?;
         if let Some(row) = found {
+            self.leave(tx).await?;
             return our_user(row);
         }
         sqlx::query("INSERT INTO our_users (user_id, person_id, device_id, ready) VALUES ($1, $2, $3, 0)")

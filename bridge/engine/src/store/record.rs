@@ -3,11 +3,11 @@
 
 use parlour_domain::{ConversationId, MessageId, PersonId, PortalId, Timestamp, rules::Reach};
 use ruma::EventId;
-use sqlx::{Any, Transaction};
 
 use super::{
     Store, StoreError, parsed,
     seal::{Owner, Place},
+    transaction::Transaction,
 };
 
 /// Whose key a message's words are sealed with: that of the only patient whom it concerns, else the conversation's.
@@ -52,7 +52,7 @@ impl Store {
 
 /// A message is this event in this portal from now on; said again, nothing changes.
 pub(super) async fn map(
-    tx: &mut Transaction<'static, Any>,
+    tx: &mut Transaction,
     portal: &PortalId,
     message: &MessageId,
     event_id: &EventId,
@@ -76,7 +76,7 @@ pub(super) async fn map(
 
 /// One more line in the ledger.
 pub(super) async fn ledger(
-    tx: &mut Transaction<'static, Any>,
+    tx: &mut Transaction,
     conversation: &ConversationId,
     event_id: &EventId,
     message: Option<&MessageId>,

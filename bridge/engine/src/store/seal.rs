@@ -19,10 +19,10 @@ use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
 use parlour_domain::{Chance, ConversationId, PersonId};
 use sha2::Sha256;
-use sqlx::{Any, Executor, Transaction};
+use sqlx::{Any, Executor};
 use zeroize::Zeroizing;
 
-use super::{Portal, Store, StoreError};
+use super::{Portal, Store, StoreError, transaction::Transaction};
 
 const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
@@ -198,7 +198,7 @@ impl Keyring {
     /// # Errors
     /// [`StoreError::WrongMasterKey`]; or the database fails.
     pub(super) async fn open(
-        tx: &mut Transaction<'static, Any>,
+        tx: &mut Transaction,
         master: &MasterKey,
         chance: Arc<dyn Chance>,
     ) -> Result<Self, StoreError> {
@@ -236,11 +236,7 @@ impl Keyring {
 
     /// The key of an owner, made when there is none. It is remembered only when it is read back: nothing may be sealed
     /// with a key whose making was not committed.
-    pub(super) async fn make(
-        &self,
-        tx: &mut Transaction<'static, Any>,
-        owner: &Owner,
-    ) -> Result<Arc<DataKey>, StoreError> {
+    pub(super) async fn make(&self, tx: &mut Transaction, owner: &Owner) -> Result<Arc<DataKey>, StoreError> {
         match self.known(owner) {
             Some(key) => Ok(key),
             None => found_or_made(tx, &self.master, owner, &self.chance).await,
@@ -271,7 +267,7 @@ impl Store {
     /// As [`Store::key`].
     pub(super) async fn key_in(
         &self,
-        tx: &mut Transaction<'static, Any>,
+        tx: &mut Transaction,
         owner: &Owner,
     ) -> Result<Arc<DataKey>, StoreError> {
         match self.keys.known(owner) {
@@ -290,7 +286,7 @@ impl Store {
 }
 
 async fn found_or_made(
-    tx: &mut Transaction<'static, Any>,
+    tx: &mut Transaction,
     master: &DataKey,
     owner: &Owner,
     chance: &Arc<dyn Chance>,

@@ -14,6 +14,7 @@ impl Store {
         let mut tx = self.begin().await?;
         let found: Option<(Vec<u8>,)> = sqlx::query_as(find).bind(name).fetch_optional(&mut *tx).await?;
         if let Some((value,)) = found {
+            self.leave(tx).await?;
             return self.practice_key().open_text(place, &value).map(Secret::new);
         }
         sqlx::query("INSERT INTO settings (name, value) VALUES ($1, $2)")
