@@ -113,7 +113,7 @@ impl Backend {
 /// A session can be cut off without our doing, and its lock is then anybody's. So whoever takes it counts `ownership` on,
 /// and every writing transaction holds its number against that one: what was lost is noticed before anything is written.
 pub(super) enum Claim {
-    File(#[expect(dead_code, reason = "held, not used")] File),
+    File(File),
     Session { options: AnyConnectOptions, connection: Mutex<Option<AnyConnection>>, epoch: AtomicI64 },
 }
 
@@ -176,12 +176,16 @@ impl Claim {
     }
 
     pub(super) async fn give_up(&self) {
-        if let Self::Session { connection, .. } = self
-            && let Some(mut connection) = connection.lock().await.take()
-        {
-            // Cut off, it ends as well.
-            let _ = sqlx::query(GIVE_UP).execute(&mut connection).await;
-            let _ = connection.close().await;
+        match self {
+            // It ends with the process at the latest.
+            Self::File(file) => drop(file.unlock()),
+            Self::Session { connection, .. } => {
+                if let Some(mut connection) = connection.lock().await.take() {
+                    // Cut off, it ends as well.
+                    let _ = sqlx::query(GIVE_UP).execute(&mut connection).await;
+                    let _ = connection.close().await;
+                }
+            }
         }
     }
 }
