@@ -50,3 +50,37 @@ async fn a_ghosts_inbox_is_emptied_and_its_one_time_keys_are_made_up() {
     }
     stage.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ghost_that_is_idle_sleeps_and_speaks_again_with_the_keys_it_had() {
+    let care = Some(Duration::from_millis(300));
+    let extras = Extras { care, idle: Some(Duration::from_millis(600)), ..Extras::default() };
+    let stage = Stage::open_with(extras).await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "sleep", "two-way", &[], &["ann"]).await;
+    let spoke = talk.spoke(stage.person("ann"));
+    say(&murphy, &talk.hub(), "good night").await;
+    let night = read(&ann, &spoke, "good night").await;
+    let engine = stage.world.parlour.engine();
+    let deadline = Instant::now() + LIMIT;
+    while engine.machines_awake().await > 1 {
+        assert!(Instant::now() < deadline, "all but the bot sleep");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    say(&murphy, &talk.hub(), "good morning").await;
+    let morning = read(&ann, &spoke, "good morning").await;
+    let session = |message: &parlour::demo::client::Message| message.sender.clone();
+    assert_eq!(session(&night), session(&morning), "the same ghost");
+    let ghost = engine.store().our_user(&morning.sender).await.expect("the store").expect("a ghost");
+    let path = format!("/_matrix/client/v3/rooms/{spoke}/messages?dir=b&limit=20");
+    let (_, history) = ann.http().call(reqwest::Method::GET, &path, None).await.expect("an answer");
+    let of_ghost = history["chunk"].as_array().into_iter().flatten();
+    let of_ghost = of_ghost.filter(|event| event["sender"] == ghost.user_id.as_str());
+    let sessions: std::collections::BTreeSet<_> =
+        of_ghost.filter_map(|event| event["content"]["session_id"].as_str()).collect();
+    assert_eq!(sessions.len(), 1, "it goes on with the session that it had: {sessions:?}");
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}

@@ -9,6 +9,7 @@ mod command_line;
 mod database;
 mod held;
 mod intake;
+mod operators;
 mod privacy;
 mod refusals;
 mod restart;
