@@ -15,6 +15,7 @@ use parlour::{
     },
     run::Extras,
 };
+use parlour_engine::failpoints;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::{
@@ -193,10 +194,20 @@ impl Trial {
 
     /// Gives Parlour an order, as `parlour-under-test` takes them; its answer.
     pub async fn order(&mut self, order: &str) -> String {
-        let process = self.parlour.as_mut().expect("Parlour runs");
-        process.orders.write_all(format!("{order}\n").as_bytes()).await.expect("it listens");
-        let answer = timeout(LIMIT, process.answers.next_line()).await.expect("in time");
-        answer.expect("an answer").expect("a line")
+        self.order_if_it_runs(order).await.expect("Parlour answers")
+    }
+
+    /// Gives Parlour an order; its answer, or none when it ends meanwhile.
+    pub async fn order_if_it_runs(&mut self, order: &str) -> Option<String> {
+        let process = self.parlour.as_mut()?;
+        process.orders.write_all(format!("{order}\n").as_bytes()).await.ok()?;
+        timeout(LIMIT, process.answers.next_line()).await.expect("in time").ok()?
+    }
+
+    /// Where Parlour has ended itself, as side and name of the commit point; none when its last word was another.
+    pub fn ended_at(&self) -> Option<String> {
+        let last = self.last_words();
+        Some(last.lines().last()?.strip_prefix(failpoints::ENDS)?.trim().to_lowercase())
     }
 
     /// Parlour's figures; none while it does not answer.

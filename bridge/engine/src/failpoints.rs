@@ -1,7 +1,10 @@
 //! Failpoints, for tests only (feature `faults`): the process records which commit points it goes through, and ends
 //! itself before or after the one that it is told, at once and without a chance to say goodbye.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    io::Write as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use crate::CommitPoint;
 
@@ -20,6 +23,9 @@ struct Points {
     seen: Vec<CommitPoint>,
     end_at: Option<(usize, Side)>,
 }
+
+/// What the last line on standard error begins with, before side and point.
+pub const ENDS: &str = "ends at a commit point:";
 
 static POINTS: Mutex<Points> =
     Mutex::new(Points { recording: false, seen: Vec::new(), end_at: None });
@@ -62,6 +68,9 @@ pub(crate) fn after(passage: Passage) {
 /// other thread goes through a point meanwhile.
 fn end(points: &Points, number: usize, side: Side) {
     if points.end_at == Some((number, side)) {
+        let point = points.seen[number - 1].name();
+        // The test reads there what it has hit.
+        let _ = writeln!(std::io::stderr(), "{ENDS} {side:?} {point}");
         std::process::abort();
     }
 }

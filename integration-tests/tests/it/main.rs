@@ -5,6 +5,7 @@ mod api;
 mod care;
 mod check;
 mod command_line;
+mod crash;
 mod held;
 mod intake;
 mod privacy;

@@ -1,0 +1,548 @@
+//! `kill -9` at every commit of the database and every request to the homeserver: nothing is lost, nothing comes twice,
+//! and everything stays in order.
+//!
+//! For each kind of traffic one message is recorded: which commit points it goes through. The list is held against two
+//! witnesses outside of Parlour: the proxy on the way to the homeserver, and the database's own count of commits. Then,
+//! for each point and each side of it, Parlour ends itself there, is started again, and the next message has to arrive.
+//! In the end clients that have read nothing so far read everything, and the ciphertexts in the rooms are counted.
+//!
+//! A message to ten patients goes through the same points ten times: killed at are the first, the middle and the last
+//! passage of each. `PARLOUR_TEST_SWEEP=full` has all of them killed at, for every kind of traffic.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use parlour::demo::client::{Client, Message};
+use parlour_integration_tests::{
+    LIMIT, Talk,
+    books::{Books, Commits, Standing},
+    read, requests, room_path, say,
+    trial::Trial,
+};
+use parlour_test_postgres::Postgres;
+use reqwest::Method;
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
+use serde_json::{Value, json};
+use sqlx::Connection as _;
+use tokio::time::{Instant, sleep};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_parlour-under-test");
+const SWITCH: &str = "PARLOUR_TEST_SWEEP";
+const PATIENTS: usize = 10;
+/// How often Parlour and its database are looked at.
+const LOOK: Duration = Duration::from_millis(10);
+/// For how long nothing more happens when a message is done.
+const STILL: Duration = Duration::from_millis(400);
+/// From the start of the process until the message that was under way is delivered.
+const LONGEST_RECOVERY: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_point_loses_and_doubles_nothing_on_sqlite() {
+    sweep(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_point_loses_and_doubles_nothing_on_postgresql() {
+    // A server of its own: its count of transactions is the server's.
+    let Some(server) = Postgres::start().expect("PostgreSQL") else {
+        println!("skipped: PostgreSQL is not installed");
+        return;
+    };
+    let url = server.create_database().expect("a database");
+    let mut connection = sqlx::PgConnection::connect(&url).await.expect("PostgreSQL");
+    // It would be counted among the transactions.
+    for sql in ["ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()"] {
+        sqlx::query(sql).execute(&mut connection).await.expect("set");
+    }
+    connection.close().await.expect("closed");
+    sweep(Some(url)).await;
+}
+
+async fn sweep(postgres: Option<String>) {
+    let mut scene = Scene::open(postgres).await;
+    for traffic in Traffic::ALL {
+        let record = scene.record(traffic).await;
+        let kills = scene.kill_everywhere(traffic, &record).await;
+        report(scene.books.name(), traffic, &record, &kills);
+    }
+    scene.everything_is_there_once().await;
+    scene.close().await;
+}
+
+/// Who writes to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Traffic {
+    StaffToOne,
+    PatientToHub,
+    StaffToTen,
+    StaffToOneOfTen,
+}
+
+impl Traffic {
+    const ALL: [Self; 4] = [Self::StaffToOne, Self::PatientToHub, Self::StaffToTen, Self::StaffToOneOfTen];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::StaffToOne => "staff to one patient",
+            Self::PatientToHub => "a patient to staff",
+            Self::StaffToTen => "staff to ten patients",
+            Self::StaffToOneOfTen => "staff's answer to one of ten patients",
+        }
+    }
+
+    fn legs(self) -> usize {
+        if self == Self::StaffToTen { PATIENTS } else { 1 }
+    }
+
+    /// Whether each message goes by sessions of its own, so that keys are claimed and sent for it.
+    fn is_by_new_sessions(self) -> bool {
+        matches!(self, Self::StaffToOne | Self::PatientToHub)
+    }
+}
+
+/// The commit points of one message.
+struct Record {
+    points: Vec<String>,
+    commits: i64,
+    requests: usize,
+    transactions: usize,
+}
+
+impl Record {
+    fn count(&self, point: &str) -> usize {
+        self.points.iter().filter(|passed| *passed == point).count()
+    }
+
+    /// The numbers of the points to be killed at, from 1: of each point the first, the middle and the last passage.
+    fn chosen(&self) -> Vec<usize> {
+        let mut passages: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (index, point) in self.points.iter().enumerate() {
+            passages.entry(point).or_default().push(index + 1);
+        }
+        let of_each = passages.values().flat_map(|all| [all[0], all[all.len() / 2], all[all.len() - 1]]);
+        of_each.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+/// What the kills of one kind of traffic came to.
+#[derive(Default)]
+struct Kills {
+    /// Where, as side and point, and how often.
+    at: BTreeMap<String, usize>,
+    recoveries: Vec<Duration>,
+    /// Messages that went through without coming to the point that was meant.
+    unharmed: usize,
+}
+
+/// A practice, its people's clients, two conversations, and all that was said in them.
+struct Scene {
+    trial: Trial,
+    books: Books,
+    murphy: Client,
+    ann: Client,
+    /// Second devices, which read nothing before the end.
+    fresh: Vec<(String, Client)>,
+    one: Talk,
+    ten: Talk,
+    /// The message in the second hub that is answered, and who wrote it.
+    answered: OwnedEventId,
+    answered_patient: String,
+    said: BTreeMap<Traffic, Vec<String>>,
+    expected: Standing,
+}
+
+impl Scene {
+    async fn open(postgres: Option<String>) -> Self {
+        let trial = Trial::open(PROGRAM, postgres.clone(), PATIENTS, None).await;
+        let books = Books::of(&trial.data, postgres.as_deref());
+        let (murphy, ann) = (trial.sign_in("murphy", "first").await, trial.sign_in("ann", "first").await);
+        let numbers: Vec<_> = (1..=PATIENTS).map(|n| format!("number{n}")).collect();
+        let mut fresh = Vec::new();
+        for name in ["murphy", "ann"].into_iter().chain(numbers.iter().map(String::as_str)) {
+            fresh.push((name.to_owned(), trial.sign_in(name, "fresh").await));
+        }
+        let one = trial.begin(&murphy, "one", &[], &["ann"]).await;
+        let numbers: Vec<_> = numbers.iter().map(String::as_str).collect();
+        let ten = trial.begin(&murphy, "ten", &[], &numbers).await;
+        // What is said first has every ghost made, and is answered all the time.
+        let answered_patient = numbers[PATIENTS / 2].to_owned();
+        let patient = &fresh.iter().find(|(name, _)| *name == answered_patient).expect("a patient").1;
+        let (hub, spoke) = (one.hub(), one.spoke(trial.person("ann")));
+        say(&murphy, &hub, "hello, one").await;
+        read(&ann, &spoke, "hello, one").await;
+        say(&ann, &spoke, "hello from one").await;
+        read(&murphy, &hub, "hello from one").await;
+        say(&murphy, &ten.hub(), "hello, ten").await;
+        let their_spoke = ten.spoke(trial.person(&answered_patient));
+        read(patient, &their_spoke, "hello, ten").await;
+        say(patient, &their_spoke, "hello from ten").await;
+        let answered = read(&murphy, &ten.hub(), "hello from ten").await.event_id;
+        murphy.reply(&ten.hub(), &answered, "hello, one of ten").await.expect("sent");
+        read(patient, &their_spoke, "hello, one of ten").await;
+        // The bot tells staff once how answers travel.
+        murphy
+            .wait_for(&ten.hub(), LIMIT, |message| message.msgtype == "m.notice")
+            .await
+            .expect("the bot's word");
+        for (_, client) in &fresh {
+            client.pause().await;
+        }
+        let mut scene = Self {
+            trial,
+            books,
+            murphy,
+            ann,
+            fresh,
+            one,
+            ten,
+            answered,
+            answered_patient,
+            said: BTreeMap::new(),
+            expected: Standing { events: 0, events_waiting: 0, legs: 0, legs_waiting: 0 },
+        };
+        scene.expected = scene.still().await.0;
+        scene
+    }
+
+    async fn close(self) {
+        for client in
+            [self.murphy, self.ann].into_iter().chain(self.fresh.into_iter().map(|(_, client)| client))
+        {
+            client.stop().await;
+        }
+        self.trial.close().await;
+    }
+
+    /// Waits until nothing has happened for a while; no event tells of that.
+    async fn still(&mut self) -> (Standing, Commits) {
+        let deadline = Instant::now() + LIMIT;
+        let (mut since, mut last) = (Instant::now(), None);
+        loop {
+            let now = self.books.standing().await.zip(Some(self.books.commits().await));
+            if now != last {
+                (since, last) = (Instant::now(), now);
+            }
+            if let Some((standing, commits)) = last
+                && standing.events_waiting == 0
+                && standing.legs_waiting == 0
+                && since.elapsed() > STILL
+            {
+                return (standing, commits);
+            }
+            assert!(Instant::now() < deadline, "{last:?}: {}", self.trial.last_words());
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Kills Parlour while it does nothing, and starts it anew, so that everything begins from what is stored.
+    async fn anew(&mut self, traffic: Traffic) {
+        self.trial.kill_parlour().await;
+        if traffic.is_by_new_sessions() {
+            self.books.forget_sessions().await;
+            let (client, room) = self.place(traffic);
+            let room = client.matrix().get_room(&room).expect("their room");
+            room.discard_room_key().await.expect("forgotten");
+        }
+        drop(self.trial.to_homeserver.seen());
+        self.trial.start_parlour().await;
+        let mut seen = Vec::new();
+        let deadline = Instant::now() + LIMIT;
+        while !seen
+            .iter()
+            .any(|request: &String| request.contains("/sync?") && request.contains("timeout=30000"))
+        {
+            assert!(Instant::now() < deadline, "it waits for news: {seen:?}");
+            sleep(LOOK).await;
+            seen.extend(self.trial.to_homeserver.seen());
+        }
+        drop(self.trial.to_parlour.seen());
+    }
+
+    /// Who writes, and where.
+    fn place(&self, traffic: Traffic) -> (&Client, OwnedRoomId) {
+        match traffic {
+            Traffic::StaffToOne => (&self.murphy, self.one.hub()),
+            Traffic::PatientToHub => (&self.ann, self.one.spoke(self.trial.person("ann"))),
+            Traffic::StaffToTen | Traffic::StaffToOneOfTen => (&self.murphy, self.ten.hub()),
+        }
+    }
+
+    /// The next message of this kind is sent.
+    async fn say_next(&mut self, traffic: Traffic) {
+        let number = self.said.get(&traffic).map_or(0, Vec::len) + 1;
+        let words = format!("{} {number}", traffic.name());
+        let (client, room) = self.place(traffic);
+        let sent = match traffic {
+            Traffic::StaffToOneOfTen => client.reply(&room, &self.answered, &words).await,
+            _ => client.send_text(&room, &words).await,
+        };
+        sent.expect("sent");
+        self.said.entry(traffic).or_default().push(words);
+        let legs = i64::try_from(traffic.legs()).expect("a number");
+        // The message itself, and each of its legs as it comes back.
+        self.expected.events += 1 + legs;
+        self.expected.legs += legs;
+    }
+
+    /// Whether everything has come, has been handled, was sent, and has come back.
+    async fn is_settled(&self) -> bool {
+        let Some(standing) = self.books.standing().await else { return false };
+        let too_much = standing.events > self.expected.events || standing.legs > self.expected.legs;
+        assert!(!too_much, "{standing:?} instead of {:?}", self.expected);
+        standing == self.expected
+    }
+
+    async fn settles(&self) {
+        let deadline = Instant::now() + LIMIT;
+        while !self.is_settled().await {
+            let standing = self.books.standing().await;
+            let words = self.trial.last_words();
+            assert!(Instant::now() < deadline, "{standing:?} instead of {:?}: {words}", self.expected);
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Records one message, and holds the record against the witnesses.
+    async fn record(&mut self, traffic: Traffic) -> Record {
+        loop {
+            self.anew(traffic).await;
+            let before = self.books.commits().await;
+            self.trial.order("record").await;
+            self.say_next(traffic).await;
+            self.settles().await;
+            let (_, after) = self.still().await;
+            let points = self.trial.order("recorded").await;
+            let (out, back) = (self.trial.to_homeserver.seen(), self.trial.to_parlour.seen());
+            // Where SQLite has begun its log anew, there is no telling: another message is recorded.
+            let Some(commits) = after.since(before) else { continue };
+            let record = Record {
+                points: points.split_whitespace().map(str::to_owned).collect(),
+                commits,
+                requests: out.len(),
+                transactions: back.iter().filter(|request| requests::is_transaction(request)).count(),
+            };
+            self.is_complete(traffic, &record, &out);
+            return record;
+        }
+    }
+
+    fn is_complete(&self, traffic: Traffic, record: &Record, out: &[String]) {
+        let (database, name) = (self.books.name(), traffic.name());
+        let list = record.points.join(" ");
+        let commits = record.points.iter().filter(|point| point.starts_with("db.")).count();
+        assert_eq!(i64::try_from(commits), Ok(record.commits), "{database}, {name}: commits: {list}");
+        let mut recorded: BTreeMap<&str, usize> = BTreeMap::new();
+        for point in record.points.iter().filter(|point| point.starts_with("hs.")) {
+            *recorded.entry(point).or_default() += 1;
+        }
+        assert_eq!(
+            recorded,
+            requests::counted(out.iter().map(String::as_str)),
+            "{database}, {name}: {out:?}"
+        );
+        // One commit a transaction, one a message, at most two a leg: the echo may settle it with its transaction.
+        assert_eq!(record.count("db.transaction-kept"), record.transactions, "{database}, {name}: {list}");
+        assert_eq!(record.count("db.event-decided"), 1, "{database}, {name}: {list}");
+        assert_eq!(record.count("db.leg-sealed"), traffic.legs(), "{database}, {name}: {list}");
+        assert!(record.count("db.leg-landed") <= traffic.legs(), "{database}, {name}: {list}");
+        assert_eq!(record.count("hs.send-event"), traffic.legs(), "{database}, {name}: {list}");
+    }
+
+    /// Kills before and after each point.
+    async fn kill_everywhere(&mut self, traffic: Traffic, record: &Record) -> Kills {
+        let all = std::env::var_os(SWITCH).is_some_and(|value| value == "full");
+        let mut kills = Kills::default();
+        for side in ["before", "after"] {
+            if !all && traffic.legs() > 1 {
+                for k in record.chosen() {
+                    self.kill(traffic, side, k, &mut kills).await;
+                }
+                continue;
+            }
+            // One run has more points than another: it ends where all of them were passed.
+            for k in 1.. {
+                if self.kill(traffic, side, k, &mut kills).await.is_some_and(|passed| k > passed) {
+                    break;
+                }
+            }
+        }
+        kills
+    }
+
+    /// Kills at one point while the next message is under way, and starts again. When the message is done without
+    /// that, how many points it went through.
+    async fn kill(&mut self, traffic: Traffic, side: &str, k: usize, kills: &mut Kills) -> Option<usize> {
+        self.anew(traffic).await;
+        self.trial.order(&format!("end {side} {k}")).await;
+        self.say_next(traffic).await;
+        let deadline = Instant::now() + LIMIT;
+        let settled = loop {
+            if !self.trial.parlour_runs() {
+                break false;
+            }
+            if self.is_settled().await {
+                break true;
+            }
+            assert!(Instant::now() < deadline, "{side} {k}: {}", self.trial.last_words());
+            sleep(LOOK).await;
+        };
+        let passed = if settled { self.trial.order_if_it_runs("recorded").await } else { None };
+        if let Some(passed) = passed {
+            let points: Vec<_> = passed.split_whitespace().collect();
+            // What was begun before the message was done, and waits for the next news.
+            let open = points.get(k - 1).is_none_or(|point| *point == "hs.read-inbox");
+            assert!(open, "{side} {k} of {points:?} was passed");
+            kills.unharmed += 1;
+            return Some(points.len());
+        }
+        assert!(self.trial.parlour_ends(LIMIT).await, "it ends");
+        let at = self.trial.ended_at().unwrap_or_else(|| panic!("{side} {k}: {}", self.trial.last_words()));
+        let begun = Instant::now();
+        self.trial.start_parlour().await;
+        self.settles().await;
+        let recovery = begun.elapsed();
+        assert!(recovery <= LONGEST_RECOVERY, "{at}: {recovery:?}: {}", self.trial.last_words());
+        *kills.at.entry(at).or_default() += 1;
+        kills.recoveries.push(recovery);
+        None
+    }
+
+    /// What others have said in a room, in order, as it must stand there.
+    fn others_words(&self, room: &RoomId) -> Vec<String> {
+        let of = |traffic: Traffic| self.said.get(&traffic).cloned().unwrap_or_default();
+        let ann = self.one.spoke(self.trial.person("ann"));
+        let theirs = self.ten.spoke(self.trial.person(&self.answered_patient));
+        let first = |words: &str| vec![words.to_owned()];
+        if room == self.one.hub() {
+            [first("hello from one"), of(Traffic::PatientToHub)].concat()
+        } else if room == ann {
+            [first("hello, one"), of(Traffic::StaffToOne)].concat()
+        } else if room == self.ten.hub() {
+            first("hello from ten")
+        } else if room == theirs {
+            let firsts = ["hello, ten", "hello, one of ten"].map(str::to_owned).to_vec();
+            [firsts, of(Traffic::StaffToTen), of(Traffic::StaffToOneOfTen)].concat()
+        } else {
+            [first("hello, ten"), of(Traffic::StaffToTen)].concat()
+        }
+    }
+
+    /// Every message stands in every room where it belongs, once and in order: read by clients that have read nothing
+    /// before, and counted as ciphertexts.
+    async fn everything_is_there_once(&self) {
+        for (name, client) in &self.fresh {
+            client.resume().await;
+            let person = self.trial.person(name);
+            let rooms = match &**name {
+                "murphy" => vec![self.one.hub(), self.ten.hub()],
+                "ann" => vec![self.one.spoke(person)],
+                _ => vec![self.ten.spoke(person)],
+            };
+            for room in rooms {
+                self.reads_all(name, client, &room).await;
+                self.ciphertexts_are_as_many(name, client, &room).await;
+            }
+            client.pause().await;
+        }
+    }
+
+    async fn reads_all(&self, name: &str, client: &Client, room: &RoomId) {
+        let wanted = self.others_words(room);
+        let of_others =
+            |message: &&Message| message.sender != *client.user_id() && message.msgtype != "m.notice";
+        client.wait_for_room(LIMIT, |found| found.room_id == room).await.expect("in the room");
+        client.history(room, 5000).await.expect("the history");
+        let read = client
+            .wait_until(room, LIMIT, |seen| {
+                let others: Vec<_> = seen.iter().filter(of_others).collect();
+                let done = others.len() >= wanted.len() && others.iter().all(|message| message.is_readable());
+                done.then(|| others.iter().map(|message| message.body.clone()).collect::<Vec<_>>())
+            })
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(read, wanted, "what {name} reads");
+    }
+
+    async fn ciphertexts_are_as_many(&self, name: &str, client: &Client, room: &RoomId) {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut ids = BTreeSet::new();
+        for event in ciphertexts(client, room).await {
+            let sender = event["sender"].as_str().expect("a sender").to_owned();
+            assert!(ids.insert(event["event_id"].to_string()), "{name}: an event twice");
+            *counts.entry(sender).or_default() += 1;
+        }
+        let own = counts.remove(client.user_id().as_str()).unwrap_or_default();
+        let wanted = self.own_words(client.user_id(), room);
+        assert_eq!(own, wanted, "what {name} has written");
+        let others: usize = counts.values().sum();
+        // The bot's one word stands in the second hub.
+        let notices = usize::from(room == self.ten.hub());
+        assert_eq!(
+            others,
+            self.others_words(room).len() + notices,
+            "ciphertexts that {name} got: {counts:?}"
+        );
+        assert_eq!(counts.len(), 1 + notices, "who has written to {name}: {counts:?}");
+    }
+
+    /// How many messages a person has written into a room themselves.
+    fn own_words(&self, user: &UserId, room: &RoomId) -> usize {
+        let of = |traffic: Traffic| self.said.get(&traffic).map_or(0, Vec::len);
+        let answered = self.trial.person(&self.answered_patient);
+        if room == self.one.hub() {
+            1 + of(Traffic::StaffToOne)
+        } else if user == self.trial.person("ann").user_id {
+            1 + of(Traffic::PatientToHub)
+        } else if room == self.ten.hub() {
+            2 + of(Traffic::StaffToTen) + of(Traffic::StaffToOneOfTen)
+        } else {
+            usize::from(user == answered.user_id)
+        }
+    }
+}
+
+/// All `m.room.encrypted` events of a room, by raw `/messages`.
+async fn ciphertexts(client: &Client, room: &RoomId) -> Vec<Value> {
+    let filter = json!({ "types": ["m.room.encrypted"] }).to_string();
+    let (mut all, mut from) = (Vec::new(), None::<String>);
+    loop {
+        let mut query =
+            vec![("dir", "b".to_owned()), ("limit", "500".to_owned()), ("filter", filter.clone())];
+        query.extend(from.map(|from| ("from", from)));
+        let url = reqwest::Url::parse_with_params("http://x/", &query).expect("a URL");
+        let path = room_path(room, &format!("messages?{}", url.query().unwrap_or_default()));
+        let (status, page) = client.http().call(Method::GET, &path, None).await.expect("an answer");
+        assert_eq!(status, 200, "{page}");
+        all.extend(page["chunk"].as_array().expect("events").iter().cloned());
+        match page["end"].as_str() {
+            Some(end) => from = Some(end.to_owned()),
+            None => return all,
+        }
+    }
+}
+
+fn report(database: &str, traffic: Traffic, record: &Record, kills: &Kills) {
+    let mut recoveries = kills.recoveries.clone();
+    recoveries.sort();
+    let seconds = |at: usize| recoveries.get(at).map_or(0.0, Duration::as_secs_f64);
+    println!(
+        "{database}, {}: n = {} ({} commits, {} requests, {} transactions; Olm machines saved {} times, legs landed \
+         by the answer {} of {}); killed {} times, unharmed {}; recovery {:.2} s median, {:.2} s at most",
+        traffic.name(),
+        record.points.len(),
+        record.commits,
+        record.requests,
+        record.transactions,
+        record.count("db.machine-saved"),
+        record.count("db.leg-landed"),
+        traffic.legs(),
+        recoveries.len(),
+        kills.unharmed,
+        seconds(recoveries.len() / 2),
+        seconds(recoveries.len().saturating_sub(1)),
+    );
+    println!("  points: {}", record.points.join(" "));
+    println!("  killed: {:?}", kills.at);
+}
