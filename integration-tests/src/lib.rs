@@ -6,6 +6,7 @@ pub mod js;
 pub mod proxy;
 pub mod requests;
 pub mod trial;
+pub mod witness;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -14,23 +14,24 @@ use std::{
     time::Duration,
 };
 
-use parlour::demo::client::{Client, Message};
+use parlour::demo::client::Client;
 use parlour_integration_tests::{
     LIMIT, Talk,
     books::{Books, Commits, Standing},
-    read, requests, room_path, say,
+    read, requests, say,
     trial::Trial,
+    witness,
 };
 use parlour_test_postgres::Postgres;
-use reqwest::Method;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
-use serde_json::{Value, json};
 use sqlx::Connection as _;
 use tokio::time::{Instant, sleep};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_parlour-under-test");
 const SWITCH: &str = "PARLOUR_TEST_SWEEP";
 const PATIENTS: usize = 10;
+/// How often a point is tried that was in another place each time.
+const ATTEMPTS: usize = 3;
 /// How often Parlour and its database are looked at.
 const LOOK: Duration = Duration::from_millis(10);
 /// For how long nothing more happens when a message is done.
@@ -98,7 +99,7 @@ impl Traffic {
 
     /// Whether each message goes by sessions of its own, so that keys are claimed and sent for it.
     fn is_by_new_sessions(self) -> bool {
-        matches!(self, Self::StaffToOne | Self::PatientToHub)
+        self != Self::StaffToOneOfTen
     }
 }
 
@@ -115,14 +116,15 @@ impl Record {
         self.points.iter().filter(|passed| *passed == point).count()
     }
 
-    /// The numbers of the points to be killed at, from 1: of each point the first, the middle and the last passage.
-    fn chosen(&self) -> Vec<usize> {
-        let mut passages: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (index, point) in self.points.iter().enumerate() {
-            passages.entry(point).or_default().push(index + 1);
-        }
-        let of_each = passages.values().flat_map(|all| [all[0], all[all.len() / 2], all[all.len() - 1]]);
-        of_each.collect::<BTreeSet<_>>().into_iter().collect()
+    /// Of each point the first, the middle and the last passage, as an order names them.
+    fn chosen(&self) -> Vec<String> {
+        let points: BTreeSet<_> = self.points.iter().collect();
+        let of_each = points.into_iter().flat_map(|point| {
+            let last = self.count(point);
+            let passages = BTreeSet::from([1, last.div_ceil(2), last]);
+            passages.into_iter().map(move |passage| format!("{point} {passage}"))
+        });
+        of_each.collect()
     }
 }
 
@@ -355,27 +357,47 @@ impl Scene {
         let all = std::env::var_os(SWITCH).is_some_and(|value| value == "full");
         let mut kills = Kills::default();
         for side in ["before", "after"] {
-            if !all && traffic.legs() > 1 {
-                for k in record.chosen() {
-                    self.kill(traffic, side, k, &mut kills).await;
+            if all || traffic.legs() == 1 {
+                // One run has more points than another: it ends where all of them were passed.
+                let mut k = 1;
+                while self
+                    .kill(traffic, side, &k.to_string(), &mut kills)
+                    .await
+                    .is_none_or(|passed| k <= passed)
+                {
+                    k += 1;
                 }
-                continue;
+            } else {
+                for place in record.chosen() {
+                    self.kill(traffic, side, &place, &mut kills).await;
+                }
             }
-            // One run has more points than another: it ends where all of them were passed.
-            for k in 1.. {
-                if self.kill(traffic, side, k, &mut kills).await.is_some_and(|passed| k > passed) {
-                    break;
+            // And one run goes through them in another order than the next.
+            for point in record.points.iter().collect::<BTreeSet<_>>() {
+                // What comes after this one is the next message's.
+                if format!("{side} {point}") == "after hs.read-inbox" {
+                    continue;
                 }
+                for _ in 0..ATTEMPTS {
+                    if !kills.at.contains_key(&format!("{side} {point}")) {
+                        self.kill(traffic, side, &format!("{point} 1"), &mut kills).await;
+                    }
+                }
+                assert!(
+                    kills.at.contains_key(&format!("{side} {point}")),
+                    "never {side} {point}: {:?}",
+                    kills.at
+                );
             }
         }
         kills
     }
 
-    /// Kills at one point while the next message is under way, and starts again. When the message is done without
+    /// Kills at one place while the next message is under way, and starts again. When the message is done without
     /// that, how many points it went through.
-    async fn kill(&mut self, traffic: Traffic, side: &str, k: usize, kills: &mut Kills) -> Option<usize> {
+    async fn kill(&mut self, traffic: Traffic, side: &str, place: &str, kills: &mut Kills) -> Option<usize> {
         self.anew(traffic).await;
-        self.trial.order(&format!("end {side} {k}")).await;
+        self.trial.order(&format!("end {side} {place}")).await;
         self.say_next(traffic).await;
         let deadline = Instant::now() + LIMIT;
         let settled = loop {
@@ -385,20 +407,17 @@ impl Scene {
             if self.is_settled().await {
                 break true;
             }
-            assert!(Instant::now() < deadline, "{side} {k}: {}", self.trial.last_words());
+            assert!(Instant::now() < deadline, "{side} {place}: {}", self.trial.last_words());
             sleep(LOOK).await;
         };
         let passed = if settled { self.trial.order_if_it_runs("recorded").await } else { None };
         if let Some(passed) = passed {
-            let points: Vec<_> = passed.split_whitespace().collect();
-            // What was begun before the message was done, and waits for the next news.
-            let open = points.get(k - 1).is_none_or(|point| *point == "hs.read-inbox");
-            assert!(open, "{side} {k} of {points:?} was passed");
             kills.unharmed += 1;
-            return Some(points.len());
+            return Some(passed.split_whitespace().count());
         }
         assert!(self.trial.parlour_ends(LIMIT).await, "it ends");
-        let at = self.trial.ended_at().unwrap_or_else(|| panic!("{side} {k}: {}", self.trial.last_words()));
+        let at =
+            self.trial.ended_at().unwrap_or_else(|| panic!("{side} {place}: {}", self.trial.last_words()));
         let begun = Instant::now();
         self.trial.start_parlour().await;
         self.settles().await;
@@ -450,32 +469,14 @@ impl Scene {
 
     async fn reads_all(&self, name: &str, client: &Client, room: &RoomId) {
         let wanted = self.others_words(room);
-        let of_others =
-            |message: &&Message| message.sender != *client.user_id() && message.msgtype != "m.notice";
-        client.wait_for_room(LIMIT, |found| found.room_id == room).await.expect("in the room");
-        client.history(room, 5000).await.expect("the history");
-        let read = client
-            .wait_until(room, LIMIT, |seen| {
-                let others: Vec<_> = seen.iter().filter(of_others).collect();
-                let done = others.len() >= wanted.len() && others.iter().all(|message| message.is_readable());
-                done.then(|| others.iter().map(|message| message.body.clone()).collect::<Vec<_>>())
-            })
-            .await
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let read = witness::others_words(client, room, wanted.len()).await;
         assert_eq!(read, wanted, "what {name} reads");
     }
 
     async fn ciphertexts_are_as_many(&self, name: &str, client: &Client, room: &RoomId) {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        let mut ids = BTreeSet::new();
-        for event in ciphertexts(client, room).await {
-            let sender = event["sender"].as_str().expect("a sender").to_owned();
-            assert!(ids.insert(event["event_id"].to_string()), "{name}: an event twice");
-            *counts.entry(sender).or_default() += 1;
-        }
+        let mut counts = witness::ciphertexts(client, room).await;
         let own = counts.remove(client.user_id().as_str()).unwrap_or_default();
-        let wanted = self.own_words(client.user_id(), room);
-        assert_eq!(own, wanted, "what {name} has written");
+        assert_eq!(own, self.own_words(client.user_id(), room), "what {name} has written");
         let others: usize = counts.values().sum();
         // The bot's one word stands in the second hub.
         let notices = usize::from(room == self.ten.hub());
@@ -499,26 +500,6 @@ impl Scene {
             2 + of(Traffic::StaffToTen) + of(Traffic::StaffToOneOfTen)
         } else {
             usize::from(user == answered.user_id)
-        }
-    }
-}
-
-/// All `m.room.encrypted` events of a room, by raw `/messages`.
-async fn ciphertexts(client: &Client, room: &RoomId) -> Vec<Value> {
-    let filter = json!({ "types": ["m.room.encrypted"] }).to_string();
-    let (mut all, mut from) = (Vec::new(), None::<String>);
-    loop {
-        let mut query =
-            vec![("dir", "b".to_owned()), ("limit", "500".to_owned()), ("filter", filter.clone())];
-        query.extend(from.map(|from| ("from", from)));
-        let url = reqwest::Url::parse_with_params("http://x/", &query).expect("a URL");
-        let path = room_path(room, &format!("messages?{}", url.query().unwrap_or_default()));
-        let (status, page) = client.http().call(Method::GET, &path, None).await.expect("an answer");
-        assert_eq!(status, 200, "{page}");
-        all.extend(page["chunk"].as_array().expect("events").iter().cloned());
-        match page["end"].as_str() {
-            Some(end) => from = Some(end.to_owned()),
-            None => return all,
         }
     }
 }

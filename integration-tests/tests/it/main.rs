@@ -6,6 +6,7 @@ mod care;
 mod check;
 mod command_line;
 mod crash;
+mod cut;
 mod held;
 mod intake;
 mod privacy;
