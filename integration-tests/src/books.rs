@@ -1,9 +1,12 @@
 //! A look into Parlour's database from outside: how much stands in its queues, and how many commits it has seen by the
 //! database's own account.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use sqlx::{AnyConnection, Connection as _, any::install_default_drivers};
+use tokio::time::{Instant, sleep};
+
+use crate::LIMIT;
 
 /// Parlour's database, opened anew for each look, so that nothing of a look outlives it.
 pub struct Books {
@@ -52,6 +55,10 @@ impl Commits {
     }
 }
 
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+/// For how long nothing more happens when everything is done.
+const STILL: Duration = Duration::from_millis(400);
 const STANDING: &str = "SELECT CAST((SELECT COUNT(*) FROM inbox) AS BIGINT),
         CAST((SELECT COUNT(*) FROM inbox WHERE state = 'waiting') AS BIGINT),
         CAST((SELECT COUNT(*) FROM outbox) AS BIGINT),
@@ -87,6 +94,27 @@ impl Books {
         let closed = connection.close().await;
         let (events, events_waiting, legs, legs_waiting) = found.ok()?;
         closed.ok().map(|()| Standing { events, events_waiting, legs, legs_waiting })
+    }
+
+    /// Waits until nothing is to be done and nothing has happened for a while; no event tells of that.
+    pub async fn still(&self) -> (Standing, Commits) {
+        let deadline = Instant::now() + LIMIT;
+        let (mut since, mut last) = (Instant::now(), None);
+        loop {
+            let now = self.standing().await.zip(Some(self.commits().await));
+            if now != last {
+                (since, last) = (Instant::now(), now);
+            }
+            if let Some((standing, commits)) = last
+                && standing.events_waiting == 0
+                && standing.legs_waiting == 0
+                && since.elapsed() > STILL
+            {
+                return (standing, commits);
+            }
+            assert!(Instant::now() < deadline, "nothing comes to rest: {last:?}");
+            sleep(LOOK).await;
+        }
     }
 
     /// How many commits there were.

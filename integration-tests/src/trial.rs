@@ -170,6 +170,11 @@ impl Trial {
         self.wait_for("messages travel", |metrics| metrics["parlour_receiving"] == 1.0).await;
     }
 
+    /// From its next start on, Parlour breaks this promise, or none.
+    pub fn break_promise(&mut self, fault: Option<&str>) {
+        self.fault = fault.map(str::to_owned);
+    }
+
     /// Kills Parlour with SIGKILL, and waits until it is gone.
     pub async fn kill_parlour(&mut self) {
         if let Some(mut process) = self.parlour.take() {

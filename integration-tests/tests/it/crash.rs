@@ -17,7 +17,8 @@ use std::{
 use parlour::demo::client::Client;
 use parlour_integration_tests::{
     LIMIT, Talk,
-    books::{Books, Commits, Standing},
+    books::{Books, Standing},
+    proxy::Fate,
     read, requests, say,
     trial::Trial,
     witness,
@@ -34,8 +35,6 @@ const PATIENTS: usize = 10;
 const ATTEMPTS: usize = 3;
 /// How often Parlour and its database are looked at.
 const LOOK: Duration = Duration::from_millis(10);
-/// For how long nothing more happens when a message is done.
-const STILL: Duration = Duration::from_millis(400);
 /// From the start of the process until the message that was under way is delivered.
 const LONGEST_RECOVERY: Duration = Duration::from_secs(5);
 
@@ -59,6 +58,49 @@ async fn a_kill_at_any_point_loses_and_doubles_nothing_on_postgresql() {
     }
     connection.close().await.expect("closed");
     sweep(Some(url)).await;
+}
+
+/// Who does not notice a promise broken on purpose proves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_shows_what_a_broken_promise_loses_or_doubles() {
+    let mut trial = Trial::open(PROGRAM, None, 0, None).await;
+    let books = Books::of(&trial.data, None);
+    let (murphy, ann) = (trial.sign_in("murphy", "first").await, trial.sign_in("ann", "first").await);
+    let talk = trial.begin(&murphy, "faults", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(trial.person("ann")));
+    say(&murphy, &hub, "hello").await;
+    let ghost = read(&ann, &spoke, "hello").await.sender;
+    for (fault, place, copies) in [
+        (None, "after hs.send-event 1", 1),
+        (Some("answer-first"), "before db.transaction-kept 1", 0),
+        (Some("no-dedup"), "after db.transaction-kept 1", 2),
+        (Some("new-transaction-id"), "after hs.send-event 1", 2),
+    ] {
+        let before = witness::ciphertexts(&ann, &spoke).await[ghost.as_str()];
+        trial.kill_parlour().await;
+        trial.break_promise(fault);
+        trial.start_parlour().await;
+        trial.order(&format!("end {place}")).await;
+        // The first brings the message; a later one would bring the news that its leg stands in the room.
+        let mut transactions = 0;
+        let hides_echoes = fault == Some("new-transaction-id");
+        trial.to_parlour.judge(move |method, path| {
+            let is_transaction = requests::is_transaction(&format!("{method} {path}"));
+            transactions += usize::from(is_transaction);
+            if is_transaction && hides_echoes && transactions > 1 { Fate::CutRequest } else { Fate::Pass }
+        });
+        murphy.send_text(&hub, place).await.expect("sent");
+        assert!(trial.parlour_ends(LIMIT).await, "{fault:?}: it ends {place}");
+        trial.start_parlour().await;
+        books.still().await;
+        trial.to_parlour.pass_all();
+        let after = witness::ciphertexts(&ann, &spoke).await[ghost.as_str()];
+        assert_eq!(after - before, copies, "{fault:?} {place}");
+    }
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    trial.close().await;
 }
 
 async fn sweep(postgres: Option<String>) {
@@ -204,7 +246,7 @@ impl Scene {
             said: BTreeMap::new(),
             expected: Standing { events: 0, events_waiting: 0, legs: 0, legs_waiting: 0 },
         };
-        scene.expected = scene.still().await.0;
+        scene.expected = scene.books.still().await.0;
         scene
     }
 
@@ -215,27 +257,6 @@ impl Scene {
             client.stop().await;
         }
         self.trial.close().await;
-    }
-
-    /// Waits until nothing has happened for a while; no event tells of that.
-    async fn still(&mut self) -> (Standing, Commits) {
-        let deadline = Instant::now() + LIMIT;
-        let (mut since, mut last) = (Instant::now(), None);
-        loop {
-            let now = self.books.standing().await.zip(Some(self.books.commits().await));
-            if now != last {
-                (since, last) = (Instant::now(), now);
-            }
-            if let Some((standing, commits)) = last
-                && standing.events_waiting == 0
-                && standing.legs_waiting == 0
-                && since.elapsed() > STILL
-            {
-                return (standing, commits);
-            }
-            assert!(Instant::now() < deadline, "{last:?}: {}", self.trial.last_words());
-            sleep(LOOK).await;
-        }
     }
 
     /// Kills Parlour while it does nothing, and starts it anew, so that everything begins from what is stored.
@@ -314,7 +335,7 @@ impl Scene {
             self.trial.order("record").await;
             self.say_next(traffic).await;
             self.settles().await;
-            let (_, after) = self.still().await;
+            let (_, after) = self.books.still().await;
             let points = self.trial.order("recorded").await;
             let (out, back) = (self.trial.to_homeserver.seen(), self.trial.to_parlour.seen());
             // Where SQLite has begun its log anew, there is no telling: another message is recorded.
