@@ -11,6 +11,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     time::Duration,
 };
 
@@ -28,7 +29,7 @@ use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use sqlx::Connection as _;
 use tokio::time::{Instant, sleep};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_parlour-under-test");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_parlour-under-test");
 const SWITCH: &str = "PARLOUR_TEST_SWEEP";
 const PATIENTS: usize = 10;
 /// How often a point is tried that was in another place each time.
@@ -145,21 +146,28 @@ impl Traffic {
     }
 }
 
-/// The commit points of one message.
-struct Record {
-    points: Vec<String>,
-    commits: i64,
-    requests: usize,
-    transactions: usize,
+/// Whether everything is to be killed at.
+pub(crate) fn is_full() -> bool {
+    std::env::var_os(SWITCH).is_some_and(|value| value == "full")
+}
+
+/// The commit points that were gone through, in order.
+pub(crate) struct Record {
+    pub(crate) points: Vec<String>,
 }
 
 impl Record {
+    /// As Parlour tells it.
+    pub(crate) fn of(told: &str) -> Self {
+        Self { points: told.split_whitespace().map(str::to_owned).collect() }
+    }
+
     fn count(&self, point: &str) -> usize {
         self.points.iter().filter(|passed| *passed == point).count()
     }
 
     /// Of each point the first, the middle and the last passage, as an order names them.
-    fn chosen(&self) -> Vec<String> {
+    pub(crate) fn chosen(&self) -> Vec<String> {
         let points: BTreeSet<_> = self.points.iter().collect();
         let of_each = points.into_iter().flat_map(|point| {
             let last = self.count(point);
@@ -170,14 +178,31 @@ impl Record {
     }
 }
 
-/// What the kills of one kind of traffic came to.
+/// What kills came to.
 #[derive(Default)]
-struct Kills {
+pub(crate) struct Kills {
     /// Where, as side and point, and how often.
-    at: BTreeMap<String, usize>,
+    pub(crate) at: BTreeMap<String, usize>,
+    /// How often everything was done without coming to the point that was meant.
+    pub(crate) unharmed: usize,
     recoveries: Vec<Duration>,
-    /// Messages that went through without coming to the point that was meant.
-    unharmed: usize,
+}
+
+impl Kills {
+    pub(crate) fn count(&mut self, at: String, recovery: Duration) {
+        *self.at.entry(at).or_default() += 1;
+        self.recoveries.push(recovery);
+        self.recoveries.sort();
+    }
+}
+
+impl fmt::Display for Kills {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |at: usize| self.recoveries.get(at).map_or(0.0, Duration::as_secs_f64);
+        let (count, unharmed) = (self.recoveries.len(), self.unharmed);
+        write!(f, "killed {count} times, unharmed {unharmed}; recovery {:.2} s median", seconds(count / 2))?;
+        write!(f, ", {:.2} s at most", seconds(count.saturating_sub(1)))
+    }
 }
 
 /// A practice, its people's clients, two conversations, and all that was said in them.
@@ -336,26 +361,21 @@ impl Scene {
             self.say_next(traffic).await;
             self.settles().await;
             let (_, after) = self.books.still().await;
-            let points = self.trial.order("recorded").await;
+            let record = Record::of(&self.trial.order("recorded").await);
             let (out, back) = (self.trial.to_homeserver.seen(), self.trial.to_parlour.seen());
             // Where SQLite has begun its log anew, there is no telling: another message is recorded.
             let Some(commits) = after.since(before) else { continue };
-            let record = Record {
-                points: points.split_whitespace().map(str::to_owned).collect(),
-                commits,
-                requests: out.len(),
-                transactions: back.iter().filter(|request| requests::is_transaction(request)).count(),
-            };
-            self.is_complete(traffic, &record, &out);
+            let back = back.iter().filter(|request| requests::is_transaction(request)).count();
+            self.is_complete(traffic, &record, commits, &out, back);
             return record;
         }
     }
 
-    fn is_complete(&self, traffic: Traffic, record: &Record, out: &[String]) {
+    fn is_complete(&self, traffic: Traffic, record: &Record, written: i64, out: &[String], back: usize) {
         let (database, name) = (self.books.name(), traffic.name());
         let list = record.points.join(" ");
         let commits = record.points.iter().filter(|point| point.starts_with("db.")).count();
-        assert_eq!(i64::try_from(commits), Ok(record.commits), "{database}, {name}: commits: {list}");
+        assert_eq!(i64::try_from(commits), Ok(written), "{database}, {name}: commits: {list}");
         let mut recorded: BTreeMap<&str, usize> = BTreeMap::new();
         for point in record.points.iter().filter(|point| point.starts_with("hs.")) {
             *recorded.entry(point).or_default() += 1;
@@ -366,7 +386,7 @@ impl Scene {
             "{database}, {name}: {out:?}"
         );
         // One commit a transaction, one a message, at most two a leg: the echo may settle it with its transaction.
-        assert_eq!(record.count("db.transaction-kept"), record.transactions, "{database}, {name}: {list}");
+        assert_eq!(record.count("db.transaction-kept"), back, "{database}, {name}: {list}");
         assert_eq!(record.count("db.event-decided"), 1, "{database}, {name}: {list}");
         assert_eq!(record.count("db.leg-sealed"), traffic.legs(), "{database}, {name}: {list}");
         assert!(record.count("db.leg-landed") <= traffic.legs(), "{database}, {name}: {list}");
@@ -375,10 +395,9 @@ impl Scene {
 
     /// Kills before and after each point.
     async fn kill_everywhere(&mut self, traffic: Traffic, record: &Record) -> Kills {
-        let all = std::env::var_os(SWITCH).is_some_and(|value| value == "full");
         let mut kills = Kills::default();
         for side in ["before", "after"] {
-            if all || traffic.legs() == 1 {
+            if is_full() || traffic.legs() == 1 {
                 // One run has more points than another: it ends where all of them were passed.
                 let mut k = 1;
                 while self
@@ -444,8 +463,7 @@ impl Scene {
         self.settles().await;
         let recovery = begun.elapsed();
         assert!(recovery <= LONGEST_RECOVERY, "{at}: {recovery:?}: {}", self.trial.last_words());
-        *kills.at.entry(at).or_default() += 1;
-        kills.recoveries.push(recovery);
+        kills.count(at, recovery);
         None
     }
 
@@ -526,24 +544,18 @@ impl Scene {
 }
 
 fn report(database: &str, traffic: Traffic, record: &Record, kills: &Kills) {
-    let mut recoveries = kills.recoveries.clone();
-    recoveries.sort();
-    let seconds = |at: usize| recoveries.get(at).map_or(0.0, Duration::as_secs_f64);
+    let of = |kind: &str| record.points.iter().filter(|point| point.starts_with(kind)).count();
     println!(
-        "{database}, {}: n = {} ({} commits, {} requests, {} transactions; Olm machines saved {} times, legs landed \
-         by the answer {} of {}); killed {} times, unharmed {}; recovery {:.2} s median, {:.2} s at most",
+        "{database}, {}: n = {} ({} commits, of them {} of Olm machines; {} requests; {} transactions; {} of {} legs \
+         landed by the answer); {kills}",
         traffic.name(),
         record.points.len(),
-        record.commits,
-        record.requests,
-        record.transactions,
+        of("db."),
         record.count("db.machine-saved"),
+        of("hs."),
+        record.count("db.transaction-kept"),
         record.count("db.leg-landed"),
         traffic.legs(),
-        recoveries.len(),
-        kills.unharmed,
-        seconds(recoveries.len() / 2),
-        seconds(recoveries.len().saturating_sub(1)),
     );
     println!("  points: {}", record.points.join(" "));
     println!("  killed: {:?}", kills.at);

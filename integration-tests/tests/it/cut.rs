@@ -107,12 +107,15 @@ impl Cut {
     }
 }
 
+/// What becomes of the next request of a kind; none is what the homeserver asks.
+type Step = (Option<CommitPoint>, Fate);
+
 /// What is still to be cut, in this order.
 #[derive(Clone)]
-struct Plan(Arc<Mutex<Vec<(Option<CommitPoint>, Fate)>>>);
+struct Plan(Arc<Mutex<Vec<Step>>>);
 
 impl Plan {
-    fn of(steps: Vec<(Option<CommitPoint>, Fate)>) -> Self {
+    fn of(steps: Vec<Step>) -> Self {
         Self(Arc::new(Mutex::new(steps)))
     }
 
@@ -125,7 +128,7 @@ impl Plan {
         }
     }
 
-    fn left(&self) -> Vec<(Option<CommitPoint>, Fate)> {
+    fn left(&self) -> Vec<Step> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

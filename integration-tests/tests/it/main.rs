@@ -9,6 +9,7 @@ mod crash;
 mod cut;
 mod held;
 mod intake;
+mod making;
 mod privacy;
 mod refusals;
 mod restart;
