@@ -17,6 +17,7 @@ use parlour::{
 };
 use parlour_engine::failpoints;
 use serde_json::json;
+use sqlx::Connection as _;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
@@ -139,6 +140,22 @@ impl Trial {
     /// The homeserver's SQLite file.
     pub fn homeserver_database(&self) -> PathBuf {
         self.place.data.join("homeserver").join("homeserver.db")
+    }
+
+    /// How many transactions the homeserver keeps although it takes Parlour for reachable: those that it is sending
+    /// just now, and those that it has lost sight of.
+    pub async fn transactions_kept_back(&self) -> i64 {
+        let url = format!("sqlite://{}?mode=ro", self.homeserver_database().display());
+        let mut connection = sqlx::AnyConnection::connect(&url).await.expect("the homeserver's database");
+        let (count,) = sqlx::query_as(
+            "SELECT COUNT(*) FROM application_services_txns
+             WHERE as_id IN (SELECT as_id FROM application_services_state WHERE state = 'up')",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .expect("its transactions");
+        connection.close().await.expect("closed");
+        count
     }
 
     /// Starts Parlour, and does not wait for anything.

@@ -8,6 +8,10 @@
 //!
 //! A message to ten patients goes through the same points ten times: killed at are the first, the middle and the last
 //! passage of each. `PARLOUR_TEST_SWEEP=full` has all of them killed at, for every kind of traffic.
+//!
+//! Synapse 1.163 loses sight of a transaction that it makes in the moment in which it finds an application service
+//! recovered: it stays in its database until the next one fails. Where that is so by Synapse's own tables, the test
+//! has one fail, and counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -112,6 +116,7 @@ async fn sweep(postgres: Option<String>) {
         report(scene.books.name(), traffic, &record, &kills);
     }
     scene.everything_is_there_once().await;
+    println!("{}: the homeserver kept {} transactions back", scene.books.name(), scene.kept_back);
     scene.close().await;
 }
 
@@ -220,6 +225,15 @@ struct Scene {
     answered_patient: String,
     said: BTreeMap<Traffic, Vec<String>>,
     expected: Standing,
+    /// How often the homeserver has kept a transaction to itself.
+    kept_back: usize,
+}
+
+/// What comes of waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Settled,
+    Ended,
 }
 
 impl Scene {
@@ -270,6 +284,7 @@ impl Scene {
             answered_patient,
             said: BTreeMap::new(),
             expected: Standing { events: 0, events_waiting: 0, legs: 0, legs_waiting: 0 },
+            kept_back: 0,
         };
         scene.expected = scene.books.still().await.0;
         scene
@@ -293,6 +308,7 @@ impl Scene {
             let room = client.matrix().get_room(&room).expect("their room");
             room.discard_room_key().await.expect("forgotten");
         }
+        self.trial.to_parlour.pass_all();
         drop(self.trial.to_homeserver.seen());
         self.trial.start_parlour().await;
         let mut seen = Vec::new();
@@ -342,14 +358,36 @@ impl Scene {
         standing == self.expected
     }
 
-    async fn settles(&self) {
-        let deadline = Instant::now() + LIMIT;
-        while !self.is_settled().await {
-            let standing = self.books.standing().await;
-            let words = self.trial.last_words();
-            assert!(Instant::now() < deadline, "{standing:?} instead of {:?}: {words}", self.expected);
+    /// Waits until everything has settled, or Parlour has ended; which of the two.
+    async fn settles(&mut self, traffic: Traffic) -> Outcome {
+        let mut begun = Instant::now();
+        loop {
+            if !self.trial.parlour_runs() {
+                return Outcome::Ended;
+            }
+            if self.is_settled().await {
+                return Outcome::Settled;
+            }
+            if begun.elapsed() > LONGEST_RECOVERY && self.trial.transactions_kept_back().await > 0 {
+                self.kept_back += 1;
+                self.shake(traffic).await;
+                begun = Instant::now();
+            }
+            let (standing, words) = (self.books.standing().await, self.trial.last_words());
+            assert!(begun.elapsed() < LIMIT, "{standing:?} instead of {:?}: {words}", self.expected);
             sleep(LOOK).await;
         }
+    }
+
+    /// The homeserver keeps a transaction to itself, until it fails to deliver another one.
+    async fn shake(&mut self, traffic: Traffic) {
+        let mut is_first = true;
+        self.trial.to_parlour.judge(move |method, path| {
+            let is_it = is_first && requests::is_transaction(&format!("{method} {path}"));
+            is_first &= !is_it;
+            if is_it { Fate::CutRequest } else { Fate::Pass }
+        });
+        self.say_next(traffic).await;
     }
 
     /// Records one message, and holds the record against the witnesses.
@@ -359,7 +397,11 @@ impl Scene {
             let before = self.books.commits().await;
             self.trial.order("record").await;
             self.say_next(traffic).await;
-            self.settles().await;
+            let kept_back = self.kept_back;
+            assert_eq!(self.settles(traffic).await, Outcome::Settled, "{}", self.trial.last_words());
+            if self.kept_back > kept_back {
+                continue;
+            }
             let (_, after) = self.books.still().await;
             let record = Record::of(&self.trial.order("recorded").await);
             let (out, back) = (self.trial.to_homeserver.seen(), self.trial.to_parlour.seen());
@@ -439,18 +481,10 @@ impl Scene {
         self.anew(traffic).await;
         self.trial.order(&format!("end {side} {place}")).await;
         self.say_next(traffic).await;
-        let deadline = Instant::now() + LIMIT;
-        let settled = loop {
-            if !self.trial.parlour_runs() {
-                break false;
-            }
-            if self.is_settled().await {
-                break true;
-            }
-            assert!(Instant::now() < deadline, "{side} {place}: {}", self.trial.last_words());
-            sleep(LOOK).await;
+        let passed = match self.settles(traffic).await {
+            Outcome::Settled => self.trial.order_if_it_runs("recorded").await,
+            Outcome::Ended => None,
         };
-        let passed = if settled { self.trial.order_if_it_runs("recorded").await } else { None };
         if let Some(passed) = passed {
             kills.unharmed += 1;
             return Some(passed.split_whitespace().count());
@@ -460,9 +494,15 @@ impl Scene {
             self.trial.ended_at().unwrap_or_else(|| panic!("{side} {place}: {}", self.trial.last_words()));
         let begun = Instant::now();
         self.trial.start_parlour().await;
-        self.settles().await;
+        let (receiving, kept_back) = (begun.elapsed(), self.kept_back);
+        assert_eq!(self.settles(traffic).await, Outcome::Settled, "{}", self.trial.last_words());
         let recovery = begun.elapsed();
-        assert!(recovery <= LONGEST_RECOVERY, "{at}: {recovery:?}: {}", self.trial.last_words());
+        if self.kept_back > kept_back {
+            *kills.at.entry(at).or_default() += 1;
+            return None;
+        }
+        let words = self.trial.last_words();
+        assert!(recovery <= LONGEST_RECOVERY, "{at}: {recovery:?}, receiving after {receiving:?}: {words}");
         kills.count(at, recovery);
         None
     }
