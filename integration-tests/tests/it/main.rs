@@ -3,6 +3,7 @@
 
 mod api;
 mod care;
+mod catching_up;
 mod check;
 mod command_line;
 mod crash;
