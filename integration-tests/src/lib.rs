@@ -1,9 +1,12 @@
 //! What the end-to-end tests share: a world of their own each, people's clients in it, and conversations.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
+pub mod books;
 pub mod js;
 pub mod proxy;
+pub mod requests;
 pub mod trial;
+pub mod witness;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -15,7 +15,9 @@ use parlour::{
     },
     run::Extras,
 };
+use parlour_engine::failpoints;
 use serde_json::json;
+use sqlx::Connection as _;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
@@ -174,6 +176,22 @@ impl Trial {
         command
     }
 
+    /// How many transactions the homeserver keeps although it takes Parlour for reachable: those that it is sending
+    /// just now, and those that it has lost sight of.
+    pub async fn transactions_kept_back(&self) -> i64 {
+        let url = format!("sqlite://{}?mode=ro", self.homeserver_database().display());
+        let mut connection = sqlx::AnyConnection::connect(&url).await.expect("the homeserver's database");
+        let (count,) = sqlx::query_as(
+            "SELECT COUNT(*) FROM application_services_txns
+             WHERE as_id IN (SELECT as_id FROM application_services_state WHERE state = 'up')",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .expect("its transactions");
+        connection.close().await.expect("closed");
+        count
+    }
+
     /// Starts Parlour, and does not wait for anything.
     pub async fn spawn_parlour(&mut self) {
         let temporary = self.place.data.join("tmp");
@@ -206,6 +224,11 @@ impl Trial {
         self.wait_for("messages travel", |metrics| metrics["parlour_receiving"] == 1.0).await;
     }
 
+    /// From its next start on, Parlour breaks this promise, or none.
+    pub fn break_promise(&mut self, fault: Option<&str>) {
+        self.fault = fault.map(str::to_owned);
+    }
+
     /// Kills Parlour with SIGKILL, and waits until it is gone.
     pub async fn kill_parlour(&mut self) {
         if let Some(mut process) = self.parlour.take() {
@@ -230,10 +253,20 @@ impl Trial {
 
     /// Gives Parlour an order, as `parlour-under-test` takes them; its answer.
     pub async fn order(&mut self, order: &str) -> String {
-        let process = self.parlour.as_mut().expect("Parlour runs");
-        process.orders.write_all(format!("{order}\n").as_bytes()).await.expect("it listens");
-        let answer = timeout(LIMIT, process.answers.next_line()).await.expect("in time");
-        answer.expect("an answer").expect("a line")
+        self.order_if_it_runs(order).await.expect("Parlour answers")
+    }
+
+    /// Gives Parlour an order; its answer, or none when it ends meanwhile.
+    pub async fn order_if_it_runs(&mut self, order: &str) -> Option<String> {
+        let process = self.parlour.as_mut()?;
+        process.orders.write_all(format!("{order}\n").as_bytes()).await.ok()?;
+        timeout(LIMIT, process.answers.next_line()).await.expect("in time").ok()?
+    }
+
+    /// Where Parlour has ended itself, as side and name of the commit point; none when its last word was another.
+    pub fn ended_at(&self) -> Option<String> {
+        let last = self.last_words();
+        Some(last.lines().last()?.strip_prefix(failpoints::ENDS)?.trim().to_lowercase())
     }
 
     /// Parlour's figures; none while it does not answer.

@@ -356,14 +356,16 @@ impl Engine {
         }
     }
 
-    /// Makes what earlier attempts have left unfinished.
-    async fn make_unfinished(&self) -> Result<(), StoreError> {
+    /// Makes what earlier attempts have left unfinished; whether all of it is made now.
+    async fn make_unfinished(&self) -> Result<bool, StoreError> {
+        let mut all = true;
         for id in self.core.store.unfinished_conversations().await? {
             if let Err(error) = self.make(&id).await {
                 tracing::warn!(conversation = %id, %error, "a conversation is not made yet");
+                all = false;
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Has every worker look that may have something to do.
@@ -465,19 +467,27 @@ async fn receive(engine: Weak<Engine>) {
     }
 }
 
-/// Unfinished conversations, made for as long as the engine lives: when one is told of, and once a minute.
+/// Unfinished conversations, made for as long as the engine lives: when one is told of, soon again where that failed,
+/// and once a minute.
 async fn go_on_making(engine: Weak<Engine>) {
+    let mut pause = AFTER_AN_ERROR;
     while let Some(engine) = engine.upgrade() {
         let mut receiving = engine.receiving();
         if receiving.wait_for(Option::is_some).await.is_err() {
             return;
         }
         match AssertUnwindSafe(engine.make_unfinished()).catch_unwind().await {
-            Ok(Ok(())) => {}
+            Ok(Ok(true)) => {
+                pause = AFTER_AN_ERROR;
+                drop(tokio::time::timeout(BETWEEN_LOOKS, engine.unfinished.notified()).await);
+                continue;
+            }
+            Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::error!(%error, "unfinished conversations could not be read"),
             Err(_) => tracing::error!("making a conversation panicked"),
         }
-        drop(tokio::time::timeout(BETWEEN_LOOKS, engine.unfinished.notified()).await);
+        drop(tokio::time::timeout(pause, engine.unfinished.notified()).await);
+        pause = (pause * 2).min(BETWEEN_LOOKS);
     }
 }
 

@@ -1,7 +1,10 @@
 //! Failpoints, for tests only (feature `faults`): the process records which commit points it goes through, and ends
 //! itself before or after the one that it is told, at once and without a chance to say goodbye.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    io::Write as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use crate::CommitPoint;
 
@@ -14,12 +17,24 @@ pub enum Side {
     After,
 }
 
+/// At which passage the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// That of this number among all; the first is 1.
+    Number(usize),
+    /// That of this number through one point; the first is 1.
+    Through(CommitPoint, usize),
+}
+
 #[derive(Default)]
 struct Points {
     recording: bool,
     seen: Vec<CommitPoint>,
-    end_at: Option<(usize, Side)>,
+    end_at: Option<(Place, Side)>,
 }
+
+/// What the last line on standard error begins with, before side and point.
+pub const ENDS: &str = "ends at a commit point:";
 
 static POINTS: Mutex<Points> = Mutex::new(Points { recording: false, seen: Vec::new(), end_at: None });
 
@@ -27,8 +42,8 @@ fn points() -> MutexGuard<'static, Points> {
     POINTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins to record anew; with `end_at`, the process ends at the point of that number (the first is 1).
-pub fn record(end_at: Option<(usize, Side)>) {
+/// Begins to record anew; with `end_at`, the process ends there.
+pub fn record(end_at: Option<(Place, Side)>) {
     *points() = Points { recording: true, seen: Vec::new(), end_at };
 }
 
@@ -60,7 +75,17 @@ pub(crate) fn after(passage: Passage) {
 /// Ends the process here and now, as `kill -9` would: nothing is unwound, nothing is flushed. The lock is held, so no
 /// other thread goes through a point meanwhile.
 fn end(points: &Points, number: usize, side: Side) {
-    if points.end_at == Some((number, side)) {
+    let Some((place, wanted)) = points.end_at else { return };
+    let point = points.seen[number - 1];
+    let is_here = match place {
+        Place::Number(of_all) => of_all == number,
+        Place::Through(wanted, of_point) => {
+            wanted == point && points.seen[..number].iter().filter(|seen| **seen == point).count() == of_point
+        }
+    };
+    if is_here && wanted == side {
+        // The test reads there what it has hit.
+        let _ = writeln!(std::io::stderr(), "{ENDS} {side:?} {}", point.name());
         std::process::abort();
     }
 }

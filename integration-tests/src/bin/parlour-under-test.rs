@@ -8,8 +8,8 @@ use std::{
 
 use parlour::run::Extras;
 use parlour_engine::{
-    Fault,
-    failpoints::{self, Side},
+    CommitPoint, Fault,
+    failpoints::{self, Place, Side},
 };
 
 fn main() -> ExitCode {
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     parlour::command_line::main_with(Extras { fault, ..Extras::default() })
 }
 
-/// `record`, `end before N`, `end after N`, `recorded`. When the input ends, whoever started this is gone, and so is this.
+/// `record`, `end before N`, `end after POINT N`, `recorded`. When the input ends, whoever started this is gone, and so is this.
 fn obey() {
     for order in std::io::stdin().lock().lines() {
         let Ok(order) = order else { break };
@@ -30,9 +30,9 @@ fn obey() {
                 failpoints::record(None);
                 "recording".to_owned()
             }
-            ["end", side, number] => {
+            ["end", side, place @ ..] => {
                 let side = if *side == "before" { Side::Before } else { Side::After };
-                failpoints::record(number.parse().ok().map(|number| (number, side)));
+                failpoints::record(place_of(place).map(|place| (place, side)));
                 "armed".to_owned()
             }
             ["recorded"] => {
@@ -46,4 +46,16 @@ fn obey() {
         }
     }
     std::process::exit(0);
+}
+
+/// `N`, or `POINT N`.
+fn place_of(words: &[&str]) -> Option<Place> {
+    match words {
+        [number] => number.parse().ok().map(Place::Number),
+        [name, number] => {
+            let point = CommitPoint::ALL.iter().find(|point| point.name() == *name)?;
+            number.parse().ok().map(|number| Place::Through(*point, number))
+        }
+        _ => None,
+    }
 }

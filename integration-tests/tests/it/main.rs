@@ -4,11 +4,15 @@
 mod api;
 mod backup;
 mod care;
+mod catching_up;
 mod check;
 mod command_line;
+mod crash;
+mod cut;
 mod database;
 mod held;
 mod intake;
+mod making;
 mod operators;
 mod privacy;
 mod refusals;

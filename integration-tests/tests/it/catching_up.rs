@@ -1,0 +1,67 @@
+//! What is said while Parlour comes back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parlour_integration_tests::{read, say, trial::Trial, witness};
+use tokio::time::timeout;
+
+use crate::crash::PROGRAM;
+
+const ROUNDS: usize = 30;
+/// For how long somebody writes before Parlour is started.
+const BEFORE: Duration = Duration::from_millis(300);
+/// How long somebody goes on writing after messages travel again.
+const MEANWHILE: Duration = Duration::from_millis(1500);
+const SOON: Duration = Duration::from_secs(10);
+
+/// Synapse 1.163 gives back what waited for an application service one transaction at a time, and when it finds none
+/// left takes the service for reachable. A transaction that it makes between the one and the other it neither sends at
+/// once nor looks for again: it lies in `application_services_txns` until another one fails.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "Parlour does not notice a transaction that Synapse has lost sight of"]
+async fn what_is_said_while_parlour_comes_back_arrives_soon_and_in_order() {
+    let mut trial = Trial::open(PROGRAM, None, 0, None).await;
+    let (murphy, ann) =
+        (Arc::new(trial.sign_in("murphy", "first").await), trial.sign_in("ann", "first").await);
+    let talk = trial.begin(&murphy, "coming back", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(trial.person("ann")));
+    say(&murphy, &hub, "hello").await;
+    read(&ann, &spoke, "hello").await;
+    let mut said = vec!["hello".to_owned()];
+    for round in 0..ROUNDS {
+        trial.kill_parlour().await;
+        let goes_on = Arc::new(AtomicBool::new(true));
+        let (writer, room, still) = (Arc::clone(&murphy), hub.clone(), Arc::clone(&goes_on));
+        let writing = tokio::spawn(async move {
+            let mut words = Vec::new();
+            while still.load(Ordering::Relaxed) {
+                words.push(format!("{round}.{}", words.len()));
+                writer.send_text(&room, &words[words.len() - 1]).await.expect("sent");
+            }
+            words
+        });
+        tokio::time::sleep(BEFORE).await;
+        trial.start_parlour().await;
+        tokio::time::sleep(MEANWHILE).await;
+        goes_on.store(false, Ordering::Relaxed);
+        said.extend(writing.await.expect("written"));
+        let all = timeout(SOON, witness::others_words(&ann, &spoke, said.len())).await;
+        let kept_back = trial.transactions_kept_back().await;
+        assert!(
+            all.is_ok(),
+            "round {round}: not all has come; the homeserver keeps {kept_back} transactions"
+        );
+        assert_eq!(all.ok(), Some(said.clone()), "round {round}");
+    }
+    ann.stop().await;
+    if let Some(murphy) = Arc::into_inner(murphy) {
+        murphy.stop().await;
+    }
+    trial.close().await;
+}

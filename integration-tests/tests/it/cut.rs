@@ -1,0 +1,230 @@
+//! A connection cut between a request and its answer, for every kind of request: whatever did or did not happen
+//! meanwhile, the conversation is made, and what is said in it arrives once and in order.
+//!
+//! For each kind, a patient who is new takes part in a new conversation, by new sessions, so that every kind occurs. Of
+//! the requests of that kind, one is answered to nobody, and the next never arrives.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use parlour::demo::{client::Client, talk};
+use parlour_engine::CommitPoint;
+use parlour_integration_tests::{
+    LIMIT, Talk,
+    books::Books,
+    proxy::Fate,
+    read,
+    requests::{is_transaction, point_of},
+    say,
+    trial::Trial,
+    witness,
+};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_parlour-under-test");
+const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// The kinds that are cut.
+const CUT: [CommitPoint; 17] = [
+    CommitPoint::Ping,
+    CommitPoint::Register,
+    CommitPoint::MakeDevice,
+    CommitPoint::SetName,
+    CommitPoint::UploadKeys,
+    CommitPoint::UploadIdentity,
+    CommitPoint::UploadSignatures,
+    CommitPoint::QueryKeys,
+    CommitPoint::ClaimKeys,
+    CommitPoint::SendToDevices,
+    CommitPoint::SendEvent,
+    CommitPoint::Join,
+    CommitPoint::CreateRoom,
+    CommitPoint::ReadState,
+    CommitPoint::ReadRooms,
+    CommitPoint::ReadInbox,
+    CommitPoint::WhoAmI,
+];
+
+/// The kinds that are not, and why; none of them may occur here.
+const NOT_CUT: [(CommitPoint, &str); 4] = [
+    (CommitPoint::EndDevice, "no device is ended yet"),
+    (CommitPoint::Redact, "nothing is redacted yet"),
+    (CommitPoint::ReadHistory, "no history is read yet"),
+    (CommitPoint::Administer, "the demo's request when it makes accounts, none of Parlour's"),
+];
+
+#[test]
+fn every_kind_of_request_is_cut_or_has_a_reason() {
+    for point in CommitPoint::ALL.iter().filter(|point| point.name().starts_with("hs.")) {
+        let listed = CUT.contains(point) || NOT_CUT.iter().any(|(other, _)| other == point);
+        assert!(listed, "{} is in no list", point.name());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_request_or_answer_loses_and_doubles_nothing() {
+    let kinds: Vec<_> = CUT.into_iter().map(Cut::Request).chain([Cut::Transaction, Cut::CallBack]).collect();
+    let mut trial = Trial::open(PROGRAM, None, kinds.len(), None).await;
+    let (murphy, reader) = (trial.sign_in("murphy", "first").await, trial.sign_in("murphy", "fresh").await);
+    reader.pause().await;
+    let mut hubs = Vec::new();
+    for (number, cut) in kinds.iter().enumerate() {
+        let begun = Instant::now();
+        let patient = format!("number{}", number + 1);
+        hubs.push(one_kind(&mut trial, &murphy, &patient, *cut).await);
+        println!("{}: {:.1} s", cut.name(), begun.elapsed().as_secs_f64());
+    }
+    reader.resume().await;
+    for hub in hubs {
+        assert_eq!(witness::others_words(&reader, &hub, 2).await, ["two", "four"]);
+        let counts: Vec<_> = witness::ciphertexts(&reader, &hub).await.into_values().collect();
+        assert_eq!(counts, [2, 2]);
+    }
+    for client in [murphy, reader] {
+        client.stop().await;
+    }
+    trial.close().await;
+}
+
+/// What is cut.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    /// Requests of this kind.
+    Request(CommitPoint),
+    /// The homeserver's transactions.
+    Transaction,
+    /// The homeserver's call when it was asked to call.
+    CallBack,
+}
+
+impl Cut {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Request(point) => point.name(),
+            Self::Transaction => "a transaction",
+            Self::CallBack => "the call of the homeserver",
+        }
+    }
+}
+
+/// What becomes of the next request of a kind; none is what the homeserver asks.
+type Step = (Option<CommitPoint>, Fate);
+
+/// What is still to be cut, in this order.
+#[derive(Clone)]
+struct Plan(Arc<Mutex<Vec<Step>>>);
+
+impl Plan {
+    fn of(steps: Vec<Step>) -> Self {
+        Self(Arc::new(Mutex::new(steps)))
+    }
+
+    /// What becomes of a request of this kind: the first step that is for it, and comes next, is taken.
+    fn fate(&self, point: Option<CommitPoint>) -> Fate {
+        let mut steps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match steps.first() {
+            Some((wanted, _)) if *wanted == point => steps.remove(0).1,
+            _ => Fate::Pass,
+        }
+    }
+
+    fn left(&self) -> Vec<Step> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Cuts one kind twice while a new patient's conversation is made and held; its hub.
+async fn one_kind(trial: &mut Trial, murphy: &Client, patient: &str, cut: Cut) -> ruma::OwnedRoomId {
+    let (theirs, fresh) = (trial.sign_in(patient, "first").await, trial.sign_in(patient, "fresh").await);
+    fresh.pause().await;
+    trial.kill_parlour().await;
+    Books::of(&trial.data, None).forget_sessions().await;
+    let plan = arm(trial, cut);
+    trial.start_parlour().await;
+    drop(trial.to_homeserver.seen());
+    let talk = begin(trial, murphy, patient, cut).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(trial.person(patient)));
+    for (from, here, to, there, words) in [
+        (murphy, &hub, &theirs, &spoke, "one"),
+        (&theirs, &spoke, murphy, &hub, "two"),
+        (murphy, &hub, &theirs, &spoke, "three"),
+        (&theirs, &spoke, murphy, &hub, "four"),
+    ] {
+        say(from, here, words).await;
+        read(to, there, words).await;
+    }
+    assert_eq!(plan.left(), [], "{}: not everything was cut", cut.name());
+    trial.quiet().await;
+    trial.to_homeserver.pass_all();
+    trial.to_parlour.pass_all();
+    for request in trial.to_homeserver.seen() {
+        let (method, path) = request.split_once(' ').expect("a method and a path");
+        let point = point_of(method, path).unwrap_or_else(|| panic!("{request} is of no kind"));
+        let reason = NOT_CUT.iter().find(|(other, _)| *other == point);
+        assert!(reason.is_none(), "{request} does occur: {reason:?}");
+    }
+    fresh.resume().await;
+    assert_eq!(witness::others_words(&fresh, &spoke, 2).await, ["one", "three"], "{}", cut.name());
+    let counts = witness::ciphertexts(&fresh, &spoke).await;
+    assert_eq!(counts.values().copied().collect::<Vec<_>>(), [2, 2], "{}: {counts:?}", cut.name());
+    for client in [theirs, fresh] {
+        client.stop().await;
+    }
+    hub
+}
+
+fn arm(trial: &Trial, cut: Cut) -> Plan {
+    let both = |point: Option<CommitPoint>| vec![(point, Fate::CutAnswer), (point, Fate::CutRequest)];
+    match cut {
+        Cut::Request(point) => {
+            let mut steps = both(Some(point));
+            // These are asked only where it is not known whether a room was made.
+            if matches!(point, CommitPoint::ReadRooms | CommitPoint::ReadState) {
+                steps.insert(0, (Some(CommitPoint::CreateRoom), Fate::CutAnswer));
+            }
+            let plan = Plan::of(steps);
+            let judge = plan.clone();
+            trial.to_homeserver.judge(move |method, path| match point_of(method, path) {
+                Some(point) => judge.fate(Some(point)),
+                None => Fate::Pass,
+            });
+            plan
+        }
+        Cut::Transaction | Cut::CallBack => {
+            let plan = Plan::of(both(None));
+            let judge = plan.clone();
+            let wanted = matches!(cut, Cut::Transaction);
+            trial.to_parlour.judge(move |method, path| {
+                let is_wanted = is_transaction(&format!("{method} {path}")) == wanted;
+                if is_wanted { judge.fate(None) } else { Fate::Pass }
+            });
+            plan
+        }
+    }
+}
+
+/// Begins a conversation, and waits until it is complete.
+async fn begin(trial: &Trial, murphy: &Client, patient: &str, cut: Cut) -> Talk {
+    let name = format!("cut {}", cut.name());
+    let wanted = json!({ "name": name, "mode": "two-way", "patients": [trial.person(patient).user_id] });
+    let deadline = Instant::now() + LIMIT;
+    // Who asks is looked up first: where that fails, nothing is begun, and the caller hears so.
+    while let Err(error) = talk::begin(&trial.public_url(), murphy, &wanted).await {
+        assert!(matches!(cut, Cut::Request(CommitPoint::WhoAmI)), "{}: {error}", cut.name());
+        assert!(Instant::now() < deadline, "{error}");
+    }
+    loop {
+        let url = format!("{}/_parlour/v1/conversations", trial.public_url());
+        let token = parlour_integration_tests::token(murphy);
+        let answer = reqwest::Client::new().get(url).bearer_auth(token).send().await.expect("an answer");
+        let all: Value = answer.json().await.expect("JSON");
+        let all = all["conversations"].as_array().expect("conversations");
+        let same: Vec<_> = all.iter().filter(|conversation| conversation["name"] == *name).collect();
+        assert_eq!(same.len(), 1, "{name}");
+        if same[0]["ready"] == true {
+            return Talk { told: same[0].clone() };
+        }
+        assert!(Instant::now() < deadline, "{name}: {}", trial.last_words());
+        sleep(LOOK).await;
+    }
+}

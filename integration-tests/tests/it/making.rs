@@ -1,0 +1,184 @@
+//! `kill -9` while a conversation, its rooms and a new ghost are made: it is complete soon after the next start, and no
+//! account stands twice on the homeserver, nor a room with anybody in it.
+//!
+//! Killed at are the first, the middle and the last passage of each commit point; with `PARLOUR_TEST_SWEEP=full`, all.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use parlour::demo::{client::Client, talk};
+use parlour_integration_tests::{LIMIT, Talk, books::Books, read, say, token, trial::Trial};
+use serde_json::{Value, json};
+use sqlx::Connection as _;
+use tokio::time::{Instant, sleep};
+
+use crate::crash::{Kills, PROGRAM, Record, is_full};
+
+/// As many as there are kills; each needs a new patient, whose ghost is new.
+const PATIENTS: usize = 260;
+const LOOK: Duration = Duration::from_millis(20);
+/// From the start of the process until the conversation is complete.
+const LONGEST_RECOVERY: Duration = Duration::from_secs(10);
+/// In a spoke the patient, in a hub the member of staff; the bot; the other's ghost.
+const MEMBERS: i64 = 3;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_while_a_conversation_is_made_leaves_nothing_half_made_and_nothing_twice() {
+    let mut trial = Trial::open(PROGRAM, None, PATIENTS, None).await;
+    let books = Books::of(&trial.data, None);
+    let murphy = trial.sign_in("murphy", "first").await;
+    let mut patients = (1..=PATIENTS).map(|number| format!("number{number}"));
+    let mut next = || patients.next().expect("another patient");
+    // Everything that is made once for all is there.
+    let mut made = vec![begin(&trial, &murphy, &next()).await];
+
+    let patient = next();
+    trial.kill_parlour().await;
+    trial.start_parlour().await;
+    trial.order("record").await;
+    made.push(begin(&trial, &murphy, &patient).await);
+    books.still().await;
+    let record = Record::of(&trial.order("recorded").await);
+
+    let mut kills = Kills::default();
+    for side in ["before", "after"] {
+        let places: Vec<_> = match is_full() {
+            true => (1..=record.points.len()).map(|k| k.to_string()).collect(),
+            false => record.chosen(),
+        };
+        for place in places {
+            made.push(
+                kill(&mut trial, &books, &murphy, &next(), &format!("{side} {place}"), &mut kills).await,
+            );
+        }
+    }
+    println!("a conversation with a new patient: n = {}; {kills}", record.points.len());
+    println!("  points: {}", record.points.join(" "));
+    println!("  killed: {:?}", kills.at);
+    let points: BTreeSet<_> = record.points.iter().filter(|point| *point != "hs.read-inbox").collect();
+    for point in points {
+        for side in ["before", "after"] {
+            assert!(
+                kills.at.contains_key(&format!("{side} {point}")),
+                "never {side} {point}: {:?}",
+                kills.at
+            );
+        }
+    }
+
+    books.still().await;
+    nothing_is_twice(&trial, i64::try_from(made.len()).expect("a number")).await;
+    // They are not only there: what is said in them arrives.
+    for (patient, talk) in made.iter().step_by(12) {
+        let client = trial.sign_in(patient, "first").await;
+        let spoke = talk.spoke(trial.person(patient));
+        say(&murphy, &talk.hub(), "hello").await;
+        read(&client, &spoke, "hello").await;
+        say(&client, &spoke, "good morning").await;
+        read(&murphy, &talk.hub(), "good morning").await;
+        client.stop().await;
+    }
+    murphy.stop().await;
+    trial.close().await;
+}
+
+/// Kills while a conversation with a new patient is made, and starts again; the conversation.
+async fn kill(
+    trial: &mut Trial,
+    books: &Books,
+    murphy: &Client,
+    patient: &str,
+    place: &str,
+    kills: &mut Kills,
+) -> (String, Talk) {
+    trial.kill_parlour().await;
+    trial.start_parlour().await;
+    trial.order(&format!("end {place}")).await;
+    let asked = talk::begin(&trial.public_url(), murphy, &wanted(trial, patient)).await;
+    if asked.is_ok() {
+        // What follows is taken in: that people have come into the rooms.
+        tokio::select! {
+            _ = trial.parlour_ends(LIMIT) => {}
+            _ = books.still() => {}
+        }
+    }
+    if trial.order_if_it_runs("recorded").await.is_some() {
+        kills.unharmed += 1;
+        return complete(trial, murphy, patient).await;
+    }
+    assert!(trial.parlour_ends(LIMIT).await, "it ends");
+    let at = trial.ended_at().unwrap_or_else(|| panic!("{place}: {}", trial.last_words()));
+    let begun = Instant::now();
+    trial.start_parlour().await;
+    // Where it was not written down yet, whoever asked has heard no yes, and asks again.
+    let made = match found(trial, murphy, patient).await {
+        Some(_) => complete(trial, murphy, patient).await,
+        None => begin(trial, murphy, patient).await,
+    };
+    let recovery = begun.elapsed();
+    assert!(recovery <= LONGEST_RECOVERY, "{at}: {recovery:?}: {}", trial.last_words());
+    kills.count(at, recovery);
+    made
+}
+
+fn wanted(trial: &Trial, patient: &str) -> Value {
+    json!({ "name": patient, "mode": "two-way", "patients": [trial.person(patient).user_id] })
+}
+
+async fn begin(trial: &Trial, murphy: &Client, patient: &str) -> (String, Talk) {
+    let told = talk::begin(&trial.public_url(), murphy, &wanted(trial, patient)).await;
+    told.unwrap_or_else(|error| panic!("{patient}: {error}"));
+    complete(trial, murphy, patient).await
+}
+
+/// The conversation with a patient, once it is complete.
+async fn complete(trial: &Trial, murphy: &Client, patient: &str) -> (String, Talk) {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let told = found(trial, murphy, patient).await.expect("it was begun");
+        if told["ready"] == true {
+            return (patient.to_owned(), Talk { told });
+        }
+        assert!(Instant::now() < deadline, "{patient}: {told}: {}", trial.last_words());
+        sleep(LOOK).await;
+    }
+}
+
+/// The conversation with a patient as its owner is told of it; there are never two.
+async fn found(trial: &Trial, murphy: &Client, patient: &str) -> Option<Value> {
+    let url = format!("{}/_parlour/v1/conversations", trial.public_url());
+    let answer = reqwest::Client::new().get(url).bearer_auth(token(murphy)).send().await.expect("an answer");
+    let all: Value = answer.json().await.expect("JSON");
+    let all = all["conversations"].as_array().expect("conversations");
+    let same: Vec<_> = all.iter().filter(|conversation| conversation["name"] == patient).collect();
+    assert!(same.len() < 2, "{same:?}");
+    same.first().map(|told| (*told).clone())
+}
+
+/// By the homeserver's own database: two rooms a conversation, each with its members; one account a patient's ghost, and
+/// those of the owner's ghost and the bot.
+///
+/// One thing may be left: Parlour asks for a room and is killed, and looks for it after its start while the homeserver is
+/// still making it. Then it makes another. The first stays with nobody in it but the bot; such rooms are counted.
+async fn nothing_is_twice(trial: &Trial, conversations: i64) {
+    let url = format!("sqlite://{}?mode=ro", trial.homeserver_database().display());
+    let mut connection = sqlx::AnyConnection::connect(&url).await.expect("the homeserver's database");
+    let rooms: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT room_id, COUNT(*) FROM local_current_membership WHERE membership = 'join' GROUP BY room_id",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .expect("rooms");
+    let (whole, other): (Vec<_>, Vec<_>) = rooms.into_iter().partition(|(_, members)| *members == MEMBERS);
+    assert_eq!(i64::try_from(whole.len()), Ok(2 * conversations), "rooms; {other:?}");
+    assert!(other.iter().all(|(_, members)| *members == 1), "rooms with other members: {other:?}");
+    println!("  rooms that belong to nobody: {}", other.len());
+    let ghosts: Vec<(String,)> = sqlx::query_as(
+        "SELECT name FROM users WHERE name LIKE '@\\_parlour\\_%' ESCAPE '\\'
+         AND name IN (SELECT user_id FROM devices)",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .expect("accounts");
+    connection.close().await.expect("closed");
+    assert_eq!(i64::try_from(ghosts.len()), Ok(conversations + 2), "accounts with a device: {ghosts:?}");
+}
