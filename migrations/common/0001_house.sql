@@ -96,6 +96,12 @@ CREATE TABLE inbox (
 );
 CREATE INDEX inbox_waiting ON inbox (state, conversation_id, seq);
 
+-- The number of the homeserver's transaction that was taken last, one row.
+CREATE TABLE intake (
+    one         BIGINT PRIMARY KEY,
+    transaction_number BIGINT NOT NULL
+);
+
 -- The record: what people wrote to each other. The words are sealed with the key of the only patient they concern, or
 -- with the conversation's.
 CREATE TABLE messages (

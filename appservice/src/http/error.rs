@@ -36,6 +36,8 @@ pub(crate) enum Refused {
     NobodyLikeThat(&'static str),
     #[error(transparent)]
     Conversation(#[from] NewConversationError),
+    #[error("an earlier transaction may be missing; send the oldest again")]
+    OutOfOrder,
     #[error("the rooms are read back after a restored backup; try again")]
     Recovering,
     #[error("the homeserver does not do its part just now; try again")]
@@ -64,6 +66,7 @@ impl From<EngineError> for Refused {
             EngineError::Intake(error) => Self::BadJson(error.to_string()),
             EngineError::Crypto(error) => Self::Homeserver(error.into()),
             EngineError::Recovering => Self::Recovering,
+            EngineError::OutOfOrder => Self::OutOfOrder,
         }
     }
 }
@@ -91,6 +94,7 @@ impl Refused {
             Self::Conversation(NewConversationError::TooMany) => {
                 (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY")
             }
+            Self::OutOfOrder => (StatusCode::SERVICE_UNAVAILABLE, "IO.PARLOUR.OUT_OF_ORDER"),
             Self::Recovering => (StatusCode::SERVICE_UNAVAILABLE, "IO.PARLOUR.RECOVERING"),
             Self::Homeserver(_) => (StatusCode::BAD_GATEWAY, "IO.PARLOUR.HOMESERVER"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),

@@ -2,24 +2,31 @@
 
 use std::sync::Arc;
 
-use axum::{Json, body::Body, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, State},
+    http::StatusCode,
+};
 use serde_json::{Value, json};
 
 use super::{Edge, auth::TheHomeserver, body::whole, error::Refused};
 
 /// The largest transaction: 100 events of at most 65,536 bytes, and what the homeserver adds to each.
 const LARGEST_BODY: usize = 9 << 20;
-/// `PUT /_matrix/app/v1/transactions/{id}`: kept in one commit before the answer. The id itself does not matter:
-/// each event is known by its own.
+
+/// `PUT /_matrix/app/v1/transactions/{id}`: kept in one commit before the answer. Each event is known by its own id; that of
+/// the transaction only tells whether one before it is missing.
 pub(crate) async fn transaction(
     who: Result<TheHomeserver, Refused>,
+    Path(id): Path<String>,
     State(edge): State<Arc<Edge>>,
     body: Body,
 ) -> Result<Json<Value>, Refused> {
     let body = whole(body, if who.is_ok() { LARGEST_BODY } else { 0 }).await;
     who?;
     let body = body?;
-    edge.engine.accept(&body).await?;
+    edge.engine.accept(&id, &body).await?;
     Ok(Json(json!({})))
 }
 

@@ -5,7 +5,7 @@ use std::{
     panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{
-        Arc, Weak,
+        Arc, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -22,6 +22,7 @@ use tokio::{
 #[cfg(feature = "faults")]
 use crate::faults::faulty;
 use crate::{
+    catch_up::{Sequence, Verdict},
     counts::Counts,
     crypto::{CryptoError, Machines},
     ghosts::Ghosts,
@@ -85,9 +86,19 @@ pub enum EngineError {
     /// Keys, homeserver or crypto store failed.
     #[error(transparent)]
     Crypto(#[from] CryptoError),
+    /// An earlier transaction may be missing.
+    #[error("an earlier transaction may be missing; send the oldest again")]
+    OutOfOrder,
     /// A restored database has yet to catch up with the rooms.
     #[error("the rooms are read back after a restored backup; try again")]
     Recovering,
+}
+
+#[derive(Default)]
+struct Places {
+    now: Option<String>,
+    before_trouble: Option<String>,
+    last_transaction: Option<Timestamp>,
 }
 
 /// Whose worker is to look.
@@ -110,6 +121,10 @@ pub(crate) struct Core {
     receiving: watch::Sender<Option<Timestamp>>,
     /// Whether transactions are refused because the database takes nothing.
     stalled: watch::Sender<bool>,
+    sequence: std::sync::Mutex<Sequence>,
+    /// Where the bot's inbox stood when it was last read well, and when trouble began that is not caught up with.
+    places: std::sync::Mutex<Places>,
+    caught: Notify,
     /// Whether a restored database has yet to catch up with the rooms; nothing is read or sent until it has.
     recovering: AtomicBool,
 }
@@ -118,6 +133,25 @@ impl Core {
     /// Since when the bot has received without a break; none while it does not.
     pub(crate) fn receiving_since(&self) -> Option<Timestamp> {
         *self.receiving.borrow()
+    }
+
+    fn sequence(&self) -> std::sync::MutexGuard<'_, Sequence> {
+        self.sequence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn places(&self) -> std::sync::MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something may have been missed from here on: it is caught up with once it is quiet.
+    fn trouble(&self) {
+        {
+            let mut places = self.places();
+            if places.before_trouble.is_none() {
+                places.before_trouble = places.now.clone();
+            }
+        }
+        self.caught.notify_one();
     }
 
     /// Has these portals' senders look.
@@ -149,6 +183,10 @@ pub struct Engine {
 }
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+const A_MOMENT: Duration = Duration::from_millis(200);
+/// After trouble, nothing is caught up with before no transaction has come for so long; but after the second at the latest.
+const QUIET: Duration = Duration::from_secs(2);
+const NOT_QUIET: Duration = Duration::from_secs(60);
 const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 
 impl Engine {
@@ -190,8 +228,12 @@ impl Engine {
             wakes,
             receiving,
             stalled: watch::Sender::new(false),
+            sequence: std::sync::Mutex::default(),
+            places: std::sync::Mutex::default(),
+            caught: Notify::new(),
             recovering: AtomicBool::new(false),
         });
+        *core.sequence() = Sequence::after(core.store.last_transaction().await?);
         core.recovering.store(core.renew_devices().await?, Ordering::Relaxed);
         let engine = Arc::new(Self {
             core,
@@ -215,6 +257,7 @@ impl Engine {
         tasks.spawn(go_on_making(Arc::downgrade(&engine)));
         tasks.spawn(care_for_ghosts(Arc::downgrade(&engine)));
         tasks.spawn(mend_stalls(Arc::downgrade(&engine)));
+        tasks.spawn(catch_up(Arc::downgrade(&engine)));
         drop(tasks);
         engine.look_everywhere().await?;
         Ok(engine)
@@ -275,7 +318,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Intake`] for a body that makes no sense; else the homeserver is to send it again.
-    pub async fn accept(self: &Arc<Self>, body: &[u8]) -> Result<(), EngineError> {
+    pub async fn accept(self: &Arc<Self>, transaction: &str, body: &[u8]) -> Result<(), EngineError> {
         if self.recovering() {
             // Rooms are read back to what is known: what came now would stand before what came earlier.
             return Err(EngineError::Recovering);
@@ -287,13 +330,49 @@ impl Engine {
         if self.spoil(&mut events).await {
             return Ok(());
         }
-        let kept = self.core.take_in(&events).await;
-        if let Err(error) = &kept
-            && !self.core.stalled.send_replace(true)
+        let number = transaction.parse().ok();
+        if let Some(number) = number
+            && self.core.sequence().judge(number) == Verdict::Refuse
         {
-            tracing::error!(%error, "nothing can be kept: messages wait at the homeserver until the database takes them");
+            tracing::info!(number, "a transaction waits for an earlier one that may be missing");
+            self.core.trouble();
+            self.ping_soon();
+            return Err(EngineError::OutOfOrder);
+        }
+        let kept = self.core.take_in_numbered(&events, number).await;
+        match &kept {
+            Ok(()) => {
+                if let Some(number) = number {
+                    self.core.sequence().taken(number);
+                }
+                self.core.places().last_transaction = Some(self.core.clock.now());
+            }
+            Err(error) => {
+                self.core.trouble();
+                if !self.core.stalled.send_replace(true) {
+                    tracing::error!(
+                        %error,
+                        "nothing can be kept: messages wait at the homeserver until the database takes them"
+                    );
+                }
+            }
         }
         Ok(kept?)
+    }
+
+    /// Has the homeserver call us once it has taken note of a refusal: what it then succeeds with it goes on with at once,
+    /// and by itself it would wait for two seconds.
+    fn ping_soon(self: &Arc<Self>) {
+        let weak = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(A_MOMENT).await;
+            if let Some(engine) = weak.upgrade()
+                && let Some(bot) = engine.bot()
+            {
+                // It tries by itself too.
+                let _ = engine.core.homeserver.ping(&bot.user_id).await;
+            }
+        });
     }
 
     /// Whether messages travel: the bot receives, and what the homeserver sends is kept.
@@ -421,7 +500,14 @@ impl Engine {
             // Both ways, or messages do not travel.
             self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
         }
+        if !goes_on {
+            let place = bot.place().await?;
+            self.core.places().now = place;
+            self.core.trouble();
+        }
         let news = bot.receive(Some(&self.core.ghosts.machines), goes_on).await?;
+        let place = bot.place().await?;
+        self.core.places().now = place;
         if !goes_on {
             if self.recovering() {
                 self.core.recover().await?;
@@ -488,6 +574,46 @@ async fn go_on_making(engine: Weak<Engine>) {
         }
         drop(tokio::time::timeout(pause, engine.unfinished.notified()).await);
         pause = (pause * 2).min(BETWEEN_LOOKS);
+    }
+}
+
+/// What may have been missed, asked for once it is quiet after trouble.
+async fn catch_up(weak: Weak<Engine>) {
+    let Some(core) = weak.upgrade().map(|engine| Arc::clone(&engine.core)) else { return };
+    loop {
+        core.caught.notified().await;
+        let deadline = core.clock.now().plus_millis(NOT_QUIET.as_millis() as i64);
+        loop {
+            tokio::time::sleep(QUIET).await;
+            let now = core.clock.now();
+            let last = core.places().last_transaction;
+            let quiet = last.is_none_or(|last| now >= last.plus_millis(QUIET.as_millis() as i64));
+            if quiet || now >= deadline {
+                break;
+            }
+        }
+        let Some(since) = core.places().before_trouble.clone() else { continue };
+        if *core.stalled.borrow() || core.receiving_since().is_none() {
+            // The trouble lasts; when it ends it is told.
+            core.caught.notify_one();
+            continue;
+        }
+        match AssertUnwindSafe(core.catch_up(&since)).catch_unwind().await {
+            Ok(Ok(missed)) => {
+                let mut places = core.places();
+                if places.before_trouble.as_ref() == Some(&since) {
+                    places.before_trouble = None;
+                }
+                if missed > 0 {
+                    tracing::warn!(missed, "the homeserver had lost sight of events: they are taken in now");
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "what may have been missed could not be asked for; trying again");
+                core.caught.notify_one();
+            }
+            Err(_) => tracing::error!("catching up panicked"),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 /// The id of our registration with the homeserver.
 pub const REGISTRATION_ID: &str = "parlour";
 
+mod catch_up;
 mod commit_point;
 mod counts;
 mod crypto;

@@ -57,14 +57,26 @@ impl Core {
         Ok(())
     }
 
+    /// Keeps the events of a transaction and its number, and wakes whom they concern.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of them is kept.
+    pub(crate) async fn take_in_numbered(
+        &self,
+        events: &[Arrived],
+        transaction: Option<i64>,
+    ) -> Result<(), StoreError> {
+        let touched = self.store.accept(events, transaction, self.clock.now()).await?;
+        self.wake_relays(touched.conversations);
+        self.wake_senders(&touched.portals);
+        Ok(())
+    }
+
     /// Keeps events, and wakes whom they concern.
     ///
     /// # Errors
     /// When the database fails; then nothing of them is kept.
     pub(crate) async fn take_in(&self, events: &[Arrived]) -> Result<(), StoreError> {
-        let touched = self.store.accept(events, self.clock.now()).await?;
-        self.wake_relays(touched.conversations);
-        self.wake_senders(&touched.portals);
-        Ok(())
+        self.take_in_numbered(events, None).await
     }
 }

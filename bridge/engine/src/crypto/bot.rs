@@ -102,6 +102,14 @@ impl Machine {
         Ok(Ok(Deciphered { event_type, content: event["content"].take(), trust, index }))
     }
 
+    /// The place up to which the device's inbox was read.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn place(&self) -> Result<Option<String>, CryptoError> {
+        Ok(self.olm().await.store().next_batch_token().await?)
+    }
+
     /// Takes in what is new in the device's inbox: keys, device lists, key counts. Waits for it at most half a minute
     /// where it is told to. The place up to which it was read is kept with what it brought. With `others`, they hear
     /// of changed devices too: the bot's inbox is the one that speaks for all.

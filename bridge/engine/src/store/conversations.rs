@@ -300,6 +300,20 @@ impl Store {
         Ok(row.is_some())
     }
 
+    /// The portal that a room is.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn portal_in(&self, room_id: &RoomId) -> Result<Option<Portal>, StoreError> {
+        let row: Option<PortalRow> = sqlx::query_as(
+            "SELECT id, conversation_id, patient_id, room_id, attempted FROM portals WHERE room_id = $1",
+        )
+        .bind(room_id.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(portal).transpose()
+    }
+
     /// The making of a portal's room begins: after a crash it is to be looked for before it is made again.
     ///
     /// # Errors

@@ -121,11 +121,16 @@ fn place(dedup_key: &str) -> Place<'_> {
 
 impl Store {
     /// Keeps all events of a transaction in one commit, each once whatever transaction it comes in. An echo of our own
-    /// settles its leg in the same commit.
+    /// settles its leg in the same commit. `transaction` is the number of the homeserver's transaction, if they came by one.
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
-    pub async fn accept(&self, events: &[Arrived], at: Timestamp) -> Result<Touched, StoreError> {
+    pub async fn accept(
+        &self,
+        events: &[Arrived],
+        transaction: Option<i64>,
+        at: Timestamp,
+    ) -> Result<Touched, StoreError> {
         let mut touched = Touched::default();
         if events.is_empty() {
             return Ok(touched);
@@ -133,6 +138,15 @@ impl Store {
         let mut tx = self.begin().await?;
         for event in events {
             self.keep(&mut tx, event, at, &mut touched).await?;
+        }
+        if let Some(number) = transaction {
+            sqlx::query(
+                "INSERT INTO intake (one, transaction_number) VALUES (1, $1)
+                 ON CONFLICT (one) DO UPDATE SET transaction_number = excluded.transaction_number",
+            )
+            .bind(number)
+            .execute(&mut *tx)
+            .await?;
         }
         self.commit(tx, CommitPoint::TransactionKept).await?;
         touched.conversations.sort();
@@ -194,6 +208,17 @@ impl Store {
             touched.conversations.push(parsed(INBOX, &conversation)?);
         }
         Ok(())
+    }
+
+    /// The number of the homeserver's transaction that was taken last.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_transaction(&self) -> Result<Option<i64>, StoreError> {
+        let found: Option<(i64,)> = sqlx::query_as("SELECT transaction_number FROM intake WHERE one = 1")
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(found.map(|(number,)| number))
     }
 
     /// Whether an event came before.

@@ -150,7 +150,7 @@ fn message(world: &World, event: &str, legs: Vec<NewLeg>) -> Outcome {
 
 /// A message of Dr Murphy's, decided, with one leg to Ann.
 async fn decided(world: &World, event: &str) -> NewLeg {
-    world.store.accept(&[arrived(event)], AT).await.expect("kept");
+    world.store.accept(&[arrived(event)], None, AT).await.expect("kept");
     let row = waiting(world).await.pop().expect("a row");
     let leg = leg(&world.anns);
     let outcome = message(world, event, vec![leg.clone()]);
@@ -160,11 +160,12 @@ async fn decided(world: &World, event: &str) -> NewLeg {
 
 async fn an_event_is_kept_once_whatever_transaction_it_comes_in(database: &TestDatabase) {
     let world = world(database).await;
-    let touched = world.store.accept(&[arrived("$a"), arrived("$b"), arrived("$a")], AT).await.expect("kept");
+    let touched =
+        world.store.accept(&[arrived("$a"), arrived("$b"), arrived("$a")], None, AT).await.expect("kept");
     assert_eq!(touched.conversations, std::slice::from_ref(&world.conversation));
-    let touched = world.store.accept(&[arrived("$b"), arrived("$c")], AT).await.expect("kept");
+    let touched = world.store.accept(&[arrived("$b"), arrived("$c")], None, AT).await.expect("kept");
     assert_eq!(touched.conversations, std::slice::from_ref(&world.conversation));
-    let touched = world.store.accept(&[arrived("$c")], AT).await.expect("kept");
+    let touched = world.store.accept(&[arrived("$c")], None, AT).await.expect("kept");
     assert_eq!(touched, Touched::default());
     let events: Vec<_> = waiting(&world).await.into_iter().map(|row| row.event).collect();
     assert_eq!(events, ["$a", "$b", "$c"].map(|id| format!("{{\"event_id\":\"{id}\"}}")));
@@ -177,7 +178,7 @@ async fn writers_side_by_side_share_no_place_in_the_order(database: &TestDatabas
         let world = Arc::clone(&world);
         writers.spawn(async move {
             let events = [arrived(&format!("$a{n}")), arrived(&format!("$b{n}"))];
-            world.store.accept(&events, AT).await.expect("kept");
+            world.store.accept(&events, None, AT).await.expect("kept");
         });
     }
     while let Some(done) = writers.join_next().await {
@@ -194,7 +195,7 @@ async fn writers_side_by_side_share_no_place_in_the_order(database: &TestDatabas
 
 async fn what_becomes_of_an_event_is_one_commit(database: &TestDatabase) {
     let world = world(database).await;
-    world.store.accept(&[arrived("$a")], AT).await.expect("kept");
+    world.store.accept(&[arrived("$a")], None, AT).await.expect("kept");
     let row = waiting(&world).await.pop().expect("a row");
     let (first, second) = (leg(&world.anns), leg(&world.anns));
     let outcome = message(&world, "$a", vec![first.clone()]);
@@ -220,14 +221,14 @@ async fn an_echo_settles_its_leg_with_its_transaction(database: &TestDatabase) {
     let leg = decided(&world, "$a").await;
     let echo =
         Arrived { echo: Some((leg.id.clone(), event_id("$landed"))), matters: false, ..arrived("$landed") };
-    let touched = world.store.accept(std::slice::from_ref(&echo), AT).await.expect("kept");
+    let touched = world.store.accept(std::slice::from_ref(&echo), None, AT).await.expect("kept");
     assert_eq!(touched.portals, std::slice::from_ref(&world.anns.id));
     assert!(touched.conversations.is_empty());
     assert!(world.store.next_leg(&world.anns).await.expect("the outbox").is_none());
     assert!(world.store.message_at(&world.anns.id, &event_id("$landed")).await.expect("mapped").is_some());
     // Said again, by the answer or by another echo, it changes nothing.
     world.store.leg_has_landed(&leg.id, &event_id("$other"), AT).await.expect("no news");
-    let touched = world.store.accept(&[echo], AT).await.expect("kept");
+    let touched = world.store.accept(&[echo], None, AT).await.expect("kept");
     assert_eq!(touched, Touched::default());
     assert!(world.store.message_at(&world.anns.id, &event_id("$other")).await.expect("the record").is_none());
 }
@@ -237,7 +238,7 @@ async fn an_echo_that_comes_before_its_leg_settles_it_when_it_comes(database: &T
     let leg = leg(&world.anns);
     let echo =
         Arrived { echo: Some((leg.id.clone(), event_id("$landed"))), matters: false, ..arrived("$landed") };
-    world.store.accept(&[echo, arrived("$a")], AT).await.expect("kept");
+    world.store.accept(&[echo, arrived("$a")], None, AT).await.expect("kept");
     let row = waiting(&world).await.pop().expect("a row");
     world.store.finish(&row, &message(&world, "$a", vec![leg.clone()]), None, AT).await.expect("decided");
     assert!(world.store.next_leg(&world.anns).await.expect("the outbox").is_none(), "it is not sent again");
@@ -305,7 +306,7 @@ async fn a_message_is_sent_again_once_and_stands_for_itself(database: &TestDatab
 
 async fn a_place_in_a_session_is_one_events(database: &TestDatabase) {
     let world = world(database).await;
-    world.store.accept(&[arrived("$a")], AT).await.expect("kept");
+    world.store.accept(&[arrived("$a")], None, AT).await.expect("kept");
     let row = waiting(&world).await.pop().expect("a row");
     let index = MegolmIndex { session_id: "session".to_owned(), index: 7 };
     assert_eq!(world.store.event_at(&index).await.expect("read"), None);
@@ -351,7 +352,7 @@ async fn figures_count_what_waits(database: &TestDatabase) {
     let world = world(database).await;
     assert_eq!(world.store.figures().await.expect("figures"), super::Figures::default());
     decided(&world, "$a").await;
-    world.store.accept(&[arrived("$b")], AT).await.expect("kept");
+    world.store.accept(&[arrived("$b")], None, AT).await.expect("kept");
     let figures = world.store.figures().await.expect("figures");
     assert_eq!((figures.inbox, figures.waiting, figures.held, figures.oldest_waiting), (1, 1, 0, Some(AT)));
     let leg = world.store.next_leg(&world.anns).await.expect("the outbox").expect("a leg");

@@ -1,0 +1,175 @@
+//! Catching up: what the homeserver took note of while we were away or refused it, and does not send.
+//!
+//! Synapse 1.163 gives back what waited for an application service one transaction at a time, and when it finds none left
+//! takes the service for reachable. A transaction that it makes between the one and the other it neither sends at once nor
+//! looks for again, until another one fails. Two things mend that:
+//!
+//! - A transaction whose number is not the next is refused once ([`Sequence`]). The homeserver then sends the oldest that
+//!   it still has, which is the one it had lost sight of, so nothing overtakes it.
+//! - After any trouble, once it is quiet, the bot asks for everything that was said since before the trouble. So a lost
+//!   transaction is noticed also when none comes after it.
+
+use ruma::api::client::{
+    filter::{Filter, FilterDefinition, RoomEventFilter},
+    sync::sync_events,
+};
+use serde_json::{Value, value::RawValue};
+
+use crate::{commit_point::CommitPoint, crypto::CryptoError, engine::Core, intake::arrived, store::Arrived};
+
+/// How many events of a room one look brings. A room with more is read back.
+const MOST_OF_A_ROOM: u32 = 100;
+
+/// What is to be done with a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is taken.
+    Take,
+    /// It is refused once: one before it may be missing.
+    Refuse,
+}
+
+/// The numbers of the homeserver's transactions, as far as they tell whether one is missing. They come from one sequence
+/// for all its application services, and begin anew when its database is rebuilt, so they are a hint and no proof: no
+/// transaction is refused twice, and where refusing brings nothing, it ends.
+#[derive(Debug, Default)]
+pub(crate) struct Sequence {
+    last: Option<i64>,
+    refused: Option<i64>,
+    in_vain: u32,
+}
+
+/// How often in a row refusing may bring nothing before it ends: another application service uses this homeserver.
+const MOST_IN_VAIN: u32 = 3;
+
+impl Sequence {
+    /// Goes on from the number that was taken last.
+    pub(crate) fn after(last: Option<i64>) -> Self {
+        Self { last, ..Self::default() }
+    }
+
+    /// What is to be done with the transaction of this number.
+    pub(crate) fn judge(&mut self, number: i64) -> Verdict {
+        let is_next = self.last.is_none_or(|last| number <= last + 1);
+        if is_next || self.in_vain >= MOST_IN_VAIN {
+            return Verdict::Take;
+        }
+        if self.refused == Some(number) {
+            // The oldest that there is: nothing was missing.
+            self.in_vain += 1;
+            return Verdict::Take;
+        }
+        self.refused = Some(number);
+        Verdict::Refuse
+    }
+
+    /// The transaction of this number was taken.
+    pub(crate) fn taken(&mut self, number: i64) {
+        if self.refused.is_some_and(|refused| number < refused) {
+            // One had been missing.
+            self.in_vain = 0;
+        }
+        if self.refused.is_some_and(|refused| number >= refused) {
+            self.refused = None;
+        }
+        self.last = Some(number);
+    }
+}
+
+impl Core {
+    /// Asks for everything that was said since a place in the bot's inbox, and takes in what is not known, in the order of
+    /// each room; how many events that were.
+    ///
+    /// # Errors
+    /// When homeserver or database fail; asking again is safe.
+    pub(crate) async fn catch_up(&self, since: &str) -> Result<usize, CryptoError> {
+        let bot = self.ghosts.bot().await?;
+        let ours = |user_id: &ruma::UserId| self.ghosts.is_ours(user_id);
+        let mut request = sync_events::v3::Request::new();
+        request.since = Some(since.to_owned());
+        request.filter = Some(sync_events::v3::Filter::FilterDefinition(everything_said()));
+        let answer = self.homeserver.request(CommitPoint::ReadInbox, bot.intent(), request).await?;
+        let mut missed = 0;
+        for (room_id, room) in answer.rooms.join {
+            let mut unknown: Vec<Arrived> = Vec::new();
+            for event in &room.timeline.events {
+                // Here an event does not say which room it is in.
+                let mut value: Value = event.deserialize_as_unchecked()?;
+                value["room_id"] = room_id.as_str().into();
+                let raw: Box<RawValue> = serde_json::value::to_raw_value(&value)?;
+                let event = arrived(&raw, &ours);
+                if !self.store.knows_event(&event.dedup_key).await? {
+                    unknown.push(event);
+                }
+            }
+            if unknown.is_empty() {
+                continue;
+            }
+            if room.timeline.limited {
+                if let Some(portal) = self.store.portal_in(&room_id).await? {
+                    self.read_back(&portal).await?;
+                }
+            }
+            missed += unknown.iter().filter(|event| event.matters || event.echo.is_some()).count();
+            self.take_in(&unknown).await?;
+        }
+        Ok(missed)
+    }
+}
+
+/// Timelines only: no state, no receipts, no account data.
+fn everything_said() -> FilterDefinition {
+    let mut filter = FilterDefinition::default();
+    filter.presence = Filter::ignore_all();
+    filter.account_data = Filter::ignore_all();
+    filter.room.timeline.limit = Some(MOST_OF_A_ROOM.into());
+    filter.room.state = RoomEventFilter::ignore_all();
+    filter.room.ephemeral = RoomEventFilter::ignore_all();
+    filter.room.account_data = RoomEventFilter::ignore_all();
+    filter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Sequence,
+        Verdict::{Refuse, Take},
+    };
+
+    #[test]
+    fn what_may_be_missing_is_waited_for_once() {
+        let run = |last, numbers: &[i64]| {
+            let mut sequence = Sequence::after(last);
+            let judged = numbers.iter().map(|number| {
+                let verdict = sequence.judge(*number);
+                if verdict == Take {
+                    sequence.taken(*number);
+                }
+                verdict
+            });
+            judged.collect::<Vec<_>>()
+        };
+        for (name, last, numbers, wanted) in [
+            ("the first ever", None, &[7, 8, 9][..], vec![Take, Take, Take]),
+            ("one after the other", Some(6), &[7, 8], vec![Take, Take]),
+            ("again after a lost answer", Some(6), &[7, 7, 8], vec![Take, Take, Take]),
+            ("one is missing, and comes", Some(6), &[8, 7, 8, 9], vec![Refuse, Take, Take, Take]),
+            ("none is missing", Some(6), &[9, 9, 10], vec![Refuse, Take, Take]),
+            ("the homeserver's database is rebuilt", Some(600), &[1, 2, 3], vec![Take, Take, Take]),
+            (
+                "another service uses the sequence",
+                Some(0),
+                &[2, 2, 4, 4, 6, 6, 8, 10],
+                vec![Refuse, Take, Refuse, Take, Refuse, Take, Take, Take],
+            ),
+            (
+                "refusing was in vain, then it was not",
+                Some(0),
+                &[2, 2, 4, 4, 6, 5, 6, 8, 8],
+                vec![Refuse, Take, Refuse, Take, Refuse, Take, Take, Refuse, Take],
+            ),
+        ] {
+            assert_eq!(run(last, numbers), wanted, "{name}");
+        }
+    }
+}
