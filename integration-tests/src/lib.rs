@@ -3,6 +3,7 @@
 
 pub mod js;
 pub mod proxy;
+pub mod soak;
 pub mod trial;
 
 use std::{path::PathBuf, time::Duration};
