@@ -5,6 +5,7 @@ pub mod books;
 pub mod js;
 pub mod proxy;
 pub mod requests;
+pub mod soak;
 pub mod trial;
 pub mod witness;
 

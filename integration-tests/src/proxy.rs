@@ -13,6 +13,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -32,6 +33,7 @@ type Judge = Box<dyn FnMut(&str, &str) -> Fate + Send>;
 struct Shared {
     judge: Mutex<Judge>,
     seen: Mutex<Vec<String>>,
+    cut: watch::Sender<u64>,
 }
 
 /// A running proxy; dropping it ends it.
@@ -52,8 +54,11 @@ impl Proxy {
     pub async fn start(target: u16) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
-        let shared =
-            Arc::new(Shared { judge: Mutex::new(Box::new(|_, _| Fate::Pass)), seen: Mutex::default() });
+        let shared = Arc::new(Shared {
+            judge: Mutex::new(Box::new(|_, _| Fate::Pass)),
+            seen: Mutex::default(),
+            cut: watch::Sender::new(0),
+        });
         let for_task = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -78,6 +83,11 @@ impl Proxy {
     /// From now on everything goes through.
     pub fn pass_all(&self) {
         self.judge(|_, _| Fate::Pass);
+    }
+
+    /// How many answers were cut so far; each counts when its request has done its work.
+    pub fn answers_cut(&self) -> watch::Receiver<u64> {
+        self.shared.cut.subscribe()
     }
 
     /// The requests that came since this was asked last, as `METHOD path`.
@@ -135,7 +145,9 @@ async fn serve(mut client: TcpStream, target: u16, shared: &Shared) -> io::Resul
     server.write_all(&bytes[head..]).await?;
     if fate == Fate::CutAnswer {
         // Its work is done when it has answered.
-        return server.read_to_end(&mut Vec::new()).await.map(drop);
+        let done = server.read_to_end(&mut Vec::new()).await.map(drop);
+        shared.cut.send_modify(|count| *count += 1);
+        return done;
     }
     tokio::io::copy(&mut server, &mut client).await.map(drop)
 }

@@ -114,11 +114,21 @@ impl Trial {
 
     /// Stops everything and removes the folder.
     pub async fn close(mut self) {
+        self.stop().await;
+        self.folder.close().expect("the folder is removed");
+    }
+
+    /// Stops everything and leaves the folder, for whoever wants to know what happened; where it is.
+    pub async fn close_and_keep(mut self) -> PathBuf {
+        self.stop().await;
+        self.folder.keep()
+    }
+
+    async fn stop(&mut self) {
         self.kill_parlour().await;
         if let Some(mut homeserver) = self.homeserver.take() {
             homeserver.stop().await;
         }
-        self.folder.close().expect("the folder is removed");
     }
 
     /// Starts the homeserver.

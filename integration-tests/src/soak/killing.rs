@@ -1,0 +1,112 @@
+//! Kills as planned, and what each came to.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::Connection as _;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    cuts::{Aim, Cuts},
+    model::Model,
+    plan::{Kill, Kind},
+    traffic::Orders,
+};
+use crate::trial::Trial;
+
+/// A kill that has happened.
+pub struct Killed {
+    /// What died.
+    pub kind: Kind,
+    /// Accepted legs that nobody had seen at that moment.
+    pub in_flight: usize,
+    /// How long it took from there until a message was seen that was accepted only afterwards; none when none came.
+    pub recovery: Option<Duration>,
+}
+
+/// How long a kill waits for its moment.
+const MOMENT: Duration = Duration::from_secs(10);
+/// How long a homeserver may take to answer a request whose answer is cut.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// Who kills.
+pub struct Killer<'a> {
+    /// What is killed.
+    pub trial: &'a mut Trial,
+    /// What must happen.
+    pub model: &'a Model,
+    /// The cuts.
+    pub cuts: &'a Arc<Cuts>,
+    /// What the writers are told.
+    pub orders: &'a watch::Sender<Orders>,
+    /// Legs that were accepted before the traffic began.
+    pub before: usize,
+    /// How long messages may take to travel again before the next kill comes all the same.
+    pub patience: Duration,
+}
+
+impl Killer<'_> {
+    /// Waits for a kill's moment, kills, and starts again what was killed.
+    pub async fn kill(&mut self, kill: &Kill) -> Killed {
+        self.model.wait_until(|now| now.legs >= self.before + kill.at_legs).await;
+        let mut cut = self.trial.to_homeserver.answers_cut();
+        let sends = matches!(kill.kind, Kind::ParlourSending | Kind::HomeserverForgets | Kind::BothForgets);
+        let told = match kill.kind {
+            _ if sends => Some(self.cuts.aim(Aim::Sending)),
+            Kind::ParlourTaking => Some(self.cuts.aim(Aim::Taking)),
+            _ => None,
+        };
+        // A moment that does not come is no reason not to kill.
+        match told {
+            Some(told) => drop(timeout(MOMENT, told).await),
+            None => drop(timeout(MOMENT, self.model.wait_until(|now| now.in_flight > 0)).await),
+        }
+        cut.mark_unchanged();
+        if !sends {
+            sleep(kill.pause).await;
+        }
+        let in_flight = self.model.progress().in_flight;
+        let began = Instant::now();
+        if kill.kind.takes_parlour() {
+            self.trial.kill_parlour().await;
+        }
+        if kill.kind.takes_homeserver() {
+            if sends {
+                // The homeserver is to have taken what Parlour will not hear of.
+                drop(timeout(ANSWER, cut.changed()).await);
+            }
+            self.homeserver_is(false);
+            self.trial.kill_homeserver().await;
+        }
+        if kill.kind.forgets() {
+            self.forget().await;
+        }
+        if kill.kind.takes_parlour() {
+            self.trial.spawn_parlour().await;
+        }
+        if kill.kind.takes_homeserver() {
+            self.trial.start_homeserver().await;
+            self.homeserver_is(true);
+        }
+        let recovered = timeout(self.patience, self.model.wait_until(|now| now.youngest_seen > began)).await;
+        let recovery = recovered.ok().map(|()| began.elapsed());
+        Killed { kind: kill.kind, in_flight, recovery }
+    }
+
+    fn homeserver_is(&self, up: bool) {
+        self.orders.send_modify(|orders| orders.homeserver = up);
+    }
+
+    /// The homeserver forgets our users' transaction ids, as it does after a day. People's own clients are not tried.
+    async fn forget(&self) {
+        let url = format!("sqlite://{}", self.trial.homeserver_database().display());
+        let mut database = sqlx::AnyConnection::connect(&url).await.expect("the homeserver's database");
+        sqlx::query(r"DELETE FROM event_txn_id_device_id WHERE user_id LIKE '@\_parlour\_%' ESCAPE '\'")
+            .execute(&mut database)
+            .await
+            .expect("forgotten");
+        database.close().await.expect("closed");
+    }
+}

@@ -1,0 +1,233 @@
+//! What must happen, by what people's own clients say: which messages were accepted, where they must arrive, and what has
+//! been seen so far. It never asks Parlour.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use ruma::{OwnedEventId, OwnedRoomId, RoomId};
+use tokio::{sync::watch, time::Instant};
+
+/// The rooms of a conversation.
+pub struct Rooms {
+    /// The staff's.
+    pub hub: OwnedRoomId,
+    /// Each patient's, in the order of the cast.
+    pub spokes: Vec<OwnedRoomId>,
+}
+
+/// What became of a message in its sender's own client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is being sent.
+    Sending,
+    /// The client got an event id.
+    Accepted(OwnedEventId),
+    /// The client gave up: nobody knows whether it stands in the room.
+    Unknown,
+}
+
+/// One message.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Which conversation.
+    pub talk: usize,
+    /// Where it was written.
+    pub from: OwnedRoomId,
+    /// Who wrote it, by the place among the people.
+    pub author: usize,
+    /// Where it must arrive.
+    pub targets: Vec<OwnedRoomId>,
+    /// What became of it.
+    pub fate: Fate,
+    /// When it was begun to be sent.
+    pub begun_at: Instant,
+    /// When its client got the event id.
+    pub accepted_at: Option<Instant>,
+    unseen: BTreeSet<OwnedRoomId>,
+}
+
+/// A message that can be answered.
+#[derive(Clone)]
+pub struct Answerable {
+    /// Its event in the room where the answer is written.
+    pub event_id: OwnedEventId,
+    /// Where an answer must arrive.
+    pub lane: Vec<OwnedRoomId>,
+}
+
+/// How far the run is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Accepted messages.
+    pub accepted: usize,
+    /// Their legs.
+    pub legs: usize,
+    /// Legs that were not seen yet.
+    pub in_flight: usize,
+    /// Notices of the bot that something was not delivered.
+    pub refused: usize,
+    /// When a leg was seen last.
+    pub last_seen: Instant,
+    /// When the youngest of the messages was accepted of which a leg was seen.
+    pub youngest_seen: Instant,
+}
+
+struct State {
+    messages: Vec<Sent>,
+    answerable: HashMap<OwnedRoomId, VecDeque<Answerable>>,
+    progress: Progress,
+}
+
+/// The model.
+pub struct Model {
+    /// The rooms of each conversation.
+    pub talks: Vec<Rooms>,
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+}
+
+/// So many messages of a room can be answered.
+const LAST: usize = 12;
+
+impl Model {
+    /// Nothing was said yet.
+    pub fn new(talks: Vec<Rooms>) -> Self {
+        let now = Instant::now();
+        let progress =
+            Progress { accepted: 0, legs: 0, in_flight: 0, refused: 0, last_seen: now, youngest_seen: now };
+        let state = State { messages: Vec::new(), answerable: HashMap::new(), progress };
+        Self { talks, state: Mutex::new(state), changed: watch::Sender::new(0) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the run is.
+    pub fn progress(&self) -> Progress {
+        self.state().progress
+    }
+
+    /// Waits until the run is so far.
+    pub async fn wait_until(&self, wanted: impl Fn(&Progress) -> bool) {
+        let mut changed = self.changed.subscribe();
+        while !wanted(&self.progress()) {
+            changed.changed().await.unwrap_or(());
+        }
+    }
+
+    /// All messages, by their numbers.
+    pub fn messages(&self) -> Vec<Sent> {
+        self.state().messages.clone()
+    }
+
+    /// What can be answered in a room.
+    pub fn answerable(&self, room: &RoomId) -> Vec<Answerable> {
+        self.state().answerable.get(room).map(|last| last.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Somebody is about to write: the message's number.
+    pub fn write(&self, talk: usize, from: &RoomId, author: usize, targets: Vec<OwnedRoomId>) -> usize {
+        let mut state = self.state();
+        let unseen = targets.iter().cloned().collect();
+        let from = from.to_owned();
+        state.messages.push(Sent {
+            talk,
+            from,
+            author,
+            targets,
+            fate: Fate::Sending,
+            begun_at: Instant::now(),
+            accepted_at: None,
+            unseen,
+        });
+        state.messages.len() - 1
+    }
+
+    /// The sender's client got an event id.
+    pub fn accepted(&self, number: usize, event_id: OwnedEventId) {
+        let mut state = self.state();
+        let message = &mut state.messages[number];
+        message.fate = Fate::Accepted(event_id);
+        let now = Instant::now();
+        message.accepted_at = Some(now);
+        let (legs, unseen) = (message.targets.len(), message.unseen.len());
+        state.progress.accepted += 1;
+        state.progress.legs += legs;
+        state.progress.in_flight += unseen;
+        if unseen < legs {
+            state.progress.youngest_seen = now;
+        }
+        self.settle(&mut state, number);
+        drop(state);
+        self.tick();
+    }
+
+    /// The sender's client gave up.
+    pub fn unknown(&self, number: usize) {
+        self.state().messages[number].fate = Fate::Unknown;
+        self.tick();
+    }
+
+    /// A client in the room sees the message.
+    pub fn seen(&self, number: usize, room: &RoomId, event_id: OwnedEventId) {
+        let mut state = self.state();
+        let Some(message) = state.messages.get_mut(number) else { return };
+        if !message.unseen.remove(room) {
+            return;
+        }
+        let (lane, accepted_at) = (vec![message.from.clone()], message.accepted_at);
+        if matches!(message.fate, Fate::Accepted(_)) {
+            state.progress.in_flight -= 1;
+        }
+        state.progress.last_seen = Instant::now();
+        state.progress.youngest_seen =
+            state.progress.youngest_seen.max(accepted_at.unwrap_or(state.progress.youngest_seen));
+        state.can_be_answered(room, Answerable { event_id, lane });
+        self.settle(&mut state, number);
+        drop(state);
+        self.tick();
+    }
+
+    /// What arrived everywhere can be answered where it was written: not before, for till then Parlour may not know it.
+    fn settle(&self, state: &mut State, number: usize) {
+        let message = &state.messages[number];
+        if let (Fate::Accepted(event_id), true) = (&message.fate, message.unseen.is_empty()) {
+            let answer = Answerable { event_id: event_id.clone(), lane: message.targets.clone() };
+            let from = message.from.clone();
+            state.can_be_answered(&from, answer);
+        }
+    }
+
+    /// The bot said that something was not delivered.
+    pub fn refused(&self) {
+        self.state().progress.refused += 1;
+        self.tick();
+    }
+
+    fn tick(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+impl State {
+    fn can_be_answered(&mut self, room: &RoomId, answer: Answerable) {
+        let last = self.answerable.entry(room.to_owned()).or_default();
+        last.push_back(answer);
+        if last.len() > LAST {
+            last.pop_front();
+        }
+    }
+}
+
+/// The words of a message: no two are the same.
+pub fn body(number: usize, author: &str, words: &str) -> String {
+    format!("#{number} {author}: {words}")
+}
+
+/// The number of the message that says this.
+pub fn number(body: &str) -> Option<usize> {
+    body.strip_prefix('#')?.split(' ').next()?.parse().ok()
+}
