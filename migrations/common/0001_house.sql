@@ -96,11 +96,14 @@ CREATE TABLE inbox (
 );
 CREATE INDEX inbox_waiting ON inbox (state, conversation_id, seq);
 
--- The number of the homeserver's transaction that was taken last, one row.
+-- What is known of the homeserver, one row: the number of its transaction that was taken last, and the place in the bot's
+-- /sync up to which everything that was said is known.
 CREATE TABLE intake (
-    one         BIGINT PRIMARY KEY,
-    transaction_number BIGINT NOT NULL
+    one                BIGINT PRIMARY KEY,
+    transaction_number BIGINT,
+    caught_up_to       TEXT
 );
+INSERT INTO intake (one) VALUES (1);
 
 -- The record: what people wrote to each other. The words are sealed with the key of the only patient they concern, or
 -- with the conversation's.

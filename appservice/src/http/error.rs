@@ -38,8 +38,8 @@ pub(crate) enum Refused {
     Conversation(#[from] NewConversationError),
     #[error("an earlier transaction may be missing; send the oldest again")]
     OutOfOrder,
-    #[error("the rooms are read back after a restored backup; try again")]
-    Recovering,
+    #[error("what was said before this is asked for; try again")]
+    CatchingUp,
     #[error("the homeserver does not do its part just now; try again")]
     Homeserver(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("something went wrong here; try again")]
@@ -65,7 +65,7 @@ impl From<EngineError> for Refused {
             EngineError::Intake(parlour_engine::IntakeError::NotJson) => Self::NotJson,
             EngineError::Intake(error) => Self::BadJson(error.to_string()),
             EngineError::Crypto(error) => Self::Homeserver(error.into()),
-            EngineError::Recovering => Self::Recovering,
+            EngineError::CatchingUp => Self::CatchingUp,
             EngineError::OutOfOrder => Self::OutOfOrder,
         }
     }
@@ -95,7 +95,7 @@ impl Refused {
                 (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY")
             }
             Self::OutOfOrder => (StatusCode::SERVICE_UNAVAILABLE, "IO.PARLOUR.OUT_OF_ORDER"),
-            Self::Recovering => (StatusCode::SERVICE_UNAVAILABLE, "IO.PARLOUR.RECOVERING"),
+            Self::CatchingUp => (StatusCode::SERVICE_UNAVAILABLE, "IO.PARLOUR.CATCHING_UP"),
             Self::Homeserver(_) => (StatusCode::BAD_GATEWAY, "IO.PARLOUR.HOMESERVER"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),
         }

@@ -1,13 +1,15 @@
-//! Catching up: what the homeserver took note of while we were away or refused it, and does not send.
+//! Catching up: what was said and came by no transaction.
 //!
-//! Synapse 1.163 gives back what waited for an application service one transaction at a time, and when it finds none left
-//! takes the service for reachable. A transaction that it makes between the one and the other it neither sends at once nor
-//! looks for again, until another one fails. Two things mend that:
+//! Transactions alone are not to be relied on. Synapse 1.163 keeps what it is about to send in memory and has written down
+//! that it is done with it: killed, it never sends it. And it gives back what waited for an application service one
+//! transaction at a time, and when it finds none left takes the service for reachable: a transaction that it makes between
+//! the one and the other it neither sends nor looks for, until another one fails. So:
 //!
-//! - A transaction whose number is not the next is refused once ([`Sequence`]). The homeserver then sends the oldest that
-//!   it still has, which is the one it had lost sight of, so nothing overtakes it.
-//! - After any trouble, once it is quiet, the bot asks for everything that was said since before the trouble. So a lost
-//!   transaction is noticed also when none comes after it.
+//! - Up to some place in the bot's `/sync` everything is known, for certain. After every break, and once a minute, the bot
+//!   asks for everything that was said since, and goes on from there ([`Core::catch_up`]).
+//! - After a break no transaction is taken before that, so that nothing overtakes what it brings.
+//! - A transaction whose number is not the next is refused once ([`Sequence`]): the homeserver then sends the oldest that it
+//!   has, which is the one it had lost sight of.
 
 use ruma::api::client::{
     filter::{Filter, FilterDefinition, RoomEventFilter},
@@ -15,7 +17,10 @@ use ruma::api::client::{
 };
 use serde_json::{Value, value::RawValue};
 
-use crate::{commit_point::CommitPoint, crypto::CryptoError, engine::Core, intake::arrived, store::Arrived};
+use crate::{
+    commit_point::CommitPoint, crypto::CryptoError, engine::Core, faults::faulty,
+    homeserver::HomeserverError, intake::arrived, store::Arrived,
+};
 
 /// How many events of a room one look brings. A room with more is read back.
 const MOST_OF_A_ROOM: u32 = 100;
@@ -77,18 +82,33 @@ impl Sequence {
 }
 
 impl Core {
-    /// Asks for everything that was said since a place in the bot's inbox, and takes in what is not known, in the order of
-    /// each room; how many events that were.
+    /// Asks for everything that was said since the place up to which everything is known, takes in what is not known, in the
+    /// order of each room, and goes on from there; how many events that mattered had come by no transaction.
     ///
     /// # Errors
     /// When homeserver or database fail; asking again is safe.
-    pub(crate) async fn catch_up(&self, since: &str) -> Result<usize, CryptoError> {
+    pub(crate) async fn catch_up(&self) -> Result<usize, CryptoError> {
+        let _one_at_a_time = self.catching_up.lock().await;
         let bot = self.ghosts.bot().await?;
+        let Some(since) = self.store.caught_up_to().await? else {
+            // From the beginning there is nothing to catch up with; what is said from here on is.
+            if let Some(place) = bot.place().await? {
+                self.store.caught_up(&place).await?;
+            }
+            return Ok(0);
+        };
         let ours = |user_id: &ruma::UserId| self.ghosts.is_ours(user_id);
         let mut request = sync_events::v3::Request::new();
-        request.since = Some(since.to_owned());
+        request.since = Some(since.clone());
         request.filter = Some(sync_events::v3::Filter::FilterDefinition(everything_said()));
-        let answer = self.homeserver.request(CommitPoint::ReadInbox, bot.intent(), request).await?;
+        let answer = match self.homeserver.request(CommitPoint::ReadInbox, bot.intent(), request).await {
+            // A place that this homeserver has never been at: its database is another.
+            Err(HomeserverError::Refused { status: 400, .. }) => {
+                self.store.caught_up_to_nothing().await?;
+                return Ok(0);
+            }
+            answer => answer?,
+        };
         let mut missed = 0;
         for (room_id, room) in answer.rooms.join {
             let mut unknown: Vec<Arrived> = Vec::new();
@@ -102,16 +122,19 @@ impl Core {
                     unknown.push(event);
                 }
             }
-            if unknown.is_empty() {
+            if unknown.is_empty() || faulty!(self.settings, NoEcho) {
                 continue;
             }
-            if room.timeline.limited {
-                if let Some(portal) = self.store.portal_in(&room_id).await? {
-                    self.read_back(&portal).await?;
-                }
+            if room.timeline.limited
+                && let Some(portal) = self.store.portal_in(&room_id).await?
+            {
+                self.read_back(&portal).await?;
             }
             missed += unknown.iter().filter(|event| event.matters || event.echo.is_some()).count();
             self.take_in(&unknown).await?;
+        }
+        if answer.next_batch != since {
+            self.store.caught_up(&answer.next_batch).await?;
         }
         Ok(missed)
     }

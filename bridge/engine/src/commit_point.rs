@@ -24,6 +24,8 @@ macro_rules! commit_points {
 commit_points! {
     /// The events of a transaction are in the inbox; echoes among them have settled their legs.
     TransactionKept = "db.transaction-kept",
+    /// Everything that was said is known up to a place.
+    CaughtUp = "db.caught-up",
     /// What became of an event: record, ledger, mapping, outbox, and the event done.
     EventDecided = "db.event-decided",
     /// A leg's ciphertext.

@@ -89,16 +89,9 @@ pub enum EngineError {
     /// An earlier transaction may be missing.
     #[error("an earlier transaction may be missing; send the oldest again")]
     OutOfOrder,
-    /// A restored database has yet to catch up with the rooms.
-    #[error("the rooms are read back after a restored backup; try again")]
-    Recovering,
-}
-
-#[derive(Default)]
-struct Places {
-    now: Option<String>,
-    before_trouble: Option<String>,
-    last_transaction: Option<Timestamp>,
+    /// What was said during a break is not known yet.
+    #[error("what was said before this is asked for; try again")]
+    CatchingUp,
 }
 
 /// Whose worker is to look.
@@ -122,9 +115,11 @@ pub(crate) struct Core {
     /// Whether transactions are refused because the database takes nothing.
     stalled: watch::Sender<bool>,
     sequence: std::sync::Mutex<Sequence>,
-    /// Where the bot's inbox stood when it was last read well, and when trouble began that is not caught up with.
-    places: std::sync::Mutex<Places>,
-    caught: Notify,
+    /// Whether transactions are taken: not from a break until what was said meanwhile is known.
+    open: AtomicBool,
+    pub(crate) catching_up: Mutex<()>,
+    /// Something may have been missed.
+    trouble: Notify,
     /// Whether a restored database has yet to catch up with the rooms; nothing is read or sent until it has.
     recovering: AtomicBool,
 }
@@ -137,21 +132,6 @@ impl Core {
 
     fn sequence(&self) -> std::sync::MutexGuard<'_, Sequence> {
         self.sequence.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn places(&self) -> std::sync::MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Something may have been missed from here on: it is caught up with once it is quiet.
-    fn trouble(&self) {
-        {
-            let mut places = self.places();
-            if places.before_trouble.is_none() {
-                places.before_trouble = places.now.clone();
-            }
-        }
-        self.caught.notify_one();
     }
 
     /// Has these portals' senders look.
@@ -184,9 +164,8 @@ pub struct Engine {
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 const A_MOMENT: Duration = Duration::from_millis(200);
-/// After trouble, nothing is caught up with before no transaction has come for so long; but after the second at the latest.
+/// How long the homeserver may take for what it does by itself after a refusal.
 const QUIET: Duration = Duration::from_secs(2);
-const NOT_QUIET: Duration = Duration::from_secs(60);
 const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 
 impl Engine {
@@ -229,8 +208,9 @@ impl Engine {
             receiving,
             stalled: watch::Sender::new(false),
             sequence: std::sync::Mutex::default(),
-            places: std::sync::Mutex::default(),
-            caught: Notify::new(),
+            open: AtomicBool::new(false),
+            catching_up: Mutex::default(),
+            trouble: Notify::new(),
             recovering: AtomicBool::new(false),
         });
         *core.sequence() = Sequence::after(core.store.last_transaction().await?);
@@ -319,9 +299,9 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Intake`] for a body that makes no sense; else the homeserver is to send it again.
     pub async fn accept(self: &Arc<Self>, transaction: &str, body: &[u8]) -> Result<(), EngineError> {
-        if self.recovering() {
-            // Rooms are read back to what is known: what came now would stand before what came earlier.
-            return Err(EngineError::Recovering);
+        if !self.core.open.load(Ordering::Relaxed) {
+            // What came now would stand before what was said earlier and is not known yet.
+            return Err(EngineError::CatchingUp);
         }
         let ours = |user_id: &UserId| self.core.ghosts.is_ours(user_id);
         #[cfg_attr(not(feature = "faults"), expect(unused_mut, reason = "only a fault changes them"))]
@@ -335,7 +315,7 @@ impl Engine {
             && self.core.sequence().judge(number) == Verdict::Refuse
         {
             tracing::info!(number, "a transaction waits for an earlier one that may be missing");
-            self.core.trouble();
+            self.core.trouble.notify_one();
             self.ping_soon();
             return Err(EngineError::OutOfOrder);
         }
@@ -345,10 +325,8 @@ impl Engine {
                 if let Some(number) = number {
                     self.core.sequence().taken(number);
                 }
-                self.core.places().last_transaction = Some(self.core.clock.now());
             }
             Err(error) => {
-                self.core.trouble();
                 if !self.core.stalled.send_replace(true) {
                     tracing::error!(
                         %error,
@@ -497,24 +475,21 @@ impl Engine {
         let goes_on = self.core.receiving_since().is_some();
         if !goes_on {
             self.core.store.keep_for_us().await?;
-            // Both ways, or messages do not travel.
-            self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
-        }
-        if !goes_on {
-            let place = bot.place().await?;
-            self.core.places().now = place;
-            self.core.trouble();
         }
         let news = bot.receive(Some(&self.core.ghosts.machines), goes_on).await?;
-        let place = bot.place().await?;
-        self.core.places().now = place;
         if !goes_on {
             if self.recovering() {
                 self.core.recover().await?;
                 self.core.recovering.store(false, Ordering::Relaxed);
-                // What the homeserver was refused meanwhile it sends again when it has called us.
-                self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
             }
+            let missed = self.core.catch_up().await?;
+            if missed > 0 {
+                tracing::info!(missed, "events of the time before are taken in");
+            }
+            self.core.open.store(true, Ordering::Relaxed);
+            // Both ways, or messages do not travel. And what the homeserver could not send meanwhile it sends when it has
+            // called us.
+            self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
             self.core.store.nothing_is_put_off().await?;
             self.core.receiving.send_replace(Some(self.core.clock.now()));
             tracing::info!("messages travel");
@@ -544,6 +519,7 @@ async fn receive(engine: Weak<Engine>) {
             continue;
         };
         engine.core.receiving.send_replace(None);
+        engine.core.open.store(false, Ordering::Relaxed);
         if !said {
             tracing::warn!(%error, "messages do not travel; trying again each second");
         }
@@ -577,41 +553,23 @@ async fn go_on_making(engine: Weak<Engine>) {
     }
 }
 
-/// What may have been missed, asked for once it is quiet after trouble.
+/// What came by no transaction, asked for now and then, and soon after there was a reason.
 async fn catch_up(weak: Weak<Engine>) {
-    let Some(core) = weak.upgrade().map(|engine| Arc::clone(&engine.core)) else { return };
     loop {
-        core.caught.notified().await;
-        let deadline = core.clock.now().plus_millis(NOT_QUIET.as_millis() as i64);
-        loop {
+        let Some(core) = weak.upgrade().map(|engine| Arc::clone(&engine.core)) else { return };
+        if tokio::time::timeout(BETWEEN_LOOKS, core.trouble.notified()).await.is_ok() {
             tokio::time::sleep(QUIET).await;
-            let now = core.clock.now();
-            let last = core.places().last_transaction;
-            let quiet = last.is_none_or(|last| now >= last.plus_millis(QUIET.as_millis() as i64));
-            if quiet || now >= deadline {
-                break;
-            }
         }
-        let Some(since) = core.places().before_trouble.clone() else { continue };
-        if *core.stalled.borrow() || core.receiving_since().is_none() {
-            // The trouble lasts; when it ends it is told.
-            core.caught.notify_one();
+        if core.receiving_since().is_none() || *core.stalled.borrow() {
+            // When that ends, it is caught up with.
             continue;
         }
-        match AssertUnwindSafe(core.catch_up(&since)).catch_unwind().await {
+        match AssertUnwindSafe(core.catch_up()).catch_unwind().await {
+            Ok(Ok(0)) => {}
             Ok(Ok(missed)) => {
-                let mut places = core.places();
-                if places.before_trouble.as_ref() == Some(&since) {
-                    places.before_trouble = None;
-                }
-                if missed > 0 {
-                    tracing::warn!(missed, "the homeserver had lost sight of events: they are taken in now");
-                }
+                tracing::warn!(missed, "the homeserver had lost sight of events: they are taken in now");
             }
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "what may have been missed could not be asked for; trying again");
-                core.caught.notify_one();
-            }
+            Ok(Err(error)) => tracing::warn!(%error, "what may have been missed could not be asked for"),
             Err(_) => tracing::error!("catching up panicked"),
         }
     }
@@ -629,6 +587,7 @@ async fn mend_stalls(weak: Weak<Engine>) {
             continue;
         }
         engine.core.stalled.send_replace(false);
+        engine.core.trouble.notify_one();
         tracing::info!("the database takes messages again");
         let woken = async {
             engine.core.store.nothing_is_put_off().await?;

@@ -140,13 +140,10 @@ impl Store {
             self.keep(&mut tx, event, at, &mut touched).await?;
         }
         if let Some(number) = transaction {
-            sqlx::query(
-                "INSERT INTO intake (one, transaction_number) VALUES (1, $1)
-                 ON CONFLICT (one) DO UPDATE SET transaction_number = excluded.transaction_number",
-            )
-            .bind(number)
-            .execute(&mut *tx)
-            .await?;
+            sqlx::query("UPDATE intake SET transaction_number = $1 WHERE one = 1")
+                .bind(number)
+                .execute(&mut *tx)
+                .await?;
         }
         self.commit(tx, CommitPoint::TransactionKept).await?;
         touched.conversations.sort();
@@ -215,10 +212,38 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn last_transaction(&self) -> Result<Option<i64>, StoreError> {
-        let found: Option<(i64,)> = sqlx::query_as("SELECT transaction_number FROM intake WHERE one = 1")
-            .fetch_optional(&self.pool)
+        let (number,): (Option<i64>,) = sqlx::query_as("SELECT transaction_number FROM intake WHERE one = 1")
+            .fetch_one(&self.pool)
             .await?;
-        Ok(found.map(|(number,)| number))
+        Ok(number)
+    }
+
+    /// The place in the bot's `/sync` up to which everything that was said is known.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn caught_up_to(&self) -> Result<Option<String>, StoreError> {
+        let (place,): (Option<String>,) =
+            sqlx::query_as("SELECT caught_up_to FROM intake WHERE one = 1").fetch_one(&self.pool).await?;
+        Ok(place)
+    }
+
+    /// Everything that was said is known up to this place.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn caught_up(&self, place: &str) -> Result<(), StoreError> {
+        let caught = sqlx::query("UPDATE intake SET caught_up_to = $1 WHERE one = 1").bind(place);
+        one_row("intake", &self.alone(CommitPoint::CaughtUp, caught).await?)
+    }
+
+    /// No place is known any more.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn caught_up_to_nothing(&self) -> Result<(), StoreError> {
+        let forgotten = sqlx::query("UPDATE intake SET caught_up_to = NULL WHERE one = 1");
+        one_row("intake", &self.alone(CommitPoint::CaughtUp, forgotten).await?)
     }
 
     /// Whether an event came before.
