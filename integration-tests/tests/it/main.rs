@@ -9,6 +9,7 @@ mod command_line;
 mod held;
 mod intake;
 mod privacy;
+mod production;
 mod refusals;
 mod restart;
 mod second_library;
