@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use parlour_domain::Clock;
 use parlour_engine::{Engine, Fault, Homeserver, HomeserverError, Settings, StartError, StoreError};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
@@ -46,6 +47,8 @@ pub struct Extras {
     pub care: Option<Duration>,
     /// How long a ghost's Olm machine stays awake unused, if not the product's own measure.
     pub idle: Option<Duration>,
+    /// The time, if it is not to be the system's.
+    pub clock: Option<Arc<dyn Clock>>,
 }
 
 /// A running Parlour.
@@ -69,7 +72,7 @@ impl Parlour {
         let bind = async |address| TcpListener::bind(address).await.map_err(|e| RunError::Listen(address, e));
         let (public, internal) = (bind(config.listen.public).await?, bind(config.listen.internal).await?);
         let homeserver = Homeserver::new(&config.homeserver.url, config.homeserver.as_token.clone())?;
-        let clock = Arc::new(SystemClock);
+        let clock: Arc<dyn Clock> = extras.clock.unwrap_or_else(|| Arc::new(SystemClock));
         let master = Found::or_made(config, &SystemChance)?;
         let settings = Settings {
             server_name: config.homeserver.server_name.clone(),
@@ -83,7 +86,7 @@ impl Parlour {
             idle: extras.idle.unwrap_or(IDLE),
             fault: extras.fault,
         };
-        let started = Engine::start(settings, homeserver, clock.clone(), Arc::new(SystemChance)).await;
+        let started = Engine::start(settings, homeserver, Arc::clone(&clock), Arc::new(SystemChance)).await;
         let engine = started.map_err(|error| match error {
             StartError::Store(StoreError::WrongMasterKey) => {
                 master.is_wrong().map_or(RunError::Engine(error), RunError::MasterKey)

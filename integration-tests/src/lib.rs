@@ -22,9 +22,11 @@ use parlour::{
     run::{Extras, Parlour},
 };
 use reqwest::Method;
-use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::proxy::Proxy;
 
 /// How long anything may take that a test waits for.
 pub const LIMIT: Duration = Duration::from_secs(40);
@@ -49,6 +51,23 @@ impl Stage {
         let place = Place::anywhere(folder.path().join("world")).expect("free ports");
         let world = World::start(place, extras, &Silent).await.expect("a world");
         Self { world, http: reqwest::Client::new(), folder }
+    }
+
+    /// A new world with a proxy on each of the two ways between Parlour and the homeserver.
+    pub async fn open_between_proxies(extras: Extras) -> (Self, Proxies) {
+        let Self { mut world, http, folder } = Self::open_with(extras.clone()).await;
+        world.parlour.stop().await;
+        // Where the homeserver looks for Parlour, the proxy is.
+        let elsewhere = Place::anywhere(PathBuf::new()).expect("free ports").internal;
+        let proxies = Proxies {
+            to_homeserver: Proxy::start(world.place.homeserver).await.expect("a proxy"),
+            to_parlour: Proxy::start_at(world.place.internal, elsewhere).await.expect("a proxy"),
+        };
+        world.config.listen.internal.set_port(elsewhere);
+        world.config.homeserver.url = format!("http://127.0.0.1:{}", proxies.to_homeserver.port());
+        world.parlour = Parlour::start(&world.config, extras).await.expect("started again");
+        world.parlour.receiving().await;
+        (Self { world, http, folder }, proxies)
     }
 
     /// Stops it and removes its folder.
@@ -91,10 +110,15 @@ impl Stage {
 
     /// A person's client on a named device.
     pub async fn device(&self, name: &str, device: &str, strict: bool) -> Client {
+        self.device_through(&self.world.homeserver_url(), name, device, strict).await
+    }
+
+    /// A person's client on a named device that finds the homeserver elsewhere, behind a proxy for instance.
+    pub async fn device_through(&self, url: &str, name: &str, device: &str, strict: bool) -> Client {
         let person = self.person(name);
         let store = self.store(name, device);
         Client::sign_in(SignIn {
-            homeserver_url: &self.world.homeserver_url(),
+            homeserver_url: url,
             user_id: &person.user_id,
             password: &person.password,
             store: &store,
@@ -104,7 +128,8 @@ impl Stage {
         .expect("signed in")
     }
 
-    fn store(&self, name: &str, device: &str) -> PathBuf {
+    /// Where a person's client keeps what it has.
+    pub fn store(&self, name: &str, device: &str) -> PathBuf {
         self.folder.path().join("clients").join(name).join(device)
     }
 
@@ -143,8 +168,27 @@ impl Stage {
         token: Option<&str>,
         body: Option<String>,
     ) -> (u16, Value) {
-        let url = format!("http://127.0.0.1:{}{path}", self.world.place.internal);
+        let url = format!("http://{}{path}", self.world.config.listen.internal);
         self.ask(method, &url, token, body).await
+    }
+
+    /// The homeserver's client API as one of Parlour's own users: status and body.
+    pub async fn as_ours(
+        &self,
+        user: &UserId,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> (u16, Value) {
+        let url = format!("{}{path}", self.world.homeserver_url());
+        let url = reqwest::Url::parse_with_params(&url, [("user_id", user.as_str())]).expect("a URL");
+        let token = self.world.config.homeserver.as_token.reveal();
+        self.ask(method, url.as_str(), Some(token), body.map(Value::to_string)).await
+    }
+
+    /// The practice's bot.
+    pub fn bot(&self) -> OwnedUserId {
+        self.world.parlour.engine().bot().expect("a bot").user_id
     }
 
     async fn ask(
@@ -165,6 +209,14 @@ impl Stage {
         let status = answer.status().as_u16();
         (status, answer.json().await.unwrap_or(Value::Null))
     }
+}
+
+/// The proxies between Parlour and the homeserver.
+pub struct Proxies {
+    /// The way from Parlour to the homeserver.
+    pub to_homeserver: Proxy,
+    /// The way from the homeserver to Parlour.
+    pub to_parlour: Proxy,
 }
 
 /// A conversation as its owner was told of it.
@@ -213,6 +265,14 @@ pub async fn say(client: &Client, room: &RoomId, words: &str) -> OwnedEventId {
 pub async fn send(client: &Client, room: &RoomId, event_type: &str, content: Value) -> OwnedEventId {
     client.wait_for_room(LIMIT, |found| found.room_id == room).await.expect("in the room");
     client.send_raw(room, event_type, content).await.expect("sent")
+}
+
+/// Sends an event exactly as given, past the client's encryption; `rest` is the path behind the room.
+pub async fn put(client: &Client, room: &RoomId, rest: &str, content: Value) -> OwnedEventId {
+    let path = room_path(room, rest);
+    let (status, answer) = client.http().call(Method::PUT, &path, Some(content)).await.expect("an answer");
+    assert_eq!(status, 200, "{answer}");
+    EventId::parse(answer["event_id"].as_str().expect("an event")).expect("an event id")
 }
 
 /// Waits until exactly these words can be read.

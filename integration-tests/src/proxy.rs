@@ -1,5 +1,5 @@
 //! A small TCP proxy between Parlour and the homeserver: it writes down every request that goes through, and cuts
-//! connections before or after the request has done its work, where it is told to.
+//! connections before or after the request has done its work, or answers in the other's place, where it is told to.
 //!
 //! Each request gets a connection of its own behind the proxy (`Connection: close`), so an answer ends where that
 //! connection does.
@@ -26,6 +26,17 @@ pub enum Fate {
     CutRequest,
     /// It arrives and does its work; the connection is cut instead of an answer.
     CutAnswer,
+    /// It never arrives; the proxy keeps it, and answers in the other's place with this status and body.
+    Answer(u16, &'static str),
+}
+
+/// A request that the proxy has answered itself.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Its path, with the query.
+    pub path: String,
+    /// Its body.
+    pub body: String,
 }
 
 type Judge = Box<dyn FnMut(&str, &str) -> Fate + Send>;
@@ -34,6 +45,7 @@ struct Shared {
     judge: Mutex<Judge>,
     seen: Mutex<Vec<String>>,
     cut: watch::Sender<u64>,
+    kept: watch::Sender<Vec<Kept>>,
 }
 
 /// A running proxy; dropping it ends it.
@@ -52,12 +64,21 @@ impl Proxy {
     /// # Errors
     /// When there is no port to be had.
     pub async fn start(target: u16) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::start_at(0, target).await
+    }
+
+    /// A proxy on a port that is given, before `target` on this machine.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub async fn start_at(port: u16, target: u16) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
             judge: Mutex::new(Box::new(|_, _| Fate::Pass)),
             seen: Mutex::default(),
             cut: watch::Sender::new(0),
+            kept: watch::Sender::default(),
         });
         let for_task = Arc::clone(&shared);
         let task = tokio::spawn(async move {
@@ -93,6 +114,23 @@ impl Proxy {
     /// The requests that came since this was asked last, as `METHOD path`.
     pub fn seen(&self) -> Vec<String> {
         std::mem::take(&mut *self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until the proxy has answered something itself; all that it has answered since this was asked last.
+    pub async fn kept(&self) -> Vec<Kept> {
+        let mut kept = self.shared.kept.subscribe();
+        loop {
+            let mut all = Vec::new();
+            self.shared.kept.send_if_modified(|kept| {
+                all = std::mem::take(kept);
+                false
+            });
+            if !all.is_empty() {
+                return all;
+            }
+            let news = tokio::time::timeout(crate::LIMIT, kept.changed()).await;
+            news.expect("the proxy is asked something").expect("it lives as long as this");
+        }
     }
 }
 
@@ -135,8 +173,18 @@ async fn serve(mut client: TcpStream, target: u16, shared: &Shared) -> io::Resul
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     shared.seen.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{method} {path}"));
     let fate = (shared.judge.lock().unwrap_or_else(PoisonError::into_inner))(method, path);
-    if fate == Fate::CutRequest {
-        return Ok(());
+    match fate {
+        Fate::CutRequest => return Ok(()),
+        Fate::Answer(status, answer) => {
+            let body = String::from_utf8_lossy(&bytes[head..]).into_owned();
+            shared.kept.send_modify(|kept| kept.push(Kept { path: path.to_owned(), body }));
+            let length = answer.len();
+            let head = format!(
+                "HTTP/1.1 {status} Told\r\nContent-Type: application/json\r\nContent-Length: {length}"
+            );
+            return client.write_all(format!("{head}\r\nConnection: close\r\n\r\n{answer}").as_bytes()).await;
+        }
+        Fate::Pass | Fate::CutAnswer => {}
     }
     let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await?;
     server.set_nodelay(true)?;

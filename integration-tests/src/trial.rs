@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
 
 use parlour::{
+    config::Config,
     demo::{
         client::{Client, SignIn},
         homeserver::{Homeserver, HomeserverPlan},
@@ -16,7 +17,9 @@ use parlour::{
     run::Extras,
 };
 use parlour_engine::failpoints;
-use serde_json::json;
+use reqwest::Method;
+use ruma::UserId;
+use serde_json::{Value, json};
 use sqlx::Connection as _;
 use tempfile::TempDir;
 use tokio::{
@@ -336,6 +339,25 @@ impl Trial {
     /// One of the people, by a word of the name.
     pub fn person(&self, name: &str) -> &DemoPerson {
         self.people.iter().find(|person| person.is_meant_by(name)).expect("a person of this name")
+    }
+
+    /// The homeserver's client API as one of Parlour's own users: status and body.
+    pub async fn as_ours(
+        &self,
+        user: &UserId,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> (u16, Value) {
+        let config = Config::read(&self.data.join("parlour.toml")).expect("the configuration");
+        let url = format!("{}{path}", self.homeserver_url());
+        let url = reqwest::Url::parse_with_params(&url, [("user_id", user.as_str())]).expect("a URL");
+        let mut request = self.http.request(method, url).bearer_auth(config.homeserver.as_token.reveal());
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
     }
 
     /// Where people's clients are pointed at: the homeserver itself.

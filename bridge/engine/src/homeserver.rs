@@ -35,6 +35,9 @@ pub enum HomeserverError {
         /// How long it asks us to wait.
         retry_after: Option<Duration>,
     },
+    /// It has another one-time key under the id of one that was uploaded: Synapse has no code for this, only a sentence.
+    #[error("the homeserver has another one-time key under this id")]
+    KeyClash,
     /// An answer, or a request of ours, that makes no sense.
     #[error("the homeserver's answer to {0} makes no sense")]
     Nonsense(&'static str),
@@ -58,6 +61,8 @@ impl HomeserverError {
                             | "M_LIMIT_EXCEEDED"
                     )
             }
+            // An operator has to mend it.
+            Self::KeyClash => true,
             Self::Nonsense(_) => false,
         }
     }
@@ -106,6 +111,8 @@ pub struct Homeserver {
 struct MatrixError {
     #[serde(default)]
     errcode: String,
+    #[serde(default)]
+    error: String,
     retry_after_ms: Option<u64>,
 }
 
@@ -290,8 +297,15 @@ impl Homeserver {
         if status.is_success() {
             return Ok(body);
         }
-        let error: MatrixError = serde_json::from_slice(&body)
-            .unwrap_or(MatrixError { errcode: String::new(), retry_after_ms: None });
+        let error: MatrixError = serde_json::from_slice(&body).unwrap_or(MatrixError {
+            errcode: String::new(),
+            error: String::new(),
+            retry_after_ms: None,
+        });
+        if status == 400 && error.error.starts_with("One time key") && error.error.contains("already exists")
+        {
+            return Err(HomeserverError::KeyClash);
+        }
         Err(HomeserverError::Refused {
             status: status.as_u16(),
             code: error.errcode,

@@ -41,9 +41,15 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// Whether it may need handling: what people say, and that they come and go. Other state is our own.
+    /// Whether it may need handling: what people say, that they come and go, and that a room is closed. Other state is
+    /// our own.
     fn matters(&self) -> bool {
-        self.state_key.is_none() || self.is_in_the_room().is_some()
+        self.state_key.is_none() || self.is_in_the_room().is_some() || self.closes_the_room()
+    }
+
+    /// Whether the room is said to be replaced by another (Matrix v1.19 client-server §Room upgrades).
+    pub(crate) fn closes_the_room(&self) -> bool {
+        self.event_type == "m.room.tombstone" && self.state_key.as_deref() == Some("")
     }
 
     /// The leg that it says it is. It counts only in events of our own users.

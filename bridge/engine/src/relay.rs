@@ -124,6 +124,14 @@ impl Core {
         waiting: &mut HashSet<OwnedUserId>,
     ) -> Result<Handled, CryptoError> {
         let event: Event = serde_json::from_str(&row.event)?;
+        if event.closes_the_room() {
+            // Only the bot may, so somebody did it with the bot's rights. Messages travel in it as before.
+            tracing::error!(
+                conversation = %row.conversation, portal = %row.portal, event_id = %event.event_id,
+                "a room was replaced by another: people's clients show it as ended; begin the conversation anew"
+            );
+            return self.finish(row, &Outcome::Nothing, None).await;
+        }
         if let Some(is_in) = event.is_in_the_room() {
             let outcome = if is_in { self.came(row, &event).await? } else { self.left(row, &event).await? };
             return self.finish(row, &outcome, None).await;

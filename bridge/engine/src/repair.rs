@@ -14,7 +14,7 @@ use crate::{
 const WEDGED: &str = "wedged";
 
 impl Core {
-    /// A device of somebody's has lost what a ghost had sent it, and has begun Olm anew: the rooms' keys that went by the
+    /// A device of somebody's could not read what a ghost had sent it, and has begun Olm anew: the rooms' keys that went by the
     /// old session may be among it. The ghost's messages of the sessions that it uses now are sent again.
     pub(crate) async fn send_again(&self, ghost: &Machine, reader: &UserId) -> Result<(), CryptoError> {
         for portal in self.store.portals_written_by(&ghost.intent().user_id).await? {

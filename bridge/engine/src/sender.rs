@@ -47,10 +47,8 @@ impl Core {
                     return Again::After(AFTER_AN_ERROR);
                 }
             };
-            let early = leg.next_attempt_at.millis() - self.clock.now().millis();
-            if early > 0 {
-                // A clock that was set back must not make anything wait for hours.
-                return Again::After(Duration::from_millis(early.unsigned_abs()).min(LONGEST_PAUSE));
+            if let Some(early) = self.too_early(&leg) {
+                return Again::After(early);
             }
             match self.deliver(&leg).await {
                 Ok(Delivered::Landed) => {}
@@ -71,6 +69,13 @@ impl Core {
                 Err(error) => return self.put_off(&leg, &error).await,
             }
         }
+    }
+
+    /// How long a leg that was put off still waits. Nothing is put off for longer than the longest pause: what seems to
+    /// be was put off before the clock was set back, and is due.
+    fn too_early(&self, leg: &Leg) -> Option<Duration> {
+        let early = u64::try_from(leg.next_attempt_at.millis() - self.clock.now().millis()).ok()?;
+        Some(Duration::from_millis(early)).filter(|early| !early.is_zero() && *early <= LONGEST_PAUSE)
     }
 
     async fn next_leg(&self, portal: &PortalId) -> Result<Option<Leg>, StoreError> {
@@ -110,7 +115,8 @@ impl Core {
         };
         let counts = !error.may_pass();
         let pause = match asked {
-            Some(asked) => asked,
+            // Who asks for more is asked again earlier, and says so again.
+            Some(asked) => asked.min(LONGEST_PAUSE),
             None if counts => {
                 (AFTER_AN_ERROR * 2u32.saturating_pow(leg.attempts.clamp(0, 16) as u32)).min(LONGEST_PAUSE)
             }

@@ -15,6 +15,7 @@ mod intake;
 mod making;
 mod operators;
 mod privacy;
+mod production;
 mod refusals;
 mod restart;
 mod sealing;

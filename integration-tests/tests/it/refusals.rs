@@ -3,24 +3,11 @@
 use std::time::Duration;
 
 use parlour::run::Extras;
-use parlour_integration_tests::{LIMIT, Stage, read, refusal, room_path, say, send};
+use parlour_integration_tests::{LIMIT, Stage, put, read, refusal, room_path, say, send};
 use reqwest::Method;
-use ruma::{EventId, OwnedEventId, RoomId};
+use ruma::EventId;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
-
-/// Sends an event exactly as given, past the client's encryption.
-async fn put(
-    client: &parlour::demo::client::Client,
-    room: &RoomId,
-    rest: &str,
-    content: Value,
-) -> OwnedEventId {
-    let path = room_path(room, rest);
-    let (status, answer) = client.http().call(Method::PUT, &path, Some(content)).await.expect("an answer");
-    assert_eq!(status, 200, "{answer}");
-    EventId::parse(answer["event_id"].as_str().expect("an event")).expect("an event id")
-}
 
 fn impatient() -> Extras {
     Extras { patience: Some(Duration::from_secs(2)), ..Extras::default() }
@@ -75,68 +62,6 @@ async fn each_kind_is_refused_with_its_code() {
     let from_ann: Vec<_> =
         passed_on.iter().filter(|m| m.sender != murphy.user_id()).map(|m| &*m.body).collect();
     assert_eq!(from_ann, ["mine", "the end"], "nothing else arrived, and no notice of it");
-    for client in [murphy, ann] {
-        client.stop().await;
-    }
-    stage.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_never_comes_holds_up_its_sender_alone() {
-    let stage =
-        Stage::open_with(Extras { patience: Some(Duration::from_secs(6)), ..Extras::default() }).await;
-    let murphy = stage.sign_in("murphy").await;
-    let (ann, ben) = (stage.sign_in("ann").await, stage.sign_in("ben").await);
-    let talk = stage.begin(&murphy, "keys", "two-way", &[], &["ann", "ben"]).await;
-    let (hub, anns, bens) = (talk.hub(), talk.spoke(stage.person("ann")), talk.spoke(stage.person("ben")));
-    // A ciphertext as such, of a session whose key nobody has.
-    say(&ann, &anns, "before").await;
-    let path = room_path(&anns, "messages?dir=b&limit=20");
-    let (_, page) = ann.http().call(Method::GET, &path, None).await.expect("an answer");
-    let sent =
-        page["chunk"].as_array().expect("events").iter().find(|event| event["type"] == "m.room.encrypted");
-    let mut content = sent.expect("an encrypted event")["content"].clone();
-    content["session_id"] = json!("MBS9Ur9WZ+fTgFqGH/9ipWl4kk6BIPJkwPiVJQYlAjM");
-    let lost = put(&ann, &anns, "send/m.room.encrypted/1", content).await;
-    say(&ann, &anns, "behind it").await;
-    say(&ben, &bens, "Ben goes on").await;
-    read(&murphy, &hub, "Ben goes on").await;
-    assert!(refusal(&ann, &anns, &lost).await.contains("(KEY-1)"));
-    read(&murphy, &hub, "behind it").await;
-    let seen = murphy.messages(&hub).await.expect("messages");
-    let order: Vec<_> = seen.iter().filter(|message| message.msgtype == "m.text").map(|m| &*m.body).collect();
-    assert_eq!(order, ["before", "Ben goes on", "behind it"], "it holds up Ann, and not Ben");
-    for client in [murphy, ann, ben] {
-        client.stop().await;
-    }
-    stage.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_its_owner_has_not_signed_is_not_passed_on() {
-    let stage = Stage::open_with(impatient()).await;
-    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
-    let talk = stage.begin(&murphy, "unsigned", "two-way", &[], &["ann"]).await;
-    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
-    ann.wait_for_room(LIMIT, |room| room.room_id == spoke).await.expect("in the room");
-
-    // Another device of hers, without the recovery passphrase: nothing signs it.
-    let person = stage.person("ann");
-    let device = matrix_sdk::Client::builder()
-        .homeserver_url(stage.world.homeserver_url())
-        .build()
-        .await
-        .expect("a client");
-    device.matrix_auth().login_username(&person.user_id, &person.password).send().await.expect("signed in");
-    device.sync_once(matrix_sdk::config::SyncSettings::new()).await.expect("a sync");
-    let room = device.get_room(&spoke).expect("the room");
-    let content = json!({ "msgtype": "m.text", "body": "from an unsigned device" });
-    let refused = room.send_raw("m.room.message", content).await.expect("sent").response.event_id;
-    assert!(refusal(&ann, &spoke, &refused).await.contains("(TRUST-1)"));
-    say(&ann, &spoke, "from a signed device").await;
-    read(&murphy, &hub, "from a signed device").await;
-    let seen = murphy.messages(&hub).await.expect("messages");
-    assert!(seen.iter().all(|message| message.body != "from an unsigned device"));
     for client in [murphy, ann] {
         client.stop().await;
     }

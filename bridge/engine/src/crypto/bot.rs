@@ -1,13 +1,17 @@
 //! Receiving: the inbox of a device is one filtered `/sync`, lossless also after we were down. The bot lives by it;
 //! a ghost's is looked into now and then, so that it stays empty and its Olm sessions can heal.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
 
 use matrix_sdk_common::deserialized_responses::{
-    ProcessedToDeviceEvent, VerificationLevel, VerificationState, WithheldCode,
+    AlgorithmInfo, ProcessedToDeviceEvent, VerificationLevel, VerificationState, WithheldCode,
 };
 use matrix_sdk_crypto::{
     DecryptionSettings, EncryptionSyncChanges, MegolmError, TrustRequirement,
+    store::CryptoStore as _,
     types::events::room::encrypted::{EncryptedEvent, RoomEventEncryptionScheme},
 };
 use parlour_domain::rules::SenderTrust;
@@ -17,6 +21,7 @@ use ruma::{
         filter::{Filter, FilterDefinition, RoomEventFilter},
         sync::sync_events,
     },
+    events::AnyToDeviceEvent,
     serde::Raw,
 };
 use serde_json::{Value, value::RawValue};
@@ -134,31 +139,76 @@ impl Machine {
             unused_fallback_keys: answer.device_unused_fallback_key_types.as_deref(),
             next_batch_token: Some(answer.next_batch),
         };
-        let unwedged = self.take_in(changes).await?;
+        // Nobody repairs for the bot, which hears of everybody.
+        let known = match others {
+            Some(_) => HashMap::new(),
+            None => self.sessions_with_senders(&changes.to_device_events).await?,
+        };
+        let events = self.take_in(changes).await?;
+        let unwedged = self.unwedged(&events, &known).await?;
         // The news is taken in whatever becomes of our own requests, which are asked for again; `flush` has told.
         let _ = self.flush().await;
         Ok(News { keys, devices, unwedged })
     }
 
     /// Takes news in, in one commit: a process that ended between a new Olm session and the room key that came with it
-    /// would have lost the key. Answers whose devices have begun Olm anew (`m.dummy`, Matrix v1.19 client-server
-    /// §Recovering from undecryptable messages).
+    /// would have lost the key.
     pub(super) async fn take_in(
         &self,
         changes: EncryptionSyncChanges<'_>,
-    ) -> Result<Vec<OwnedUserId>, CryptoError> {
+    ) -> Result<Vec<ProcessedToDeviceEvent>, CryptoError> {
         let olm = self.olm.write().await;
         let taken_in = async { Ok::<_, CryptoError>(olm.receive_sync_changes(changes, &RECEIVING).await?) };
-        let (events, _) = self.keys.in_one_commit(taken_in).await?;
-        let dummies = events.iter().filter_map(|event| match event {
-            ProcessedToDeviceEvent::Decrypted { raw, .. } => {
-                let kind: Option<String> = raw.get_field("type").ok().flatten();
-                kind.filter(|kind| kind == "m.dummy")?;
-                raw.get_field("sender").ok().flatten()
+        Ok(self.keys.in_one_commit(taken_in).await?.0)
+    }
+
+    /// Whose devices have begun Olm anew, because they could not read what we sent (Matrix v1.19 client-server
+    /// §Recovering from undecryptable messages). Some say so with `m.dummy`. matrix-sdk 0.18 makes the new session and
+    /// never sends its `m.dummy`: the session comes with the next key that the device has for us.
+    async fn unwedged(
+        &self,
+        events: &[ProcessedToDeviceEvent],
+        known: &HashMap<String, HashSet<String>>,
+    ) -> Result<Vec<OwnedUserId>, CryptoError> {
+        let mut unwedged = BTreeSet::new();
+        for event in events {
+            let ProcessedToDeviceEvent::Decrypted { raw, encryption_info } = event else { continue };
+            let kind: Option<String> = raw.get_field("type").ok().flatten();
+            let anew = match &encryption_info.algorithm_info {
+                AlgorithmInfo::OlmV1Curve25519AesSha2 { curve25519_public_key_base64: key } => {
+                    let known = known.get(key).filter(|known| !known.is_empty());
+                    match known {
+                        Some(known) => !self.sessions_with(key).await?.is_subset(known),
+                        None => false,
+                    }
+                }
+                AlgorithmInfo::MegolmV1AesSha2 { .. } => false,
+            };
+            if anew || kind.as_deref() == Some("m.dummy") {
+                unwedged.insert(encryption_info.sender.clone());
             }
-            _ => None,
-        });
-        Ok(dummies.collect())
+        }
+        Ok(unwedged.into_iter().collect())
+    }
+
+    /// The Olm sessions that there are with the devices which have sent these events, by the device's key.
+    async fn sessions_with_senders(
+        &self,
+        events: &[Raw<AnyToDeviceEvent>],
+    ) -> Result<HashMap<String, HashSet<String>>, CryptoError> {
+        let mut known = HashMap::new();
+        for event in events {
+            let content: Option<Value> = event.get_field("content").ok().flatten();
+            if let Some(key) = content.as_ref().and_then(|content| content["sender_key"].as_str()) {
+                known.insert(key.to_owned(), self.sessions_with(key).await?);
+            }
+        }
+        Ok(known)
+    }
+
+    async fn sessions_with(&self, key: &str) -> Result<HashSet<String>, CryptoError> {
+        let sessions = self.keys.get_sessions(key).await?.unwrap_or_default();
+        Ok(sessions.iter().map(|session| session.session_id().to_owned()).collect())
     }
 
     /// Takes in the session that a ghost has made for a room, unless it has it, so that the bot can hand history on

@@ -1,6 +1,9 @@
 //! One user's machine: its keys, and the requests that it asks for.
 
-use std::ops::Deref;
+use std::{
+    ops::Deref,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use matrix_sdk_crypto::{
     CollectStrategy, EncryptionSettings, OlmMachine,
@@ -49,12 +52,22 @@ pub struct Machine {
     sealing: Mutex<()>,
     /// The machine's own requests go out one batch at a time.
     sending: Mutex<()>,
+    /// Whether the operator was told that the homeserver has other one-time keys of this device.
+    clashed: AtomicBool,
 }
 
 impl Machine {
     pub(super) fn new(intent: Intent, olm: OlmMachine, keys: MachineStore, homeserver: Homeserver) -> Self {
         let olm = RwLock::new(olm);
-        Self { intent, olm, keys, homeserver, sealing: Mutex::new(()), sending: Mutex::new(()) }
+        Self {
+            intent,
+            olm,
+            keys,
+            homeserver,
+            sealing: Mutex::new(()),
+            sending: Mutex::new(()),
+            clashed: AtomicBool::new(false),
+        }
     }
 
     /// The machine, for one call.
@@ -98,6 +111,10 @@ impl Machine {
         let requests = self.olm().await.outgoing_requests().await?;
         for request in requests {
             if let Err(error) = self.send(request.request_id(), request.request()).await {
+                if matches!(error, CryptoError::Homeserver(HomeserverError::KeyClash)) {
+                    self.clashes();
+                    continue;
+                }
                 tracing::warn!(user_id = %self.intent.user_id, %error, "a request of a machine failed");
                 if matches!(request.request(), AnyOutgoingRequest::KeysQuery(_)) {
                     outcome = Err(error);
@@ -105,6 +122,18 @@ impl Machine {
             }
         }
         outcome
+    }
+
+    /// Somebody else has published one-time keys of this device. Whoever takes one of those cannot be read; whoever takes
+    /// the fallback key can.
+    fn clashes(&self) {
+        if !self.clashed.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                user_id = %self.intent.user_id,
+                "the homeserver has other one-time keys of this device: the database was put back from a copy, or another \
+                 Parlour uses it; stop the other, or put the copy back with `parlour restore`, which renews the devices"
+            );
+        }
     }
 
     /// Encrypts for the devices of these people that their own identity has signed, sharing the room's session

@@ -1,0 +1,232 @@
+//! Keys that come to the bot: late, never, from the wrong device, twice.
+
+use std::time::Duration;
+
+use parlour::{demo::client::Client, run::Extras};
+use parlour_integration_tests::{
+    LIMIT, Stage,
+    proxy::{Fate, Kept, Proxy},
+    put, read, refusal, room_path, say,
+};
+use reqwest::Method;
+use ruma::{EventId, OwnedEventId, RoomId, event_id};
+use serde_json::{Value, json};
+
+use super::{end, hand_over, heard, raw, told};
+
+/// Says words in a new session, whose key the proxy keeps to itself.
+async fn say_without_its_key(
+    client: &Client,
+    proxy: &Proxy,
+    room: &RoomId,
+    words: &str,
+) -> (OwnedEventId, Vec<Kept>) {
+    client.matrix().get_room(room).expect("a room").discard_room_key().await.expect("a new session");
+    proxy.judge(|_, path| if path.contains("/sendToDevice/") { Fate::Answer(200, "{}") } else { Fate::Pass });
+    let event = say(client, room, words).await;
+    let kept = proxy.kept().await;
+    proxy.pass_all();
+    (event, kept)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_device_sent_while_we_were_down() {
+    let mut stage = Stage::open().await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "down", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&murphy, &hub, "before").await;
+    read(&ann, &spoke, "before").await;
+    let words = ["down one", "down two", "down three"];
+    stage = stage
+        .without_parlour(async {
+            // Each in a session of its own, whose key is sent while nobody is there.
+            for words in words {
+                let room = murphy.matrix().get_room(&hub).expect("the hub");
+                room.discard_room_key().await.expect("a new session");
+                say(&murphy, &hub, words).await;
+            }
+        })
+        .await;
+    read(&ann, &spoke, "down three").await;
+    assert_eq!(heard(&ann, &spoke).await, ["before", "down one", "down two", "down three"]);
+    assert_eq!(told(&murphy, &hub).await, 0);
+    end([murphy, ann], stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn event_before_its_key() {
+    let stage = Stage::open().await;
+    let proxy = Proxy::start(stage.world.place.homeserver).await.expect("a proxy");
+    let url = format!("http://127.0.0.1:{}", proxy.port());
+    let murphy = stage.device_through(&url, "murphy", "first", false).await;
+    let (kim, ann) = (stage.sign_in("kim").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "early", "two-way", &["kim"], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&murphy, &hub, "before").await;
+    read(&ann, &spoke, "before").await;
+    let (_, keys) = say_without_its_key(&murphy, &proxy, &hub, "early").await;
+    // Behind it is what its sender says next, and nobody else.
+    say(&murphy, &hub, "next").await;
+    say(&kim, &hub, "Kim goes on").await;
+    read(&ann, &spoke, "Kim goes on").await;
+    assert_eq!(heard(&ann, &spoke).await, ["before", "Kim goes on"]);
+    for key in keys {
+        let body: Value = serde_json::from_str(&key.body).expect("JSON");
+        let (status, answer) =
+            murphy.http().call(Method::PUT, &key.path, Some(body)).await.expect("an answer");
+        assert_eq!(status, 200, "{answer}");
+    }
+    read(&ann, &spoke, "next").await;
+    assert_eq!(heard(&ann, &spoke).await, ["before", "Kim goes on", "early", "next"]);
+    assert_eq!(told(&murphy, &hub).await, 0);
+    end([murphy, kim, ann], stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_withheld() {
+    let stage = Stage::open().await;
+    let proxy = Proxy::start(stage.world.place.homeserver).await.expect("a proxy");
+    let url = format!("http://127.0.0.1:{}", proxy.port());
+    let murphy = stage.device_through(&url, "murphy", "first", false).await;
+    let ann = stage.sign_in("ann").await;
+    let talk = stage.begin(&murphy, "withheld", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&murphy, &hub, "before").await;
+    read(&ann, &spoke, "before").await;
+    let (event, _) = say_without_its_key(&murphy, &proxy, &hub, "withheld").await;
+    let content = raw(&murphy, &hub, &event).await["content"].clone();
+    let notice = json!({
+        "algorithm": content["algorithm"], "room_id": hub, "session_id": content["session_id"],
+        "sender_key": content["sender_key"], "code": "m.unverified", "reason": "not verified",
+    });
+    let body = json!({ "messages": { stage.bot().as_str(): { "*": notice } } });
+    let path = "/_matrix/client/v3/sendToDevice/m.room_key.withheld/1";
+    let (status, answer) = murphy.http().call(Method::PUT, path, Some(body)).await.expect("an answer");
+    assert_eq!(status, 200, "{answer}");
+    let words = refusal(&murphy, &hub, &event).await;
+    assert!(words.contains("(KEY-2)"), "{words}");
+    murphy.matrix().get_room(&hub).expect("the hub").discard_room_key().await.expect("a new session");
+    say(&murphy, &hub, "after").await;
+    read(&ann, &spoke, "after").await;
+    assert_eq!(heard(&ann, &spoke).await, ["before", "after"]);
+    assert_eq!((told(&murphy, &hub).await, told(&ann, &spoke).await), (1, 0));
+    end([murphy, ann], stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spoofed_sender() {
+    let stage = Stage::open().await;
+    let (murphy, kim, ann) =
+        (stage.sign_in("murphy").await, stage.sign_in("kim").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "spoofed", "two-way", &["kim"], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    let words = say(&murphy, &hub, "Murphy's words").await;
+    read(&ann, &spoke, "Murphy's words").await;
+    // Kim sends Dr Murphy's ciphertext as her own; and a homeserver puts her name on it.
+    let mut event = raw(&murphy, &hub, &words).await;
+    let own = put(&kim, &hub, "send/m.room.encrypted/1", event["content"].clone()).await;
+    event["event_id"] = json!("$spoofed");
+    event["sender"] = json!(kim.user_id());
+    hand_over(&stage, "spoofed", &[event]).await;
+    for refused in [&*own, event_id!("$spoofed")] {
+        let words = refusal(&kim, &hub, refused).await;
+        assert!(words.contains("(TRUST-2)"), "{words}");
+    }
+    say(&kim, &hub, "Kim's words").await;
+    read(&ann, &spoke, "Kim's words").await;
+    assert_eq!(heard(&ann, &spoke).await, ["Murphy's words", "Kim's words"]);
+    end([murphy, kim, ann], stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replayed_megolm_index() {
+    let stage = Stage::open().await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "replayed", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    let copy = async |client: &Client, room: &RoomId, event: &EventId, id: &str| {
+        let content = raw(client, room, event).await["content"].clone();
+        let again = put(client, room, &format!("send/m.room.encrypted/{id}"), content).await;
+        refusal(client, room, &again).await
+    };
+    let once = say(&ann, &spoke, "once").await;
+    read(&murphy, &hub, "once").await;
+    for id in ["1", "2"] {
+        let words = copy(&ann, &spoke, &once, id).await;
+        assert!(words.contains("(KEY-3)"), "{words}");
+    }
+    // Also when the original was not passed on.
+    let content = json!({ "msgtype": "m.emote", "body": "waves" });
+    let waves = parlour_integration_tests::send(&ann, &spoke, "m.room.message", content).await;
+    assert!(refusal(&ann, &spoke, &waves).await.contains("(KIND-1)"));
+    assert!(copy(&ann, &spoke, &waves, "3").await.contains("(KEY-3)"));
+    say(&ann, &spoke, "after").await;
+    read(&murphy, &hub, "after").await;
+    assert_eq!(heard(&murphy, &hub).await, ["once", "after"]);
+    assert_eq!((told(&ann, &spoke).await, told(&murphy, &hub).await), (4, 0));
+    end([murphy, ann], stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_never_comes() {
+    let stage =
+        Stage::open_with(Extras { patience: Some(Duration::from_secs(6)), ..Extras::default() }).await;
+    let murphy = stage.sign_in("murphy").await;
+    let (ann, ben) = (stage.sign_in("ann").await, stage.sign_in("ben").await);
+    let talk = stage.begin(&murphy, "keys", "two-way", &[], &["ann", "ben"]).await;
+    let (hub, anns, bens) = (talk.hub(), talk.spoke(stage.person("ann")), talk.spoke(stage.person("ben")));
+    // A ciphertext as such, of a session whose key nobody has.
+    say(&ann, &anns, "before").await;
+    let path = room_path(&anns, "messages?dir=b&limit=20");
+    let (_, page) = ann.http().call(Method::GET, &path, None).await.expect("an answer");
+    let sent =
+        page["chunk"].as_array().expect("events").iter().find(|event| event["type"] == "m.room.encrypted");
+    let mut content = sent.expect("an encrypted event")["content"].clone();
+    content["session_id"] = json!("MBS9Ur9WZ+fTgFqGH/9ipWl4kk6BIPJkwPiVJQYlAjM");
+    let lost = put(&ann, &anns, "send/m.room.encrypted/1", content).await;
+    say(&ann, &anns, "behind it").await;
+    say(&ben, &bens, "Ben goes on").await;
+    read(&murphy, &hub, "Ben goes on").await;
+    assert!(refusal(&ann, &anns, &lost).await.contains("(KEY-1)"));
+    read(&murphy, &hub, "behind it").await;
+    let seen = murphy.messages(&hub).await.expect("messages");
+    let order: Vec<_> = seen.iter().filter(|message| message.msgtype == "m.text").map(|m| &*m.body).collect();
+    assert_eq!(order, ["before", "Ben goes on", "behind it"], "it holds up Ann, and not Ben");
+    for client in [murphy, ann, ben] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsigned_sender_device() {
+    let stage =
+        Stage::open_with(Extras { patience: Some(Duration::from_secs(2)), ..Extras::default() }).await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "unsigned", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    ann.wait_for_room(LIMIT, |room| room.room_id == spoke).await.expect("in the room");
+
+    // Another device of hers, without the recovery passphrase: nothing signs it.
+    let person = stage.person("ann");
+    let device = matrix_sdk::Client::builder()
+        .homeserver_url(stage.world.homeserver_url())
+        .build()
+        .await
+        .expect("a client");
+    device.matrix_auth().login_username(&person.user_id, &person.password).send().await.expect("signed in");
+    device.sync_once(matrix_sdk::config::SyncSettings::new()).await.expect("a sync");
+    let room = device.get_room(&spoke).expect("the room");
+    let content = json!({ "msgtype": "m.text", "body": "from an unsigned device" });
+    let refused = room.send_raw("m.room.message", content).await.expect("sent").response.event_id;
+    assert!(refusal(&ann, &spoke, &refused).await.contains("(TRUST-1)"));
+    say(&ann, &spoke, "from a signed device").await;
+    read(&murphy, &hub, "from a signed device").await;
+    let seen = murphy.messages(&hub).await.expect("messages");
+    assert!(seen.iter().all(|message| message.body != "from an unsigned device"));
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
