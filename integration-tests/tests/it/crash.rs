@@ -42,6 +42,8 @@ const ATTEMPTS: usize = 3;
 const LOOK: Duration = Duration::from_millis(10);
 /// From the start of the process until the message that was under way is delivered.
 const LONGEST_RECOVERY: Duration = Duration::from_secs(5);
+/// After this it is written down what is missing.
+const SLOW: Duration = Duration::from_millis(3500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_at_any_point_loses_and_doubles_nothing_on_sqlite() {
@@ -227,6 +229,8 @@ struct Scene {
     expected: Standing,
     /// How often the homeserver has kept a transaction to itself.
     kept_back: usize,
+    /// What the present wait stood at when it had become long.
+    slow: Option<String>,
 }
 
 /// What comes of waiting.
@@ -285,6 +289,7 @@ impl Scene {
             said: BTreeMap::new(),
             expected: Standing { events: 0, events_waiting: 0, legs: 0, legs_waiting: 0 },
             kept_back: 0,
+            slow: None,
         };
         scene.expected = scene.books.still().await.0;
         scene
@@ -361,6 +366,7 @@ impl Scene {
     /// Waits until everything has settled, or Parlour has ended; which of the two.
     async fn settles(&mut self, traffic: Traffic) -> Outcome {
         let mut begun = Instant::now();
+        self.slow = None;
         loop {
             if !self.trial.parlour_runs() {
                 return Outcome::Ended;
@@ -374,6 +380,11 @@ impl Scene {
                 begun = Instant::now();
             }
             let (standing, words) = (self.books.standing().await, self.trial.last_words());
+            if begun.elapsed() > SLOW && self.slow.is_none() {
+                let (out, back) = (self.trial.to_homeserver.seen(), self.trial.to_parlour.seen());
+                self.slow =
+                    Some(format!("after {SLOW:?} {standing:?} of {:?}; {out:?}; {back:?}", self.expected));
+            }
             assert!(begun.elapsed() < LIMIT, "{standing:?} instead of {:?}: {words}", self.expected);
             sleep(LOOK).await;
         }
@@ -493,6 +504,7 @@ impl Scene {
         let at =
             self.trial.ended_at().unwrap_or_else(|| panic!("{side} {place}: {}", self.trial.last_words()));
         let begun = Instant::now();
+        drop((self.trial.to_homeserver.seen(), self.trial.to_parlour.seen()));
         self.trial.start_parlour().await;
         let (receiving, kept_back) = (begun.elapsed(), self.kept_back);
         assert_eq!(self.settles(traffic).await, Outcome::Settled, "{}", self.trial.last_words());
@@ -502,7 +514,11 @@ impl Scene {
             return None;
         }
         let words = self.trial.last_words();
-        assert!(recovery <= LONGEST_RECOVERY, "{at}: {recovery:?}, receiving after {receiving:?}: {words}");
+        assert!(
+            recovery <= LONGEST_RECOVERY,
+            "{at}: {recovery:?}, receiving after {receiving:?}; {:?}: {words}",
+            self.slow
+        );
         kills.count(at, recovery);
         None
     }

@@ -225,11 +225,12 @@ impl Machine {
         if self.olm().await.store().get_inbound_group_session(room, session_id).await?.is_some() {
             return Ok(());
         }
-        let wanted = |session: &matrix_sdk_crypto::olm::InboundGroupSession| {
-            session.room_id() == room && session.session_id() == session_id
-        };
-        let exported = ghost.olm().await.store().export_room_keys(wanted).await?;
-        self.olm().await.store().import_exported_room_keys(exported, |_, _| {}).await?;
+        // This one alone: `export_room_keys` would open all that the ghost has.
+        let found = ghost.olm().await.store().get_inbound_group_session(room, session_id).await?;
+        if let Some(session) = found {
+            let exported = session.export().await;
+            self.olm().await.store().import_exported_room_keys(vec![exported], |_, _| {}).await?;
+        }
         Ok(())
     }
 }
