@@ -122,7 +122,8 @@ impl Core {
                     unknown.push(event);
                 }
             }
-            if unknown.is_empty() || faulty!(self.settings, NoEcho) {
+            let blind = faulty!(self.settings, NoEcho) || faulty!(self.settings, AnswerFirst);
+            if unknown.is_empty() || blind {
                 continue;
             }
             if room.timeline.limited

@@ -53,9 +53,9 @@ faults! {
     OF_THE_SOAK: /** Those that lose, double or reorder messages when processes are killed and connections are cut. */ {
     /// The same event counts as another one when it comes again.
     NoDedup = "no-dedup",
-    /// A transaction is answered before it is kept.
+    /// A transaction is answered before it is kept, and nothing is asked for afterwards.
     AnswerFirst = "answer-first",
-    /// Each attempt to send a leg has a transaction id of its own.
+    /// Each attempt to send a leg has a transaction id of its own, and the room is not asked.
     NewTransactionId = "new-transaction-id",
     /// Our own events are not recognised when they come back or stand in the room.
     NoEcho = "no-echo",

@@ -28,6 +28,7 @@ const HELD: Duration = Duration::from_secs(60);
 /// How often sending a leg may fail for a reason that does not pass before it is given up: with the pauses between,
 /// about three quarters of an hour.
 const ATTEMPTS: i64 = 15;
+const AT_FIRST: Duration = Duration::from_millis(200);
 const WHILE_IT_PASSES: Duration = Duration::from_secs(5);
 
 enum Delivered {
@@ -122,6 +123,8 @@ impl Core {
             }
             // The bot notices at once when the homeserver is back, and wakes everybody.
             None if self.receiving_since().is_none() => LONGEST_PAUSE,
+            // One connection that was cut says nothing of the next.
+            None if leg.next_attempt_at.millis() == 0 => AT_FIRST,
             None => WHILE_IT_PASSES,
         };
         tracing::warn!(leg = %leg.id, attempts = leg.attempts, %error, "a leg is tried again");
@@ -151,7 +154,9 @@ impl Core {
             Some((ciphertext, _)) => {
                 // Sending it was begun before, and how that ended is not known. The homeserver remembers transaction ids
                 // for a day and not for ever; the room tells for certain.
-                self.read_back(&portal).await?;
+                if !faulty!(self.settings, NewTransactionId) {
+                    self.read_back(&portal).await?;
+                }
                 if self.store.has_landed(leg.seq).await? {
                     return Ok(Delivered::Landed);
                 }

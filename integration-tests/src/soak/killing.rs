@@ -14,7 +14,7 @@ use super::{
     plan::{Kill, Kind},
     traffic::Orders,
 };
-use crate::trial::Trial;
+use crate::trial::{Metrics, Trial};
 
 /// A kill that has happened.
 pub struct Killed {
@@ -22,11 +22,15 @@ pub struct Killed {
     pub kind: Kind,
     /// Accepted legs that nobody had seen at that moment.
     pub in_flight: usize,
-    /// How long it took from there until a message was seen that was accepted only afterwards; none when none came.
+    /// How long it took from there until the next Parlour had relayed its first message; none when it did not, or was not
+    /// killed.
     pub recovery: Option<Duration>,
+    /// Whether something that was accepted after the kill has arrived before the next.
+    pub arrived: bool,
 }
 
 /// How long a kill waits for its moment.
+const LOOK: Duration = Duration::from_millis(20);
 const MOMENT: Duration = Duration::from_secs(10);
 /// How long a homeserver may take to answer a request whose answer is cut.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -90,9 +94,23 @@ impl Killer<'_> {
             self.trial.start_homeserver().await;
             self.homeserver_is(true);
         }
-        let recovered = timeout(self.patience, self.model.wait_until(|now| now.youngest_seen > began)).await;
-        let recovery = recovered.ok().map(|()| began.elapsed());
-        Killed { kind: kill.kind, in_flight, recovery }
+        let recovery = if kill.kind.takes_parlour() {
+            timeout(self.patience, self.relays()).await.ok().map(|()| began.elapsed())
+        } else {
+            None
+        };
+        // The next kill comes when what was accepted after this one has arrived.
+        let arrived = timeout(self.patience, self.model.wait_until(|now| now.youngest_seen > began)).await;
+        Killed { kind: kill.kind, in_flight, recovery, arrived: arrived.is_ok() }
+    }
+
+    /// Waits until a Parlour that was just started has relayed its first message. This alone is asked of Parlour itself,
+    /// and counts for nothing but the time that it takes.
+    async fn relays(&self) {
+        let sent = |metrics: &Metrics| metrics.get("parlour_legs_sent_total").is_some_and(|sent| *sent > 0.0);
+        while !self.trial.metrics().await.is_some_and(|metrics| sent(&metrics)) {
+            sleep(LOOK).await;
+        }
     }
 
     fn homeserver_is(&self, up: bool) {

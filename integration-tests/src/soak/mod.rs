@@ -108,12 +108,12 @@ pub async fn run(settings: &Settings) -> Report {
             ended = writing.join_next() => panic!("a writer ended: {ended:?}"),
         };
         eprintln!(
-            "soak: kill {} of {}: {}, {} legs in flight, travelling again after {:.1?}",
+            "soak: kill {} of {}: {}, {} legs in flight{}",
             number + 1,
             settings.kills,
             kill.kind.words(),
             done.in_flight,
-            done.recovery.unwrap_or_default(),
+            done.recovery.map(|took| format!(", relaying again after {took:.1?}")).unwrap_or_default(),
         );
         killed.push(done);
     }

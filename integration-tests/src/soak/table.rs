@@ -77,9 +77,10 @@ impl Report {
             complaints.push(format!("only {hits} of {kills} kills hit something that was on its way"));
         }
         if let Some(longest) = self.recoveries().last().filter(|longest| **longest > SOON) {
-            complaints.push(format!("messages travelled again only {longest:.1?} after Parlour was killed"));
+            complaints
+                .push(format!("the first message was relayed only {longest:.1?} after Parlour was killed"));
         }
-        let never = self.killed.iter().filter(|killed| killed.recovery.is_none()).count();
+        let never = self.killed.iter().filter(|killed| !killed.arrived).count();
         if never > 0 {
             complaints.push(format!("after {never} kills no message travelled for long"));
         }
@@ -146,7 +147,7 @@ impl fmt::Display for Report {
         if let (Some(median), Some(longest)) = (recoveries.get(recoveries.len() / 2), recoveries.last()) {
             writeln!(
                 f,
-                "from a kill of Parlour to the first message: median {median:.1?}, longest {longest:.1?}"
+                "from a kill of Parlour to the first message relayed: median {median:.1?}, longest {longest:.1?}"
             )?;
         }
         writeln!(
