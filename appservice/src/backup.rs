@@ -177,10 +177,9 @@ pub async fn restore(config: &Config, from: &Path, tell: &dyn Fn(&str)) -> Resul
     }
     let suffix = format!(".before-restore-{}", now.millis());
     fs::create_dir_all(&config.data).map_err(at(&config.data))?;
-    config.database().replace_with(&from.join(PARLOUR), &suffix).await?;
-    config.database().mark_restored(now).await?;
+    config.database().replace_with(&from.join(PARLOUR), &suffix, Some(now)).await?;
     tell("Parlour's database is in its place.");
-    homeserver.database.replace_with(&from.join(HOMESERVER), &suffix).await?;
+    homeserver.database.replace_with(&from.join(HOMESERVER), &suffix, None).await?;
     tell("The homeserver's database is in its place.");
     for path in [homeserver.media, homeserver.signing_key] {
         if path.exists() {

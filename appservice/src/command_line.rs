@@ -32,9 +32,8 @@ enum Command {
         /// The configuration.
         #[arg(long, default_value = "parlour.toml")]
         config: PathBuf,
-        /// The database, instead of the configuration's: sqlite:FILE or postgres://USER:PASSWORD@HOST/DATABASE.
-        #[arg(long, value_name = "URL")]
-        database_url: Option<DatabaseUrl>,
+        #[command(flatten)]
+        database: Database,
     },
     /// Copies everything that a practice needs to go on elsewhere into a new folder, while it runs: Parlour's database, the
     /// homeserver's, its media and its signing key. The master key is not among it.
@@ -42,6 +41,8 @@ enum Command {
         /// The configuration.
         #[arg(long, default_value = "parlour.toml")]
         config: PathBuf,
+        #[command(flatten)]
+        database: Database,
         /// The folder for the backup, which must not be there yet.
         #[arg(long, value_name = "FOLDER")]
         to: PathBuf,
@@ -51,6 +52,8 @@ enum Command {
         /// The configuration.
         #[arg(long, default_value = "parlour.toml")]
         config: PathBuf,
+        #[command(flatten)]
+        database: Database,
         /// The folder of the backup.
         #[arg(long, value_name = "FOLDER")]
         from: PathBuf,
@@ -61,6 +64,34 @@ enum Command {
         #[arg(long, default_value = "parlour.toml")]
         config: PathBuf,
     },
+}
+
+/// Which database, if not the configuration's.
+#[derive(clap::Args)]
+struct Database {
+    /// The database, instead of the configuration's: sqlite:FILE or postgres://HOST/DATABASE. Arguments can be read by
+    /// everybody on the machine: with a password it belongs into the configuration or into PARLOUR__DATABASE_URL.
+    // Text, so that what is wrong with it is said without saying it.
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+}
+
+impl Database {
+    /// The configuration, with this database if one was named.
+    fn of(self, config: &std::path::Path) -> Result<Config, String> {
+        let mut config = Config::read(config).map_err(|error| error.to_string())?;
+        if let Some(text) = self.database_url {
+            let url: DatabaseUrl =
+                text.parse().map_err(|error| format!("--database-url cannot be used: {error}"))?;
+            config.database_url = Some(match url {
+                DatabaseUrl::Sqlite(file) => {
+                    DatabaseUrl::Sqlite(std::path::absolute(&file).map_err(|error| error.to_string())?)
+                }
+                url => url,
+            });
+        }
+        Ok(config)
+    }
 }
 
 /// Runs what the process's arguments ask for; its exit code.
@@ -97,14 +128,17 @@ async fn run_arguments(extras: Extras) -> ExitCode {
     let outcome = match arguments.command {
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => return crate::demo::main(arguments).await,
-        Command::Run { config, database_url } => run(&config, database_url, extras).await,
-        Command::Backup { config, to } => match Config::read(&config) {
-            Ok(config) => backup::backup(&config, &to, &tell).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+        Command::Run { config, database } => match database.of(&config) {
+            Ok(config) => run(&config, extras).await,
+            Err(sentence) => Err(sentence),
         },
-        Command::Restore { config, from } => match Config::read(&config) {
+        Command::Backup { config, database, to } => match database.of(&config) {
+            Ok(config) => backup::backup(&config, &to, &tell).await.map_err(|error| error.to_string()),
+            Err(sentence) => Err(sentence),
+        },
+        Command::Restore { config, database, from } => match database.of(&config) {
             Ok(config) => backup::restore(&config, &from, &tell).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+            Err(sentence) => Err(sentence),
         },
         Command::Registration { config } => {
             Config::read(&config).map(|config| print!("{}", registration(&config))).map_err(|e| e.to_string())
@@ -123,14 +157,8 @@ fn tell(step: &str) {
     println!("{step}");
 }
 
-async fn run(
-    config: &std::path::Path,
-    database_url: Option<DatabaseUrl>,
-    extras: Extras,
-) -> Result<(), String> {
-    let mut config = Config::read(config).map_err(|error| error.to_string())?;
-    config.database_url = database_url.or(config.database_url);
-    let parlour = Parlour::start(&config, extras).await.map_err(|error| error.to_string())?;
+async fn run(config: &Config, extras: Extras) -> Result<(), String> {
+    let parlour = Parlour::start(config, extras).await.map_err(|error| error.to_string())?;
     tracing::info!(public = %config.listen.public, internal = %config.listen.internal, "started");
     asked_to_stop().await;
     parlour.stop().await;

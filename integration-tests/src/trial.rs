@@ -314,7 +314,9 @@ impl Trial {
     /// Waits until nothing is to be done: no event waits, no leg waits.
     pub async fn quiet(&self) {
         self.wait_for("everything is done", |metrics| {
-            metrics["parlour_inbox_waiting"] == 0.0 && metrics["parlour_legs_waiting"] == 0.0
+            ["parlour_inbox_waiting", "parlour_legs_waiting"]
+                .iter()
+                .all(|name| metrics.get(*name) == Some(&0.0))
         })
         .await;
     }

@@ -28,14 +28,15 @@ struct Code {
 
 /// `GET /metrics`: how full the queues are now, and what was counted since the start.
 pub(crate) async fn metrics(State(edge): State<Arc<Edge>>) -> Result<Response, Refused> {
-    let registry = gathered(&edge.engine).await?;
+    let registry = gathered(&edge.engine).await;
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| Refused::Internal(error.into()))?;
     Ok(([(CONTENT_TYPE, OPEN_METRICS)], text).into_response())
 }
 
-async fn gathered(engine: &Engine) -> Result<Registry, Refused> {
-    let figures = engine.figures().await?;
+async fn gathered(engine: &Engine) -> Registry {
+    // Without a database there are no figures of the queues, and all the more must the rest be told.
+    let figures = engine.figures().await.ok();
     let counts = engine.counts();
     let mut registry = Registry::with_prefix("parlour");
     let mut gauge = |name: &str, help: &str, value: i64| {
@@ -44,13 +45,15 @@ async fn gathered(engine: &Engine) -> Result<Registry, Refused> {
         registry.register(name, help, gauge);
     };
     let now = SystemClock.now();
-    let age = figures.oldest_waiting.map_or(0, |since| (now.millis() - since.millis()).max(0) / 1000);
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     gauge("receiving", "1 while messages travel, else 0", i64::from(engine.travels()));
-    gauge("inbox_waiting", "Events that wait to be handled", number(figures.inbox));
-    gauge("legs_waiting", "Legs that wait to be sent, without held ones", number(figures.waiting));
-    gauge("legs_held", "Legs that wait until somebody can read them", number(figures.held));
-    gauge("oldest_leg_seconds", "For how long the oldest waiting leg has waited; 0 when none does", age);
+    if let Some(figures) = figures {
+        let age = figures.oldest_waiting.map_or(0, |since| (now.millis() - since.millis()).max(0) / 1000);
+        gauge("inbox_waiting", "Events that wait to be handled", number(figures.inbox));
+        gauge("legs_waiting", "Legs that wait to be sent, without held ones", number(figures.waiting));
+        gauge("legs_held", "Legs that wait until somebody can read them", number(figures.held));
+        gauge("oldest_leg_seconds", "For how long the oldest waiting leg has waited; 0 when none does", age);
+    }
     gauge(
         "machines_awake",
         "Olm machines in memory",
@@ -69,5 +72,5 @@ async fn gathered(engine: &Engine) -> Result<Registry, Refused> {
         refusals.get_or_create(&Code { code }).inc_by(count);
     }
     registry.register("refusals", "Messages refused since the start, by code", refusals);
-    Ok(registry)
+    registry
 }

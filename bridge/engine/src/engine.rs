@@ -1,17 +1,17 @@
 //! The engine as a whole: what it is given, what runs in it, and what the listeners ask of it.
 
+mod rounds;
+
 use std::{
     os::unix::fs::PermissionsExt as _,
-    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{
-        Arc, PoisonError, Weak,
+        Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
 use parlour_domain::{Chance, Clock, ConversationId, NewConversation, PortalId, Timestamp};
 use ruma::{OwnedServerName, UserId};
 use tokio::{
@@ -162,11 +162,7 @@ pub struct Engine {
     tasks: Mutex<JoinSet<()>>,
 }
 
-const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 const A_MOMENT: Duration = Duration::from_millis(200);
-/// How long the homeserver may take for what it does by itself after a refusal.
-const QUIET: Duration = Duration::from_secs(2);
-const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 
 impl Engine {
     /// Opens the store and starts; does not wait for the homeserver, which may come later.
@@ -233,11 +229,7 @@ impl Engine {
                 }
             }
         });
-        tasks.spawn(receive(Arc::downgrade(&engine)));
-        tasks.spawn(go_on_making(Arc::downgrade(&engine)));
-        tasks.spawn(care_for_ghosts(Arc::downgrade(&engine)));
-        tasks.spawn(mend_stalls(Arc::downgrade(&engine)));
-        tasks.spawn(catch_up(Arc::downgrade(&engine)));
+        rounds::begin(&mut tasks, &engine);
         drop(tasks);
         engine.look_everywhere().await?;
         Ok(engine)
@@ -458,160 +450,5 @@ impl Engine {
             async move { core.send_waiting(&portal).await }
         };
         self.senders.wake(portal, work).await;
-    }
-
-    /// Empties the ghosts' inboxes, and sends again what could not be read.
-    async fn care(&self) {
-        for (ghost, reader) in self.core.ghosts.machines.empty_inboxes().await {
-            if let Err(error) = self.core.send_again(&ghost, &reader).await {
-                tracing::error!(user_id = %ghost.intent().user_id, %error, "a repair could not be begun");
-            }
-        }
-    }
-
-    /// One look into the bot's inbox, and what follows from it.
-    async fn receive_once(&self) -> Result<(), EngineError> {
-        let bot = self.core.ghosts.bot().await?;
-        let goes_on = self.core.receiving_since().is_some();
-        if !goes_on {
-            self.core.store.keep_for_us().await?;
-        }
-        let news = bot.receive(Some(&self.core.ghosts.machines), goes_on).await?;
-        if !goes_on {
-            if self.recovering() {
-                self.core.recover().await?;
-                self.core.recovering.store(false, Ordering::Relaxed);
-            }
-            let missed = self.core.catch_up().await?;
-            if missed > 0 {
-                tracing::info!(missed, "events of the time before are taken in");
-            }
-            self.core.open.store(true, Ordering::Relaxed);
-            // Both ways, or messages do not travel. And what the homeserver could not send meanwhile it sends when it has
-            // called us.
-            self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
-            self.core.store.nothing_is_put_off().await?;
-            self.core.receiving.send_replace(Some(self.core.clock.now()));
-            tracing::info!("messages travel");
-        }
-        // Whoever waits for a key, a signature or a device looks again, also those who begin to wait just now: a
-        // wake is kept for a worker that is busy.
-        if !goes_on || !news.devices.is_empty() {
-            self.look_everywhere().await?;
-        } else if news.keys {
-            self.core.wake_relays(self.core.store.conversations_waiting().await?);
-        }
-        Ok(())
-    }
-}
-
-/// The bot's inbox, looked into for as long as the engine lives.
-async fn receive(engine: Weak<Engine>) {
-    let mut said = false;
-    while let Some(engine) = engine.upgrade() {
-        let failed = match AssertUnwindSafe(engine.receive_once()).catch_unwind().await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("it panicked".to_owned()),
-        };
-        let Some(error) = failed else {
-            said = false;
-            continue;
-        };
-        engine.core.receiving.send_replace(None);
-        engine.core.open.store(false, Ordering::Relaxed);
-        if !said {
-            tracing::warn!(%error, "messages do not travel; trying again each second");
-        }
-        said = true;
-        drop(engine);
-        tokio::time::sleep(AFTER_AN_ERROR).await;
-    }
-}
-
-/// Unfinished conversations, made for as long as the engine lives: when one is told of, soon again where that failed,
-/// and once a minute.
-async fn go_on_making(engine: Weak<Engine>) {
-    let mut pause = AFTER_AN_ERROR;
-    while let Some(engine) = engine.upgrade() {
-        let mut receiving = engine.receiving();
-        if receiving.wait_for(Option::is_some).await.is_err() {
-            return;
-        }
-        match AssertUnwindSafe(engine.make_unfinished()).catch_unwind().await {
-            Ok(Ok(true)) => {
-                pause = AFTER_AN_ERROR;
-                drop(tokio::time::timeout(BETWEEN_LOOKS, engine.unfinished.notified()).await);
-                continue;
-            }
-            Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "unfinished conversations could not be read"),
-            Err(_) => tracing::error!("making a conversation panicked"),
-        }
-        drop(tokio::time::timeout(pause, engine.unfinished.notified()).await);
-        pause = (pause * 2).min(BETWEEN_LOOKS);
-    }
-}
-
-/// What came by no transaction, asked for now and then, and soon after there was a reason.
-async fn catch_up(weak: Weak<Engine>) {
-    loop {
-        let Some(core) = weak.upgrade().map(|engine| Arc::clone(&engine.core)) else { return };
-        if tokio::time::timeout(BETWEEN_LOOKS, core.trouble.notified()).await.is_ok() {
-            tokio::time::sleep(QUIET).await;
-        }
-        if core.receiving_since().is_none() || *core.stalled.borrow() {
-            // When that ends, it is caught up with.
-            continue;
-        }
-        match AssertUnwindSafe(core.catch_up()).catch_unwind().await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(missed)) => {
-                tracing::warn!(missed, "the homeserver had lost sight of events: they are taken in now");
-            }
-            Ok(Err(error)) => tracing::warn!(%error, "what may have been missed could not be asked for"),
-            Err(_) => tracing::error!("catching up panicked"),
-        }
-    }
-}
-
-/// When the database took nothing and takes something again, the homeserver is told at once: by itself it would wait for
-/// longer and longer.
-async fn mend_stalls(weak: Weak<Engine>) {
-    let Some(mut stalled) = weak.upgrade().map(|engine| engine.core.stalled.subscribe()) else { return };
-    while stalled.wait_for(|stalled| *stalled).await.is_ok() {
-        tokio::time::sleep(AFTER_AN_ERROR).await;
-        let Some(engine) = weak.upgrade() else { return };
-        let Some(bot) = engine.bot() else { return };
-        if engine.core.store.takes(engine.core.clock.now()).await.is_err() {
-            continue;
-        }
-        engine.core.stalled.send_replace(false);
-        engine.core.trouble.notify_one();
-        tracing::info!("the database takes messages again");
-        let woken = async {
-            engine.core.store.nothing_is_put_off().await?;
-            engine.look_everywhere().await
-        };
-        if let Err(error) = woken.await {
-            tracing::warn!(%error, "what waits looks by itself");
-        }
-        if let Err(error) = engine.core.homeserver.ping(&bot.user_id).await {
-            tracing::warn!(%error, "the homeserver could not be told; it tries again by itself");
-        }
-    }
-}
-
-/// The ghosts' own inboxes, emptied now and then for as long as the engine lives.
-async fn care_for_ghosts(weak: Weak<Engine>) {
-    while let Some(engine) = weak.upgrade() {
-        let pause = engine.core.settings.care;
-        drop(engine);
-        tokio::time::sleep(pause).await;
-        let Some(engine) = weak.upgrade() else { return };
-        if AssertUnwindSafe(engine.care()).catch_unwind().await.is_err() {
-            tracing::error!("emptying the ghosts' inboxes panicked");
-        }
-        engine.core.ghosts.machines.put_to_sleep(engine.core.settings.idle).await;
     }
 }

@@ -25,10 +25,19 @@ impl Core {
     /// # Errors
     /// When homeserver or database fail; what was taken in stays, and reading again goes on from there.
     pub(crate) async fn read_back(&self, portal: &Portal) -> Result<(), CryptoError> {
+        self.read_back_from(portal, None).await
+    }
+
+    /// As [`Core::read_back`], from a place in the room's history on; none is its end.
+    pub(crate) async fn read_back_from(
+        &self,
+        portal: &Portal,
+        mut from: Option<String>,
+    ) -> Result<(), CryptoError> {
         let Some(room_id) = &portal.room_id else { return Ok(()) };
         let bot = self.ghosts.bot().await?;
         let ours = |user_id: &ruma::UserId| self.ghosts.is_ours(user_id);
-        let (mut unknown, mut from): (Vec<Arrived>, Option<String>) = (Vec::new(), None);
+        let mut unknown: Vec<Arrived> = Vec::new();
         'pages: loop {
             let mut request = get_message_events::v3::Request::new(room_id.clone(), Direction::Backward);
             request.limit = PAGE.into();
@@ -42,7 +51,11 @@ impl Core {
                 unknown.push(event);
             }
             from = page.end;
-            if from.is_none() || unknown.len() >= MOST_EVENTS {
+            if unknown.len() >= MOST_EVENTS {
+                tracing::error!(portal = %portal.id, events = unknown.len(), "a room is read back no further");
+                break;
+            }
+            if from.is_none() {
                 break;
             }
         }

@@ -26,10 +26,7 @@ impl Core {
     /// When homeserver or database fail; trying again goes on where it stopped.
     pub(crate) async fn recover(&self) -> Result<(), CryptoError> {
         let begun: Timestamp = self.clock.now();
-        let portals = self.store.portals_made().await?;
-        for portal in &portals {
-            self.read_back(portal).await?;
-        }
+        let rooms = self.read_all_back().await?;
         let bot = self.ghosts.bot().await?;
         let mut unknown = 0;
         for room_id in self.homeserver.joined_rooms(bot.intent()).await? {
@@ -39,7 +36,7 @@ impl Core {
         }
         self.store.recovered().await?;
         let took = self.clock.now().millis() - begun.millis();
-        tracing::warn!(rooms = portals.len(), milliseconds = took, "the rooms are read back");
+        tracing::warn!(rooms, milliseconds = took, "the rooms are read back");
         if unknown > 0 {
             tracing::error!(
                 rooms = unknown,
@@ -47,5 +44,23 @@ impl Core {
             );
         }
         Ok(())
+    }
+
+    /// Reads all rooms back; how many there are.
+    ///
+    /// # Errors
+    /// When homeserver or database fail in a way that passes.
+    pub(crate) async fn read_all_back(&self) -> Result<usize, CryptoError> {
+        let portals = self.store.portals_made().await?;
+        for portal in &portals {
+            match self.read_back(portal).await {
+                Err(error) if !error.may_pass() => {
+                    // One room that is gone keeps no other from going on.
+                    tracing::error!(portal = %portal.id, %error, "a room cannot be read back");
+                }
+                outcome => outcome?,
+            }
+        }
+        Ok(portals.len())
     }
 }

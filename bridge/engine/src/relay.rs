@@ -18,6 +18,7 @@ use crate::{
     engine::Core,
     faults::faulty,
     ghosts::{BOT, NAMESPACE},
+    homeserver::encoded,
     intake::Event,
     keyed::Again,
     notices,
@@ -38,6 +39,8 @@ enum Handled {
     Parked(Duration),
 }
 
+/// The longest id of an event (Matrix v1.19 §Size limits).
+const MOST_ID_BYTES: usize = 255;
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 /// How often handling an event may fail, or panic, for a reason that does not pass.
 const MOST_TRIES: u32 = 10;
@@ -212,6 +215,10 @@ impl Core {
     async fn left(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
         let user_id = event.state_key.as_deref().map(ruma::UserId::parse);
         let Some(Ok(user_id)) = user_id else { return Ok(Outcome::Nothing) };
+        if self.is_in(row, &user_id).await? {
+            // They have come back, and this came late.
+            return Ok(Outcome::Nothing);
+        }
         let participants = self.store.participants(&row.conversation).await?;
         let portals = self.store.portals(&row.conversation).await?;
         let hub = portals.iter().find(|portal| portal.kind() == PortalKind::Hub);
@@ -221,6 +228,15 @@ impl Core {
             Box::new(self.leg_ids.word(&event.event_id, &hub.id, words, self.clock.now()))
         });
         Ok(Outcome::Left { user_id, event_id: event.event_id.clone(), notice })
+    }
+
+    /// Whether somebody is in a portal's room, as the homeserver has it now.
+    async fn is_in(&self, row: &InboxRow, user_id: &ruma::UserId) -> Result<bool, CryptoError> {
+        let Some(room_id) = self.store.portal(&row.portal).await?.room_id else { return Ok(false) };
+        let bot = self.ghosts.bot().await?;
+        let event = format!("m.room.member/{}", encoded(user_id.as_str()));
+        let member = self.homeserver.state(bot.intent(), &room_id, &event).await?;
+        Ok(member.is_some_and(|content| content["membership"] == "join"))
     }
 
     /// Whether legs of this event stand in rooms, though it was not decided about: a backup was restored.
@@ -366,7 +382,9 @@ impl Core {
         home: &Portal,
         event_id: Option<&str>,
     ) -> Result<Option<(MessageId, Reach)>, CryptoError> {
-        match event_id.map(ruma::EventId::parse) {
+        // What no homeserver takes as an id is in no record, and a database may not even take the question.
+        let sane = |id: &&str| id.len() <= MOST_ID_BYTES && !id.chars().any(char::is_control);
+        match event_id.filter(sane).map(ruma::EventId::parse) {
             Some(Ok(event_id)) => Ok(self.store.message_at(&home.id, &event_id).await?),
             _ => Ok(None),
         }

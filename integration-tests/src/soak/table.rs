@@ -80,6 +80,10 @@ impl Report {
             complaints
                 .push(format!("the first message was relayed only {longest:.1?} after Parlour was killed"));
         }
+        let none = self.killed.iter().filter(|k| k.kind.takes_parlour() && k.recovery.is_none()).count();
+        if none > 0 {
+            complaints.push(format!("after {none} kills nothing was relayed for long"));
+        }
         let never = self.killed.iter().filter(|killed| !killed.arrived).count();
         if never > 0 {
             complaints.push(format!("after {never} kills no message travelled for long"));

@@ -78,10 +78,11 @@ async fn a_kill_shows_what_a_broken_promise_loses_or_doubles() {
     say(&murphy, &hub, "hello").await;
     let ghost = read(&ann, &spoke, "hello").await.sender;
     for (fault, place, copies) in [
-        (None, "after hs.send-event 1", 1),
-        (Some("answer-first"), "before db.transaction-kept 1", 0),
-        (Some("no-dedup"), "after db.transaction-kept 1", 2),
-        (Some("new-transaction-id"), "after hs.send-event 1", 2),
+        (None, "after hs.send-event 1", 1..=1),
+        (Some("answer-first"), "before db.transaction-kept 1", 0..=0),
+        // By the transaction and by what is asked for after a break.
+        (Some("no-dedup"), "after db.transaction-kept 1", 2..=3),
+        (Some("new-transaction-id"), "after hs.send-event 1", 2..=2),
     ] {
         let before = witness::ciphertexts(&ann, &spoke).await[ghost.as_str()];
         trial.kill_parlour().await;
@@ -102,7 +103,7 @@ async fn a_kill_shows_what_a_broken_promise_loses_or_doubles() {
         books.still().await;
         trial.to_parlour.pass_all();
         let after = witness::ciphertexts(&ann, &spoke).await[ghost.as_str()];
-        assert_eq!(after - before, copies, "{fault:?} {place}");
+        assert!(copies.contains(&(after - before)), "{fault:?} {place}: {}", after - before);
     }
     for client in [murphy, ann] {
         client.stop().await;

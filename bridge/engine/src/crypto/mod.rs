@@ -39,7 +39,9 @@ impl CryptoError {
         match self {
             Self::Homeserver(error) => error.is_passing(),
             Self::Database(error) => error.may_pass(),
-            Self::Store(_) => true,
+            Self::Store(_)
+            | Self::Olm(matrix_sdk_crypto::OlmError::Store(_))
+            | Self::Megolm(matrix_sdk_crypto::MegolmError::Store(_)) => true,
             Self::Olm(_) | Self::Megolm(_) | Self::Json(_) => false,
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use parlour_domain::Timestamp;
 use sqlx::{AnyConnection, Connection as _, any::install_default_drivers};
-use tokio::process::Command;
+use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use super::{DatabaseUrl, StoreError, database::Claim};
 
@@ -82,17 +82,26 @@ impl DatabaseUrl {
         fs::File::open(to).and_then(|file| file.sync_all()).map_err(at(to))
     }
 
-    /// Puts a copy in the database's place. A file that was there before stays beside it, with `suffix` after its name.
+    /// Puts a copy in the database's place, as Parlour's own with the mark that it comes from a backup: there is no moment
+    /// at which it stands there without. A file that was there before stays beside it, with `suffix` after its name.
     ///
     /// # Errors
     /// [`CopyError`], in one sentence; [`StoreError::InUse`] while a Parlour works with it.
-    pub async fn replace_with(&self, copy: &Path, suffix: &str) -> Result<(), CopyError> {
+    pub async fn replace_with(
+        &self,
+        copy: &Path,
+        suffix: &str,
+        mark: Option<Timestamp>,
+    ) -> Result<(), CopyError> {
         install_default_drivers();
         match self {
             Self::Sqlite(file) => {
                 let _claim = Claim::of_file(file)?;
                 let partial = file.with_added_extension("partial");
                 fs::copy(copy, &partial).map_err(at(&partial))?;
+                if let Some(now) = mark {
+                    Self::Sqlite(partial.clone()).mark_restored(now).await?;
+                }
                 fs::File::open(&partial).and_then(|file| file.sync_all()).map_err(at(&partial))?;
                 // Whatever ends this half way leaves every file that was there under one of two names.
                 for end in BESIDE.into_iter().chain([""]) {
@@ -105,10 +114,13 @@ impl DatabaseUrl {
             }
             Self::Postgres(url) => {
                 let _claim = Claim::of_session(&url.parse().map_err(StoreError::from)?).await?;
-                let mut restore = postgres("pg_restore", url)?;
-                let how = ["--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error"];
-                restore.args(how).args(["--dbname", &database_of(url)]).arg(copy);
-                run("pg_restore", restore).await
+                let mut script = postgres("pg_restore", url)?;
+                script.args(["--clean", "--if-exists", "--no-owner", "--file", "-"]).arg(copy);
+                let mut database = postgres("psql", url)?;
+                database.args(["--no-psqlrc", "--quiet", "--single-transaction", "--set", "ON_ERROR_STOP=1"]);
+                let mark =
+                    mark.map(|now| format!("{UNMARK};\n{}", MARK.replace("$1", &now.millis().to_string())));
+                piped(script, database, &mark.unwrap_or_default()).await
             }
         }
     }
@@ -124,13 +136,44 @@ impl DatabaseUrl {
             Self::Postgres(url) => url.clone(),
         };
         let mut database = connection(&url).await?;
-        sqlx::query("DELETE FROM incidents WHERE kind = 'restored'").execute(&mut database).await?;
-        sqlx::query("INSERT INTO incidents (kind, at) VALUES ('restored', $1)")
-            .bind(at.millis())
-            .execute(&mut database)
-            .await?;
+        sqlx::query(UNMARK).execute(&mut database).await?;
+        sqlx::query(MARK).bind(at.millis()).execute(&mut database).await?;
         Ok(database.close().await?)
     }
+}
+
+const UNMARK: &str = "DELETE FROM incidents WHERE kind = 'restored'";
+const MARK: &str = "INSERT INTO incidents (kind, at) VALUES ('restored', $1)";
+
+/// Has `database` do what `script` writes, and `last` after it, all of it or nothing.
+async fn piped(mut script: Command, mut database: Command, last: &str) -> Result<(), CopyError> {
+    let failed = |program| move |error| CopyError::Program(program, error);
+    let (from, to) = ("pg_restore", "psql");
+    script.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    database.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut database = database.spawn().map_err(failed(to))?;
+    let mut script = script.spawn().map_err(failed(from))?;
+    if let (Some(mut words), Some(mut ear)) = (script.stdout.take(), database.stdin.take()) {
+        // Where one of them ends early, its own words say why.
+        let passed_on = tokio::io::copy(&mut words, &mut ear).await;
+        drop(words);
+        let written = script.wait_with_output().await.map_err(failed(from))?;
+        if !written.status.success() {
+            // At the end of its input the other would make true what has come so far.
+            database.kill().await.map_err(failed(to))?;
+            return Err(CopyError::Failed(from, first_line(&written.stderr)));
+        }
+        if passed_on.is_ok() {
+            // Refused, it has said why, too.
+            let _ = ear.write_all(format!("{last};\n").as_bytes()).await;
+        }
+    }
+    let done = database.wait_with_output().await.map_err(failed(to))?;
+    if done.status.success() { Ok(()) } else { Err(CopyError::Failed(to, first_line(&done.stderr))) }
+}
+
+fn first_line(words: &[u8]) -> String {
+    String::from_utf8_lossy(words).lines().next().unwrap_or("no reason given").to_owned()
 }
 
 fn with_end(file: &Path, end: &str) -> PathBuf {
@@ -139,7 +182,8 @@ fn with_end(file: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-fn sqlite(file: &Path) -> String {
+/// A file of SQLite's, which is there.
+pub(super) fn sqlite(file: &Path) -> String {
     let mut url = String::from("sqlite://");
     url.extend(url::form_urlencoded::byte_serialize(file.to_string_lossy().as_bytes()));
     // A path keeps its slashes; a space is no plus in it.
@@ -149,10 +193,6 @@ fn sqlite(file: &Path) -> String {
 async fn connection(url: &str) -> Result<AnyConnection, sqlx::Error> {
     install_default_drivers();
     AnyConnection::connect(url).await
-}
-
-fn database_of(url: &str) -> String {
-    url::Url::parse(url).map(|url| url.path().trim_start_matches('/').to_owned()).unwrap_or_default()
 }
 
 /// One of PostgreSQL's programs, told by its environment what it connects to: arguments can be read by everybody.
@@ -166,7 +206,12 @@ fn postgres(program: &'static str, url: &str) -> Result<Command, CopyError> {
     };
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).env("PGDATABASE", decoded(url.path().trim_start_matches('/')));
+    let parameter = |wanted: &str| {
+        url.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
+    };
     for (name, value) in [
+        ("PGSSLMODE", parameter("sslmode")),
+        ("PGSSLROOTCERT", parameter("sslrootcert")),
         ("PGHOST", url.host_str().map(str::to_owned)),
         ("PGPORT", url.port().map(|port| port.to_string())),
         ("PGUSER", Some(decoded(url.username())).filter(|user| !user.is_empty())),
@@ -184,8 +229,7 @@ async fn run(program: &'static str, mut command: Command) -> Result<(), CopyErro
     if output.status.success() {
         return Ok(());
     }
-    let words = String::from_utf8_lossy(&output.stderr);
-    Err(CopyError::Failed(program, words.lines().next().unwrap_or("no reason given").to_owned()))
+    Err(CopyError::Failed(program, first_line(&output.stderr)))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use sqlx::{
 };
 use tokio::sync::Mutex;
 
-use super::{MasterKey, Store, StoreError, seal::Keyring, transaction::Transaction};
+use super::{MasterKey, Store, StoreError, copy::sqlite, seal::Keyring, transaction::Transaction};
 use crate::commit_point::{CommitPoint, through};
 
 /// Which database: `sqlite:FILE`, or `postgres://USER:PASSWORD@HOST/DATABASE`. It may hold a password, and does not print
@@ -91,11 +91,12 @@ const SQLITE: [&str; 5] = [
 const POSTGRES: [&str; 1] = ["SET synchronous_commit = on"];
 
 impl Backend {
-    /// How a transaction that writes begins: in SQLite with the one write lock.
+    /// How a transaction that writes begins: in SQLite with the one write lock, in PostgreSQL with a share in the database.
     pub(super) fn begin(self) -> &'static str {
         match self {
             Self::Sqlite => "BEGIN IMMEDIATE",
-            Self::Postgres => "BEGIN",
+            // As long as it lasts, nobody takes the database away.
+            Self::Postgres => "BEGIN; SELECT pg_advisory_xact_lock_shared(8101117)",
         }
     }
 
@@ -117,8 +118,10 @@ pub(super) enum Claim {
     Session { options: AnyConnectOptions, connection: Mutex<Option<AnyConnection>>, epoch: AtomicI64 },
 }
 
-/// For a transaction: as long as it lasts, nobody counts on.
-const OWNED: &str = "SELECT epoch FROM ownership WHERE one = 1 AND epoch = $1 FOR SHARE";
+const OWNED: &str = "SELECT epoch FROM ownership WHERE one = 1 AND epoch = $1";
+const ALONE: &str = "BEGIN; SELECT pg_advisory_xact_lock(8101117)";
+const TAKE_AGAIN: &str =
+    "UPDATE ownership SET epoch = epoch + 1 WHERE one = 1 AND epoch = $1 RETURNING epoch";
 const TAKE: &str = "UPDATE ownership SET epoch = epoch + 1 WHERE one = 1 RETURNING epoch";
 
 impl Claim {
@@ -141,11 +144,25 @@ impl Claim {
     /// Counts on, so that whoever had the database before writes no more.
     async fn take(&self, pool: &AnyPool) -> Result<(), StoreError> {
         if let Self::Session { epoch, .. } = self {
-            let mut tx = Transaction::begin(pool, Backend::Postgres.begin()).await?;
+            // What others have begun ends first; what they begin afterwards finds the new number.
+            let mut tx = Transaction::begin(pool, ALONE).await?;
             let (taken,): (i64,) = sqlx::query_as(TAKE).fetch_one(&mut *tx).await?;
             through(CommitPoint::DatabaseTaken, tx.commit()).await?;
             epoch.store(taken, Ordering::Relaxed);
         }
+        Ok(())
+    }
+
+    /// Counts on where nobody else has meanwhile. What this process has in its memory is older than the database otherwise,
+    /// its Olm machines above all: then it is over for it.
+    async fn take_again(&self, pool: &AnyPool) -> Result<(), StoreError> {
+        let Self::Session { epoch, .. } = self else { return Ok(()) };
+        let mut tx = Transaction::begin(pool, ALONE).await?;
+        let taken: Option<(i64,)> =
+            sqlx::query_as(TAKE_AGAIN).bind(epoch.load(Ordering::Relaxed)).fetch_optional(&mut *tx).await?;
+        let (taken,) = taken.ok_or(StoreError::Taken)?;
+        through(CommitPoint::DatabaseTaken, tx.commit()).await?;
+        epoch.store(taken, Ordering::Relaxed);
         Ok(())
     }
 
@@ -170,7 +187,7 @@ impl Claim {
         }
         *connection = None;
         let fresh = locked(options).await?;
-        self.take(pool).await?;
+        self.take_again(pool).await?;
         *connection = Some(fresh);
         Ok(())
     }
@@ -216,10 +233,10 @@ impl Store {
         install_default_drivers();
         let (backend, address, size) = match url {
             DatabaseUrl::Sqlite(file) => {
-                let mut address = url::Url::parse("sqlite:///").map_err(|_| StoreError::Malformed("url"))?;
-                address.set_path(&file.to_string_lossy());
-                address.set_query(Some("mode=rwc"));
-                (Backend::Sqlite, address.to_string(), 4)
+                // For its owner alone, wherever it lies.
+                let mut options = File::options();
+                options.append(true).create(true).mode(0o600).open(file).map_err(StoreError::Claim)?;
+                (Backend::Sqlite, sqlite(file), 4)
             }
             DatabaseUrl::Postgres(address) => (Backend::Postgres, address.clone(), 8),
         };

@@ -11,6 +11,7 @@ mod outbox;
 mod people;
 mod record;
 mod recovery;
+mod repairs;
 mod seal;
 mod settings;
 #[cfg(test)]
@@ -29,8 +30,9 @@ pub use database::DatabaseUrl;
 pub use figures::Figures;
 pub use inbox::{Arrived, InboxRow, MegolmIndex, Outcome, RelayedMessage};
 pub use machine::MachineStore;
-pub use outbox::{Leg, LegContent, NewLeg, Repair, Says};
+pub use outbox::{Leg, LegContent, NewLeg, Says};
 pub use people::OurUser;
+pub use repairs::Repair;
 pub use seal::{InvalidMasterKey, MasterKey};
 
 use crate::commit_point::{CommitPoint, through};
@@ -49,6 +51,9 @@ pub enum StoreError {
     /// Another process works with this database.
     #[error("another Parlour runs on this database; stop it first")]
     InUse,
+    /// Another process has worked with this database since this one was cut off from it.
+    #[error("another Parlour has worked with this database meanwhile; start this one again")]
+    Taken,
     /// What keeps other processes out could not be made.
     #[error("the database cannot be kept for this process alone: {0}")]
     Claim(#[source] std::io::Error),
@@ -85,9 +90,12 @@ impl StoreError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Driver(sqlx::Error::Database(error)) => {
+                // PostgreSQL's classes of values that make no sense, and of constraints.
+                let code = error.code().filter(|code| code.len() == 5);
                 !(error.is_unique_violation()
                     || error.is_foreign_key_violation()
-                    || error.is_check_violation())
+                    || error.is_check_violation()
+                    || code.is_some_and(|code| code.starts_with("22") || code.starts_with("23")))
             }
             Self::Driver(error) => !matches!(
                 error,
@@ -95,6 +103,7 @@ impl StoreError {
             ),
             Self::InUse | Self::Claim(_) | Self::MachineBehind => true,
             Self::Migration(_)
+            | Self::Taken
             | Self::WrongMasterKey
             | Self::Sealed { .. }
             | Self::Malformed(_)
@@ -151,6 +160,12 @@ impl Store {
     /// Ends a transaction in which nothing was written.
     async fn leave(&self, tx: Transaction) -> Result<(), StoreError> {
         Ok(tx.leave().await?)
+    }
+
+    /// Lets go of the database as a broken connection would, and goes on as if nothing had happened.
+    #[cfg(test)]
+    async fn give_up_for_a_test(&self) {
+        self.claim.give_up().await;
     }
 
     /// Ends all connections; what was committed stays.

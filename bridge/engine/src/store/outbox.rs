@@ -35,22 +35,6 @@ pub enum Says {
     Redaction(OwnedEventId),
 }
 
-/// A message that is sent again from the record, because somebody cannot read the event that it is.
-pub struct Repair {
-    /// The message.
-    pub message: MessageId,
-    /// Whose conversation.
-    pub conversation: ConversationId,
-    /// The event that cannot be read.
-    pub unreadable: OwnedEventId,
-    /// The leg that says it again.
-    pub again: NewLeg,
-    /// The leg that voids the event, once the message stands in the room again.
-    pub redaction: NewLeg,
-    /// Why, as the ledger keeps it.
-    pub why: &'static str,
-}
-
 /// What a leg says.
 pub enum LegContent {
     /// A person's words, said by their ghost.
@@ -395,7 +379,7 @@ impl Store {
         let key = self.portal_key(portal).await?;
         let sealed = sqlx::query(
             "UPDATE outbox SET ciphertext = $2, sender_user_id = $3, session = $4, state = 'waiting'
-             WHERE seq = $1 AND ciphertext IS NULL",
+             WHERE seq = $1 AND ciphertext IS NULL AND state IN ('waiting', 'held')",
         )
         .bind(leg.seq)
         .bind(key.seal(place("ciphertext", &leg.id), ciphertext.as_bytes()))
@@ -404,75 +388,14 @@ impl Store {
         one_row(OUTBOX, &self.alone(CommitPoint::LegSealed, sealed).await?)
     }
 
-    /// The portals that a user of ours has sent messages to.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn portals_written_by(&self, sender: &UserId) -> Result<Vec<PortalId>, StoreError> {
-        let sql = "SELECT DISTINCT portal_id FROM outbox WHERE sender_user_id = $1 AND state = 'sent'";
-        let rows: Vec<(String,)> = sqlx::query_as(sql).bind(sender.as_str()).fetch_all(&self.pool).await?;
-        rows.iter().map(|(id,)| parsed(OUTBOX, id)).collect()
-    }
-
-    /// The messages that a user of ours has sent to a portal in one Megolm session, oldest first, each with the event
-    /// that stands for it and its time.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn sent_in(
-        &self,
-        portal: &PortalId,
-        sender: &UserId,
-        session_id: &str,
-    ) -> Result<Vec<(MessageId, OwnedEventId, Timestamp)>, StoreError> {
-        let rows: Vec<(String, String, i64)> = sqlx::query_as(
-            "SELECT o.message_id, o.event_id, o.sent_at FROM outbox o
-             JOIN mapping x ON x.portal_id = o.portal_id AND x.event_id = o.event_id AND x.current = 1
-             WHERE o.portal_id = $1 AND o.sender_user_id = $2 AND o.session = $3 AND o.state = 'sent'
-                 AND o.message_id IS NOT NULL AND o.redacts IS NULL ORDER BY o.seq",
-        )
-        .bind(portal.as_str())
-        .bind(sender.as_str())
-        .bind(self.practice_key().name(&["megolm", session_id]))
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter()
-            .map(|(message, event, at)| {
-                Ok((parsed(OUTBOX, &message)?, matrix_id(OUTBOX, event)?, Timestamp::from_millis(at)))
-            })
-            .collect()
-    }
-
-    /// Messages are to be sent again from the record, and the events that they were voided, in one commit. Each event is
-    /// repaired once, however often this is asked.
-    ///
-    /// # Errors
-    /// When the database fails; then nothing of it is kept.
-    pub async fn begin_repairs(&self, repairs: &[Repair], at: Timestamp) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        for repair in repairs {
-            let begun: Option<(i64,)> = sqlx::query_as("SELECT seq FROM outbox WHERE leg_id = $1")
-                .bind(repair.again.id.as_str())
-                .fetch_optional(&mut *tx)
-                .await?;
-            if begun.is_some() {
-                continue;
-            }
-            let (conversation, message) = (&repair.conversation, Some(&repair.message));
-            ledger(&mut tx, conversation, &repair.unreadable, message, "repair", Some(repair.why), at)
-                .await?;
-            self.add(&mut tx, &repair.again, message, at).await?;
-            self.add(&mut tx, &repair.redaction, message, at).await?;
-        }
-        self.commit(tx, CommitPoint::RepairBegun).await
-    }
-
     /// Nobody in the portal can read the leg yet.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn leg_is_held(&self, seq: i64) -> Result<(), StoreError> {
-        let held = sqlx::query("UPDATE outbox SET state = 'held' WHERE seq = $1").bind(seq);
+        let held =
+            sqlx::query("UPDATE outbox SET state = 'held' WHERE seq = $1 AND state IN ('waiting', 'held')")
+                .bind(seq);
         one_row(OUTBOX, &self.alone(CommitPoint::LegHeld, held).await?)
     }
 

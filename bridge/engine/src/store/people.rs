@@ -60,9 +60,10 @@ impl Store {
         let mut tx = self.begin_unordered().await?;
         let key = self.keys.make(&mut tx, &owner(&person.id, person.role)).await?;
         let number = person.record_number.as_ref();
-        sqlx::query(
+        let result = sqlx::query(
             "INSERT INTO people (id, user_id, role, name, record_number) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (id) DO UPDATE SET role = $3, name = $4, record_number = $5",
+             ON CONFLICT (id) DO UPDATE SET role = $3, name = $4, record_number = $5
+             WHERE (people.role = 'patient') = ($3 = 'patient')",
         )
         .bind(person.id.as_str())
         .bind(person.user_id.as_str())
@@ -71,6 +72,8 @@ impl Store {
         .bind(number.map(|number| key.seal(place("record_number", &person.id), number.as_str().as_bytes())))
         .execute(&mut *tx)
         .await?;
+        // Whoever changes sides would stay where they are: they get another account.
+        super::one_row(PERSON, &result)?;
         self.commit(tx, CommitPoint::PersonKept).await
     }
 
