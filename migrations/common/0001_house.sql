@@ -157,6 +157,21 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_waiting ON outbox (state, portal_id, seq);
 CREATE INDEX outbox_by_sender ON outbox (sender_user_id, portal_id);
 
+-- Who may not have been able to read what a ghost has sent them: until it is known, or the sessions are named.
+CREATE TABLE repair_wishes (
+    ghost  TEXT NOT NULL,
+    reader TEXT NOT NULL,
+    PRIMARY KEY (ghost, reader)
+);
+
+-- Megolm sessions of ghosts (as keyed hashes) whose messages are to be sent again.
+CREATE TABLE repair_sessions (
+    ghost     TEXT NOT NULL,
+    portal_id TEXT NOT NULL REFERENCES portals (id),
+    session   TEXT NOT NULL,
+    PRIMARY KEY (ghost, portal_id, session)
+);
+
 -- Events of ours that stand in a room before their leg is known again: after a backup was restored.
 CREATE TABLE early_echoes (
     leg_id   TEXT PRIMARY KEY,

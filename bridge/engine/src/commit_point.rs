@@ -40,6 +40,10 @@ commit_points! {
     LegFailed = "db.leg-failed",
     /// Nothing is put off any longer.
     OutboxWoken = "db.outbox-woken",
+    /// Somebody may not have been able to read what a ghost has sent, or could after all.
+    RepairWished = "db.repair-wished",
+    /// Which sessions could not be read.
+    RepairNamed = "db.repair-named",
     /// A message is to be sent again from the record.
     RepairBegun = "db.repair-begun",
     /// What an Olm machine keeps.

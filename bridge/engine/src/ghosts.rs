@@ -54,6 +54,14 @@ impl Ghosts {
         self.machines.of(&ghost, person.name.as_str()).await
     }
 
+    /// The machine of the ghost that is this user.
+    pub(crate) async fn by_user(&self, user_id: &UserId) -> Result<Arc<Machine>, CryptoError> {
+        let ghost = self.store.our_user(user_id).await?.ok_or(StoreError::Malformed("our_users"))?;
+        let person = ghost.person.ok_or(StoreError::Malformed("our_users"))?;
+        let person = self.store.person(&person).await?.ok_or(StoreError::Malformed("our_users"))?;
+        self.of(&person).await
+    }
+
     fn fresh(&self, user_id: OwnedUserId, person: Option<PersonId>) -> OurUser {
         OurUser { user_id, person, device_id: self.fresh_device(), ready: false, former_device: None }
     }

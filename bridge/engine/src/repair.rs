@@ -1,54 +1,81 @@
 //! Repair: what somebody cannot read is sent again from the record, with its original time, and the unreadable event is
 //! redacted. It is the one answer to everything that goes wrong after sending.
+//!
+//! Each step is written down before the next: that a repair may be wished for, before the message that tells of it is taken
+//! in; which sessions could not be read; and with what is sent again, that they are dealt with.
 
 use ruma::UserId;
 
 use crate::{
-    crypto::{CryptoError, Machine},
+    crypto::CryptoError,
     engine::Core,
     portals::people_of,
-    store::{Portal, Repair},
+    store::{Repair, StoreError, UnreadableSession},
 };
 
 /// Why a message is sent again, as the ledger keeps it: a device could not read its Olm messages.
 const WEDGED: &str = "wedged";
 
 impl Core {
-    /// A device of somebody's could not read what a ghost had sent it, and has begun Olm anew: the rooms' keys that went by the
-    /// old session may be among it. The ghost's messages of the sessions that it uses now are sent again.
-    pub(crate) async fn send_again(&self, ghost: &Machine, reader: &UserId) -> Result<(), CryptoError> {
-        for portal in self.store.portals_written_by(&ghost.intent().user_id).await? {
-            let portal = self.store.portal(&portal).await?;
-            let participants = self.store.participants(&portal.conversation).await?;
-            if people_of(&portal, &participants).iter().any(|p| p.person.user_id == reader) {
-                self.repair(ghost, &portal, WEDGED).await?;
-            }
+    /// Does what repairs are wished for, and what earlier ones have left undone.
+    ///
+    /// # Errors
+    /// When homeserver, database or crypto store fail; what is left undone is done the next time.
+    pub(crate) async fn repair(&self) -> Result<(), CryptoError> {
+        for (ghost, reader) in self.store.repairs_wished().await? {
+            self.name_sessions(&ghost, &reader).await?;
+        }
+        for session in self.store.unreadable_sessions().await? {
+            self.send_again(&session).await?;
         }
         Ok(())
     }
 
-    /// Sends again what a ghost has sent to a portal in the Megolm session that it uses there now.
-    async fn repair(&self, ghost: &Machine, portal: &Portal, why: &'static str) -> Result<(), CryptoError> {
-        let Some(room_id) = &portal.room_id else { return Ok(()) };
-        let Some(session_id) = ghost.session_in(room_id).await? else { return Ok(()) };
-        let sent = self.store.sent_in(&portal.id, &ghost.intent().user_id, &session_id).await?;
+    /// A device of somebody's could not read what a ghost had sent it, and has begun Olm anew: the rooms' keys that went by
+    /// the old session may be among it. So the sessions that the ghost uses now, where it speaks to them, are unreadable.
+    async fn name_sessions(&self, ghost: &UserId, reader: &UserId) -> Result<(), CryptoError> {
+        let machine = self.ghosts.by_user(ghost).await?;
+        let mut sessions = Vec::new();
+        for portal in self.store.portals_written_by(ghost).await? {
+            let portal = self.store.portal(&portal).await?;
+            let participants = self.store.participants(&portal.conversation).await?;
+            if !people_of(&portal, &participants).iter().any(|p| p.person.user_id == reader) {
+                continue;
+            }
+            let Some(room_id) = &portal.room_id else { continue };
+            if let Some(session_id) = machine.session_in(room_id).await? {
+                let session = self.store.session_name(&session_id);
+                sessions.push(UnreadableSession { ghost: ghost.to_owned(), portal: portal.id, session });
+            }
+        }
+        Ok(self.store.sessions_are_unreadable(ghost, reader, &sessions).await?)
+    }
+
+    /// Sends again what a ghost has sent to a portal in a session.
+    async fn send_again(&self, unreadable: &UnreadableSession) -> Result<(), CryptoError> {
+        let portal = self.store.portal(&unreadable.portal).await?;
+        let room_id = portal.room_id.as_ref().ok_or(StoreError::Malformed("repair_sessions"))?;
+        let ghost = self.ghosts.by_user(&unreadable.ghost).await?;
         // First, so that nothing is sent again in the session that could not be read.
-        ghost.leave_session(room_id).await?;
+        let now_used = ghost.session_in(room_id).await?.map(|id| self.store.session_name(&id));
+        if now_used.as_ref() == Some(&unreadable.session) {
+            ghost.leave_session(room_id).await?;
+        }
         let now = self.clock.now();
+        let sent = self.store.sent_in(&portal.id, &unreadable.ghost, &unreadable.session).await?;
         let repairs: Vec<_> = sent
             .into_iter()
-            .map(|(message, unreadable, sent_at)| {
-                let (again, redaction) = self.leg_ids.again(&unreadable, &portal.id, sent_at, now);
+            .map(|(message, event, sent_at)| {
+                let (again, redaction) = self.leg_ids.again(&event, &portal.id, sent_at, now);
                 let conversation = portal.conversation.clone();
-                Repair { message, conversation, unreadable, again, redaction, why }
+                Repair { message, conversation, unreadable: event, again, redaction, why: WEDGED }
             })
             .collect();
-        if repairs.is_empty() {
-            return Ok(());
+        self.store.begin_repairs(unreadable, &repairs, now).await?;
+        if !repairs.is_empty() {
+            tracing::info!(portal = %portal.id, messages = repairs.len(), why = WEDGED, "sent again from the record");
+            self.wake_senders(std::slice::from_ref(&portal.id));
         }
-        tracing::info!(portal = %portal.id, messages = repairs.len(), why, "sent again from the record");
-        self.store.begin_repairs(&repairs, now).await?;
-        self.wake_senders(std::slice::from_ref(&portal.id));
         Ok(())
     }
 }

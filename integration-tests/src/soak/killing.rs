@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     cuts::{Aim, Cuts},
-    model::Model,
+    model::{Model, Progress},
     plan::{Kill, Kind},
     traffic::Orders,
 };
@@ -25,7 +25,7 @@ pub struct Killed {
     /// How long it took from there until the next Parlour had relayed its first message; none when it did not, or was not
     /// killed.
     pub recovery: Option<Duration>,
-    /// Whether something that was accepted after the kill has arrived before the next.
+    /// Whether something that was accepted after the kill has arrived before the next, or everything that there was.
     pub arrived: bool,
 }
 
@@ -99,8 +99,9 @@ impl Killer<'_> {
         } else {
             None
         };
-        // The next kill comes when what was accepted after this one has arrived.
-        let arrived = timeout(self.patience, self.model.wait_until(|now| now.youngest_seen > began)).await;
+        // The next kill comes when what was accepted after this one has arrived; or everything has, and the writers wait.
+        let all_well = |now: &Progress| now.youngest_seen > began || now.in_flight == 0;
+        let arrived = timeout(self.patience, self.model.wait_until(all_well)).await;
         Killed { kind: kill.kind, in_flight, recovery, arrived: arrived.is_ok() }
     }
 

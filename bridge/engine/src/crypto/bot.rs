@@ -65,8 +65,6 @@ pub struct News {
     pub keys: bool,
     /// People whose devices changed.
     pub devices: Vec<OwnedUserId>,
-    /// Whose devices have begun Olm with us anew, because what we sent them before could not be read.
-    pub unwedged: Vec<OwnedUserId>,
 }
 
 impl Machine {
@@ -144,11 +142,21 @@ impl Machine {
             Some(_) => HashMap::new(),
             None => self.sessions_with_senders(&changes.to_device_events).await?,
         };
+        // Written down before anything is taken in: afterwards nothing would tell of it again.
+        let suspected =
+            if others.is_none() { begun_anew(&changes.to_device_events) } else { BTreeSet::new() };
+        let ghost = &self.intent.user_id;
+        for reader in &suspected {
+            self.keys.store().repair_is_wished(ghost, reader).await?;
+        }
         let events = self.take_in(changes).await?;
         let unwedged = self.unwedged(&events, &known).await?;
+        for reader in suspected.difference(&unwedged) {
+            self.keys.store().repair_is_needless(ghost, reader).await?;
+        }
         // The news is taken in whatever becomes of our own requests, which are asked for again; `flush` has told.
         let _ = self.flush().await;
-        Ok(News { keys, devices, unwedged })
+        Ok(News { keys, devices })
     }
 
     /// Takes news in, in one commit: a process that ended between a new Olm session and the room key that came with it
@@ -169,7 +177,7 @@ impl Machine {
         &self,
         events: &[ProcessedToDeviceEvent],
         known: &HashMap<String, HashSet<String>>,
-    ) -> Result<Vec<OwnedUserId>, CryptoError> {
+    ) -> Result<BTreeSet<OwnedUserId>, CryptoError> {
         let mut unwedged = BTreeSet::new();
         for event in events {
             let ProcessedToDeviceEvent::Decrypted { raw, encryption_info } = event else { continue };
@@ -188,7 +196,7 @@ impl Machine {
                 unwedged.insert(encryption_info.sender.clone());
             }
         }
-        Ok(unwedged.into_iter().collect())
+        Ok(unwedged)
     }
 
     /// The Olm sessions that there are with the devices which have sent these events, by the device's key.
@@ -233,6 +241,16 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// Who has sent messages by which an Olm session begins (Matrix v1.19 client-server §m.olm.v1.curve25519-aes-sha2: type 0).
+fn begun_anew(events: &[Raw<AnyToDeviceEvent>]) -> BTreeSet<OwnedUserId> {
+    let begins = |event: &&Raw<AnyToDeviceEvent>| {
+        let content: Option<Value> = event.get_field("content").ok().flatten();
+        let messages = content.as_ref().and_then(|content| content["ciphertext"].as_object());
+        messages.is_some_and(|messages| messages.values().any(|message| message["type"] == 0))
+    };
+    events.iter().filter(begins).filter_map(|event| event.get_field("sender").ok().flatten()).collect()
 }
 
 /// Session and index of a Megolm event.

@@ -131,10 +131,8 @@ impl Machines {
     }
 
     /// Looks into the inboxes of all ghosts that are awake, until they are empty (Matrix v1.19 client-server
-    /// §Send-to-device messaging: what was fetched is deleted with the next fetch). Answers which ghosts heard that
-    /// somebody could not read what they had sent.
-    pub async fn empty_inboxes(&self) -> Vec<(Arc<Machine>, OwnedUserId)> {
-        let mut unwedged = Vec::new();
+    /// §Send-to-device messaging: what was fetched is deleted with the next fetch).
+    pub async fn empty_inboxes(&self) {
         let machines = self.all_awake().await;
         for machine in machines {
             if machine.intent().user_id.localpart() == crate::ghosts::BOT {
@@ -144,12 +142,8 @@ impl Machines {
             // keeps sending must not keep the other ghosts waiting.
             for _ in 0..MOST_LOOKS {
                 match machine.receive(None, false).await {
-                    Ok(news) => {
-                        unwedged.extend(news.unwedged.into_iter().map(|user| (Arc::clone(&machine), user)));
-                        if !news.keys {
-                            break;
-                        }
-                    }
+                    Ok(news) if news.keys => {}
+                    Ok(_) => break,
                     Err(error) => {
                         tracing::warn!(user_id = %machine.intent().user_id, %error, "a ghost's inbox stays full");
                         break;
@@ -157,7 +151,6 @@ impl Machines {
                 }
             }
         }
-        unwedged
     }
 
     /// Account and device (Matrix v1.19 application-service §Server admin style permissions; MSC4190).

@@ -29,10 +29,9 @@ pub(super) fn begin(tasks: &mut JoinSet<()>, engine: &Arc<Engine>) {
 impl Engine {
     /// Empties the ghosts' inboxes, and sends again what could not be read.
     async fn care(&self) {
-        for (ghost, reader) in self.core.ghosts.machines.empty_inboxes().await {
-            if let Err(error) = self.core.send_again(&ghost, &reader).await {
-                tracing::error!(user_id = %ghost.intent().user_id, %error, "a repair could not be begun");
-            }
+        self.core.ghosts.machines.empty_inboxes().await;
+        if let Err(error) = self.core.repair().await {
+            tracing::error!(%error, "a repair is not done yet");
         }
     }
 

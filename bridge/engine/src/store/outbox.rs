@@ -384,7 +384,7 @@ impl Store {
         .bind(leg.seq)
         .bind(key.seal(place("ciphertext", &leg.id), ciphertext.as_bytes()))
         .bind(sender.as_str())
-        .bind(self.practice_key().name(&["megolm", session_id]));
+        .bind(self.session_name(session_id).as_str().to_owned());
         one_row(OUTBOX, &self.alone(CommitPoint::LegSealed, sealed).await?)
     }
 

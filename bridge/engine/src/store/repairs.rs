@@ -1,7 +1,7 @@
 //! What is sent again from the record, and what it replaces.
 
 use parlour_domain::{ConversationId, MessageId, PortalId, Timestamp};
-use ruma::{OwnedEventId, UserId};
+use ruma::{OwnedEventId, OwnedUserId, UserId};
 
 use super::{NewLeg, Store, StoreError, matrix_id, parsed, record::ledger};
 use crate::commit_point::CommitPoint;
@@ -24,7 +24,115 @@ pub struct Repair {
     pub why: &'static str,
 }
 
+/// The name of a Megolm session: a keyed hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionName(String);
+
+impl SessionName {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A session of a ghost's in a portal whose messages are to be sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableSession {
+    /// The ghost.
+    pub ghost: OwnedUserId,
+    /// The portal.
+    pub portal: PortalId,
+    /// The session.
+    pub session: SessionName,
+}
+
 impl Store {
+    /// The name that a Megolm session has in the database.
+    #[must_use]
+    pub fn session_name(&self, session_id: &str) -> SessionName {
+        SessionName(self.practice_key().name(&["megolm", session_id]))
+    }
+
+    /// Somebody may not have been able to read what a ghost has sent them.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn repair_is_wished(&self, ghost: &UserId, reader: &UserId) -> Result<(), StoreError> {
+        let sql = "INSERT INTO repair_wishes (ghost, reader) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        let wished = sqlx::query(sql).bind(ghost.as_str()).bind(reader.as_str());
+        self.alone(CommitPoint::RepairWished, wished).await.map(drop)
+    }
+
+    /// They could after all.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn repair_is_needless(&self, ghost: &UserId, reader: &UserId) -> Result<(), StoreError> {
+        let sql = "DELETE FROM repair_wishes WHERE ghost = $1 AND reader = $2";
+        let needless = sqlx::query(sql).bind(ghost.as_str()).bind(reader.as_str());
+        self.alone(CommitPoint::RepairWished, needless).await.map(drop)
+    }
+
+    /// Who could not read what which ghost has sent, as (ghost, reader).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn repairs_wished(&self) -> Result<Vec<(OwnedUserId, OwnedUserId)>, StoreError> {
+        let rows: Vec<(String, String)> =
+            sqlx::query_as("SELECT ghost, reader FROM repair_wishes").fetch_all(&self.pool).await?;
+        let parsed = rows.into_iter().map(|(ghost, reader)| {
+            Ok((matrix_id("repair_wishes", ghost)?, matrix_id("repair_wishes", reader)?))
+        });
+        parsed.collect()
+    }
+
+    /// These are the sessions which somebody could not read, in one commit: the wish is granted by them.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of it is kept.
+    pub async fn sessions_are_unreadable(
+        &self,
+        ghost: &UserId,
+        reader: &UserId,
+        sessions: &[UnreadableSession],
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin_unordered().await?;
+        for session in sessions {
+            sqlx::query(
+                "INSERT INTO repair_sessions (ghost, portal_id, session) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            )
+            .bind(session.ghost.as_str())
+            .bind(session.portal.as_str())
+            .bind(&session.session.0)
+            .execute(&mut *tx)
+            .await?;
+        }
+        sqlx::query("DELETE FROM repair_wishes WHERE ghost = $1 AND reader = $2")
+            .bind(ghost.as_str())
+            .bind(reader.as_str())
+            .execute(&mut *tx)
+            .await?;
+        self.commit(tx, CommitPoint::RepairNamed).await
+    }
+
+    /// The sessions whose messages are to be sent again.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn unreadable_sessions(&self) -> Result<Vec<UnreadableSession>, StoreError> {
+        let rows: Vec<(String, String, String)> =
+            sqlx::query_as("SELECT ghost, portal_id, session FROM repair_sessions")
+                .fetch_all(&self.pool)
+                .await?;
+        let parsed = rows.into_iter().map(|(ghost, portal, session)| {
+            Ok(UnreadableSession {
+                ghost: matrix_id("repair_sessions", ghost)?,
+                portal: parsed("repair_sessions", &portal)?,
+                session: SessionName(session),
+            })
+        });
+        parsed.collect()
+    }
+
     /// The portals that a user of ours has sent messages to.
     ///
     /// # Errors
@@ -44,7 +152,7 @@ impl Store {
         &self,
         portal: &PortalId,
         sender: &UserId,
-        session_id: &str,
+        session: &SessionName,
     ) -> Result<Vec<(MessageId, OwnedEventId, Timestamp)>, StoreError> {
         let rows: Vec<(String, String, i64)> = sqlx::query_as(
             "SELECT o.message_id, o.event_id, o.sent_at FROM outbox o
@@ -57,7 +165,7 @@ impl Store {
         )
         .bind(portal.as_str())
         .bind(sender.as_str())
-        .bind(self.practice_key().name(&["megolm", session_id]))
+        .bind(&session.0)
         .fetch_all(&self.pool)
         .await?;
         rows.into_iter()
@@ -72,7 +180,12 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
-    pub async fn begin_repairs(&self, repairs: &[Repair], at: Timestamp) -> Result<(), StoreError> {
+    pub async fn begin_repairs(
+        &self,
+        of: &UnreadableSession,
+        repairs: &[Repair],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         for repair in repairs {
             let begun: Option<(i64,)> = sqlx::query_as("SELECT seq FROM outbox WHERE leg_id = $1")
@@ -88,6 +201,12 @@ impl Store {
             self.add(&mut tx, &repair.again, message, at).await?;
             self.add(&mut tx, &repair.redaction, message, at).await?;
         }
+        sqlx::query("DELETE FROM repair_sessions WHERE ghost = $1 AND portal_id = $2 AND session = $3")
+            .bind(of.ghost.as_str())
+            .bind(of.portal.as_str())
+            .bind(&of.session.0)
+            .execute(&mut *tx)
+            .await?;
         self.commit(tx, CommitPoint::RepairBegun).await
     }
 }

@@ -271,9 +271,29 @@ async fn a_message_is_sent_again_once_and_stands_for_itself(database: &TestDatab
         world.store.portals_written_by(ghost).await.expect("read"),
         std::slice::from_ref(&world.anns.id)
     );
-    assert!(world.store.sent_in(&world.anns.id, ghost, "other").await.expect("read").is_empty());
+    assert!(
+        world
+            .store
+            .sent_in(&world.anns.id, ghost, &world.store.session_name("other"))
+            .await
+            .expect("read")
+            .is_empty()
+    );
+    let session = world.store.session_name("session");
+    let unreadable = super::UnreadableSession {
+        ghost: ghost.to_owned(),
+        portal: world.anns.id.clone(),
+        session: session.clone(),
+    };
+    let reader = user_id!("@u1:x");
+    world.store.repair_is_wished(ghost, reader).await.expect("wished");
+    assert_eq!(world.store.repairs_wished().await.expect("read"), [(ghost.to_owned(), reader.to_owned())]);
+    let named = std::slice::from_ref(&unreadable);
+    world.store.sessions_are_unreadable(ghost, reader, named).await.expect("named");
+    assert!(world.store.repairs_wished().await.expect("read").is_empty());
+    assert_eq!(world.store.unreadable_sessions().await.expect("read"), named);
     let [(message, lost, at)] =
-        <[_; 1]>::try_from(world.store.sent_in(&world.anns.id, ghost, "session").await.expect("read"))
+        <[_; 1]>::try_from(world.store.sent_in(&world.anns.id, ghost, &session).await.expect("read"))
             .expect("one message");
     assert_eq!((&*lost, at), (&*event_id("$lost"), AT));
     let (again, redaction) = (leg(&world.anns), leg(&world.anns));
@@ -286,8 +306,9 @@ async fn a_message_is_sent_again_once_and_stands_for_itself(database: &TestDatab
         why: "wedged",
     };
     let repairs = [repair];
-    world.store.begin_repairs(&repairs, AT).await.expect("begun");
-    world.store.begin_repairs(&repairs, AT).await.expect("begun already");
+    world.store.begin_repairs(&unreadable, &repairs, AT).await.expect("begun");
+    world.store.begin_repairs(&unreadable, &repairs, AT).await.expect("begun already");
+    assert!(world.store.unreadable_sessions().await.expect("read").is_empty());
     let found = next().await.expect("a leg");
     assert_eq!(found.id, again.id);
     assert!(matches!(found.content, LegContent::Message { body, .. } if body == "Bring your card."));

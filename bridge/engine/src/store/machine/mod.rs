@@ -115,6 +115,11 @@ impl MachineStore {
         Ok(())
     }
 
+    /// The database that it is in.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Whether a save did not come to its end, so that the machine's memory is ahead of the database. While somebody
     /// saves just now it is not known yet.
     #[must_use]
