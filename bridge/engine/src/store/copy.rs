@@ -118,8 +118,11 @@ impl DatabaseUrl {
                 script.args(["--clean", "--if-exists", "--no-owner", "--file", "-"]).arg(copy);
                 let mut database = postgres("psql", url)?;
                 database.args(["--no-psqlrc", "--quiet", "--single-transaction", "--set", "ON_ERROR_STOP=1"]);
-                let mark =
-                    mark.map(|now| format!("{UNMARK};\n{}", MARK.replace("$1", &now.millis().to_string())));
+                let mark = mark.map(|now| {
+                    let mark = MARK.replace("$1", &now.millis().to_string());
+                    // The script has left the path of schemas empty.
+                    format!("SET search_path TO public;\n{UNMARK};\n{mark}")
+                });
                 piped(script, database, &mark.unwrap_or_default()).await
             }
         }
