@@ -16,6 +16,8 @@ use crate::{
 
 /// How many events one request asks for; the homeserver may give fewer.
 const PAGE: u32 = 100;
+/// So many known events end it. One alone might be known by a transaction that has overtaken another.
+const ENOUGH_KNOWN: usize = 10;
 /// How far a room is read back at most. What stands before is older than any message can wait.
 const MOST_EVENTS: usize = 10_000;
 
@@ -37,7 +39,7 @@ impl Core {
         let Some(room_id) = &portal.room_id else { return Ok(()) };
         let bot = self.ghosts.bot().await?;
         let ours = |user_id: &ruma::UserId| self.ghosts.is_ours(user_id);
-        let mut unknown: Vec<Arrived> = Vec::new();
+        let (mut unknown, mut known): (Vec<Arrived>, usize) = (Vec::new(), 0);
         'pages: loop {
             let mut request = get_message_events::v3::Request::new(room_id.clone(), Direction::Backward);
             request.limit = PAGE.into();
@@ -46,9 +48,13 @@ impl Core {
             for event in &page.chunk {
                 let event = arrived(event.json(), &ours);
                 if self.store.knows_event(&event.dedup_key).await? {
-                    break 'pages;
+                    known += 1;
+                    if known == ENOUGH_KNOWN {
+                        break 'pages;
+                    }
+                } else {
+                    unknown.push(event);
                 }
-                unknown.push(event);
             }
             from = page.end;
             if unknown.len() >= MOST_EVENTS {
@@ -63,7 +69,7 @@ impl Core {
             return Ok(());
         }
         unknown.reverse();
-        // In the order of the room: what is taken in has no gap behind it, wherever this ends.
+        // In the order of the room: wherever this ends, what is missing is newer than what was taken in.
         for events in unknown.chunks(PAGE as usize) {
             self.take_in(events).await?;
         }

@@ -1,4 +1,6 @@
 //! The relay: reads what people wrote, gathers the facts, asks the rules, and writes down what follows.
+//!
+//! One file, though past 500 lines: reading, deciding and refusing are one path that is read from top to bottom.
 
 use std::{
     collections::{HashMap, HashSet},

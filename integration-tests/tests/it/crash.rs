@@ -12,6 +12,8 @@
 //! Synapse 1.163 loses sight of a transaction that it makes in the moment in which it finds an application service
 //! recovered: it stays in its database until the next one fails. Where that is so by Synapse's own tables, the test
 //! has one fail, and counts.
+//!
+//! One file, though past 500 lines: scene, traffic, kills and their counting are read together.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -11,7 +11,10 @@ use parlour_domain::Timestamp;
 use sqlx::{AnyConnection, Connection as _, any::install_default_drivers};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-use super::{DatabaseUrl, StoreError, database::Claim};
+use super::{
+    DatabaseUrl, StoreError,
+    database::{Claim, sqlite},
+};
 
 /// Why a database is not copied.
 #[derive(Debug, thiserror::Error)]
@@ -185,14 +188,6 @@ fn with_end(file: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-/// A file of SQLite's, which is there.
-pub(super) fn sqlite(file: &Path) -> String {
-    let mut url = String::from("sqlite://");
-    url.extend(url::form_urlencoded::byte_serialize(file.to_string_lossy().as_bytes()));
-    // A path keeps its slashes; a space is no plus in it.
-    format!("{}?mode=rw", url.replace("%2F", "/").replace('+', "%20"))
-}
-
 async fn connection(url: &str) -> Result<AnyConnection, sqlx::Error> {
     install_default_drivers();
     AnyConnection::connect(url).await
@@ -233,14 +228,4 @@ async fn run(program: &'static str, mut command: Command) -> Result<(), CopyErro
         return Ok(());
     }
     Err(CopyError::Failed(program, first_line(&output.stderr)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_files_url_survives_odd_names() {
-        assert_eq!(sqlite(Path::new("/a b/c?d+e/p.db")), "sqlite:///a%20b/c%3Fd%2Be/p.db?mode=rw");
-    }
 }

@@ -20,7 +20,7 @@ use sqlx::{
 };
 use tokio::sync::Mutex;
 
-use super::{MasterKey, Store, StoreError, copy::sqlite, seal::Keyring, transaction::Transaction};
+use super::{MasterKey, Store, StoreError, seal::Keyring, transaction::Transaction};
 use crate::commit_point::{CommitPoint, through};
 
 /// Which database: `sqlite:FILE`, or `postgres://USER:PASSWORD@HOST/DATABASE`. It may hold a password, and does not print
@@ -61,6 +61,14 @@ impl fmt::Debug for DatabaseUrl {
             Self::Postgres(_) => f.write_str("Postgres(…)"),
         }
     }
+}
+
+/// A file of SQLite's, which is there.
+pub(super) fn sqlite(file: &Path) -> String {
+    let mut url = String::from("sqlite://");
+    url.extend(url::form_urlencoded::byte_serialize(file.to_string_lossy().as_bytes()));
+    // A path keeps its slashes; a space is no plus in it.
+    format!("{}?mode=rw", url.replace("%2F", "/").replace('+', "%20"))
 }
 
 /// Which of the two it is, where they differ.
@@ -316,5 +324,10 @@ mod tests {
             assert_eq!(found, wanted, "{text}");
             assert!(!format!("{found:?}").contains("secret"));
         }
+    }
+
+    #[test]
+    fn a_files_url_survives_odd_names() {
+        assert_eq!(sqlite(Path::new("/a b/c?d+e/p.db")), "sqlite:///a%20b/c%3Fd%2Be/p.db?mode=rw");
     }
 }
