@@ -16,6 +16,9 @@ const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 /// How long the homeserver may take for what it does by itself after a refusal.
 const QUIET: Duration = Duration::from_secs(2);
 const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
+/// How late a message is at most that the homeserver has lost sight of. The question costs it some milliseconds.
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(10);
+const QUESTIONS_A_LOOK: u32 = 6;
 
 /// Begins all rounds.
 pub(super) fn begin(tasks: &mut JoinSet<()>, engine: &Arc<Engine>) {
@@ -121,16 +124,17 @@ async fn go_on_making(engine: Weak<Engine>) {
 
 /// What came by no transaction, asked for now and then, and soon after there was a reason.
 async fn catch_up(weak: Weak<Engine>) {
-    loop {
+    for round in 1_u32.. {
         let Some(core) = weak.upgrade().map(|engine| Arc::clone(&engine.core)) else { return };
-        if tokio::time::timeout(BETWEEN_LOOKS, core.trouble.notified()).await.is_ok() {
+        if tokio::time::timeout(BETWEEN_QUESTIONS, core.trouble.notified()).await.is_ok() {
             tokio::time::sleep(QUIET).await;
         }
         if core.receiving_since().is_none() || *core.stalled.borrow() {
             // When that ends, it is caught up with.
             continue;
         }
-        if let Some(engine) = weak.upgrade()
+        if round.is_multiple_of(QUESTIONS_A_LOOK)
+            && let Some(engine) = weak.upgrade()
             && let Err(error) = engine.look_everywhere().await
         {
             // A commit whose answer was lost has woken nobody.
