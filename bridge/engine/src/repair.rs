@@ -17,16 +17,21 @@ use crate::{
 const WEDGED: &str = "wedged";
 
 impl Core {
-    /// Does what repairs are wished for, and what earlier ones have left undone.
+    /// Does what repairs are wished for, and what earlier ones have left undone. One that fails keeps no other from being
+    /// done, and is tried the next time.
     ///
     /// # Errors
-    /// When homeserver, database or crypto store fail; what is left undone is done the next time.
-    pub(crate) async fn repair(&self) -> Result<(), CryptoError> {
+    /// When the database cannot be asked what there is to do.
+    pub(crate) async fn repair(&self) -> Result<(), StoreError> {
         for (ghost, reader) in self.store.repairs_wished().await? {
-            self.name_sessions(&ghost, &reader).await?;
+            if let Err(error) = self.name_sessions(&ghost, &reader).await {
+                tracing::error!(user_id = %ghost, %error, "a repair is not done yet");
+            }
         }
         for session in self.store.unreadable_sessions().await? {
-            self.send_again(&session).await?;
+            if let Err(error) = self.send_again(&session).await {
+                tracing::error!(portal = %session.portal, %error, "a repair is not done yet");
+            }
         }
         Ok(())
     }

@@ -146,12 +146,19 @@ impl Machine {
         let suspected =
             if others.is_none() { begun_anew(&changes.to_device_events) } else { BTreeSet::new() };
         let ghost = &self.intent.user_id;
-        for reader in &suspected {
-            self.keys.store().repair_is_wished(ghost, reader).await?;
+        let mut wished_now = BTreeSet::new();
+        for reader in suspected {
+            if self.keys.store().repair_is_wished(ghost, &reader).await? {
+                wished_now.insert(reader);
+            }
         }
         let events = self.take_in(changes).await?;
         let unwedged = self.unwedged(&events, &known).await?;
-        for reader in suspected.difference(&unwedged) {
+        for reader in unwedged.difference(&wished_now) {
+            self.keys.store().repair_is_wished(ghost, reader).await?;
+        }
+        // An earlier wish stays, whatever this look has brought.
+        for reader in wished_now.difference(&unwedged) {
             self.keys.store().repair_is_needless(ghost, reader).await?;
         }
         // The news is taken in whatever becomes of our own requests, which are asked for again; `flush` has told.

@@ -34,7 +34,7 @@ impl Engine {
     async fn care(&self) {
         self.core.ghosts.machines.empty_inboxes().await;
         if let Err(error) = self.core.repair().await {
-            tracing::error!(%error, "a repair is not done yet");
+            tracing::error!(%error, "what is to be repaired could not be read");
         }
     }
 

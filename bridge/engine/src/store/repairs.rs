@@ -52,14 +52,14 @@ impl Store {
         SessionName(self.practice_key().name(&["megolm", session_id]))
     }
 
-    /// Somebody may not have been able to read what a ghost has sent them.
+    /// Somebody may not have been able to read what a ghost has sent them. Whether this is news.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn repair_is_wished(&self, ghost: &UserId, reader: &UserId) -> Result<(), StoreError> {
+    pub async fn repair_is_wished(&self, ghost: &UserId, reader: &UserId) -> Result<bool, StoreError> {
         let sql = "INSERT INTO repair_wishes (ghost, reader) VALUES ($1, $2) ON CONFLICT DO NOTHING";
         let wished = sqlx::query(sql).bind(ghost.as_str()).bind(reader.as_str());
-        self.alone(CommitPoint::RepairWished, wished).await.map(drop)
+        Ok(self.alone(CommitPoint::RepairWished, wished).await?.rows_affected() == 1)
     }
 
     /// They could after all.

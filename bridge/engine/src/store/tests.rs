@@ -286,7 +286,8 @@ async fn a_message_is_sent_again_once_and_stands_for_itself(database: &TestDatab
         session: session.clone(),
     };
     let reader = user_id!("@u1:x");
-    world.store.repair_is_wished(ghost, reader).await.expect("wished");
+    assert!(world.store.repair_is_wished(ghost, reader).await.expect("wished"));
+    assert!(!world.store.repair_is_wished(ghost, reader).await.expect("wished"), "it is no news");
     assert_eq!(world.store.repairs_wished().await.expect("read"), [(ghost.to_owned(), reader.to_owned())]);
     let named = std::slice::from_ref(&unreadable);
     world.store.sessions_are_unreadable(ghost, reader, named).await.expect("named");

@@ -29,7 +29,7 @@ impl MachineStore {
             writes.push(self.put(row, &session.pickle().await)?);
         }
         if let Some(identity) = &changes.private_identity {
-            writes.push(self.put(self.only(Kind::PRIVATE_IDENTITY), &identity.pickle().await)?);
+            writes.push(self.put(self.sole(Kind::PRIVATE_IDENTITY), &identity.pickle().await)?);
         }
         self.people_rows(&changes.devices, &changes.identities, &mut writes)?;
         self.room_rows(&changes, &mut writes)?;
@@ -128,16 +128,16 @@ impl MachineStore {
             writes.push(self.put(row, item.secret.as_str())?);
         }
         if let Some(key) = &changes.backup_decryption_key {
-            writes.push(self.put(self.only(Kind::BACKUP_KEY), key)?);
+            writes.push(self.put(self.sole(Kind::BACKUP_KEY), key)?);
         }
         if let Some(version) = &changes.backup_version {
-            writes.push(self.put(self.only(Kind::BACKUP_VERSION), version)?);
+            writes.push(self.put(self.sole(Kind::BACKUP_VERSION), version)?);
         }
         if let Some(key) = &changes.dehydrated_device_pickle_key {
-            writes.push(self.put(self.only(Kind::DEHYDRATION_KEY), key)?);
+            writes.push(self.put(self.sole(Kind::DEHYDRATION_KEY), key)?);
         }
         if let Some(token) = &changes.next_batch_token {
-            writes.push(self.put(self.only(Kind::NEXT_BATCH), token)?);
+            writes.push(self.put(self.sole(Kind::NEXT_BATCH), token)?);
         }
         Ok(())
     }

@@ -164,14 +164,14 @@ impl CryptoStore for MachineStore {
     type Error = StoreError;
 
     async fn load_account(&self) -> Result<Option<Account>, StoreError> {
-        let Some(pickle) = self.value(&self.only(Kind::ACCOUNT)).await? else { return Ok(None) };
+        let Some(pickle) = self.value(&self.sole(Kind::ACCOUNT)).await? else { return Ok(None) };
         let account = Account::from_pickle(pickle).map_err(|_| StoreError::Malformed(VALUES))?;
         *self.account.write() = Some(account.static_data().clone());
         Ok(Some(account))
     }
 
     async fn load_identity(&self) -> Result<Option<PrivateCrossSigningIdentity>, StoreError> {
-        let Some(pickle) = self.value(&self.only(Kind::PRIVATE_IDENTITY)).await? else { return Ok(None) };
+        let Some(pickle) = self.value(&self.sole(Kind::PRIVATE_IDENTITY)).await? else { return Ok(None) };
         let identity = PrivateCrossSigningIdentity::from_pickle(pickle);
         identity.map(Some).map_err(|_| StoreError::Malformed(VALUES))
     }
@@ -184,7 +184,7 @@ impl CryptoStore for MachineStore {
 
     async fn save_pending_changes(&self, changes: PendingChanges) -> Result<(), StoreError> {
         let Some(account) = changes.account else { return Ok(()) };
-        self.save(self.put(self.only(Kind::ACCOUNT), &account.pickle())?).await?;
+        self.save(self.put(self.sole(Kind::ACCOUNT), &account.pickle())?).await?;
         *self.account.write() = Some(account.static_data().clone());
         Ok(())
     }
@@ -331,17 +331,17 @@ impl CryptoStore for MachineStore {
 
     async fn load_backup_keys(&self) -> Result<BackupKeys, StoreError> {
         Ok(BackupKeys {
-            decryption_key: self.value(&self.only(Kind::BACKUP_KEY)).await?,
-            backup_version: self.value(&self.only(Kind::BACKUP_VERSION)).await?,
+            decryption_key: self.value(&self.sole(Kind::BACKUP_KEY)).await?,
+            backup_version: self.value(&self.sole(Kind::BACKUP_VERSION)).await?,
         })
     }
 
     async fn load_dehydrated_device_pickle_key(&self) -> Result<Option<DehydratedDeviceKey>, StoreError> {
-        self.value(&self.only(Kind::DEHYDRATION_KEY)).await
+        self.value(&self.sole(Kind::DEHYDRATION_KEY)).await
     }
 
     async fn delete_dehydrated_device_pickle_key(&self) -> Result<(), StoreError> {
-        self.save(Write::Remove(self.only(Kind::DEHYDRATION_KEY))).await
+        self.save(Write::Remove(self.sole(Kind::DEHYDRATION_KEY))).await
     }
 
     async fn get_outbound_group_session(
@@ -489,7 +489,7 @@ impl CryptoStore for MachineStore {
     }
 
     async fn next_batch_token(&self) -> Result<Option<String>, StoreError> {
-        self.value(&self.only(Kind::NEXT_BATCH)).await
+        self.value(&self.sole(Kind::NEXT_BATCH)).await
     }
 
     async fn close(&self) -> Result<(), StoreError> {

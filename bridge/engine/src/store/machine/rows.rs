@@ -80,7 +80,7 @@ impl MachineStore {
     }
 
     /// The row of a kind that has one.
-    pub(super) fn only(&self, kind: Kind) -> Row {
+    pub(super) fn sole(&self, kind: Kind) -> Row {
         Row { kind, parent: String::new(), name: String::new() }
     }
 
