@@ -24,7 +24,7 @@ use crate::{
     faults::faulty,
     homeserver::{HomeserverError, Intent},
     intake::arrived,
-    store::Arrived,
+    store::{Arrived, StoreError},
 };
 
 /// How many events of a room one look brings at least. A room with more is read back.
@@ -90,13 +90,25 @@ impl Sequence {
     }
 }
 
+/// What catching up has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CaughtUp {
+    /// So many events that mattered had come by no transaction; they are taken in.
+    Missed(usize),
+    /// Nothing is taken in: the database is older than the world.
+    Older,
+}
+
 impl Core {
     /// Asks for everything that was said since the place up to which everything is known, takes in what is not known, in the
-    /// order of each room, and goes on from there; how many events that mattered had come by no transaction.
+    /// order of each room, and goes on from there.
+    ///
+    /// The first time, before anything is sent, it also tells whether the database is older than the world: where a leg
+    /// stands in a room that the database has never encrypted.
     ///
     /// # Errors
     /// When homeserver or database fail; asking again is safe.
-    pub(crate) async fn catch_up(&self) -> Result<usize, CryptoError> {
+    pub(crate) async fn catch_up(&self) -> Result<CaughtUp, CryptoError> {
         let _one_at_a_time = self.catching_up.lock().await;
         let bot = self.ghosts.bot().await?;
         let Some(since) = self.store.caught_up_to().await? else {
@@ -104,7 +116,7 @@ impl Core {
             if let Some(place) = bot.place().await? {
                 self.store.caught_up(&place).await?;
             }
-            return Ok(0);
+            return Ok(CaughtUp::Missed(0));
         };
         let ours = |user_id: &ruma::UserId| self.ghosts.is_ours(user_id);
         let mut request = sync_events::v3::Request::new();
@@ -119,7 +131,7 @@ impl Core {
             Err(HomeserverError::Refused { status: 400, .. }) => {
                 self.read_all_back().await?;
                 self.store.caught_up_to_nothing().await?;
-                return Ok(0);
+                return Ok(CaughtUp::Missed(0));
             }
             answer => answer?,
         };
@@ -141,10 +153,13 @@ impl Core {
             if unknown.is_empty() || blind {
                 continue;
             }
-            if room.timeline.limited
-                && let Some(portal) = self.store.portal_in(&room_id).await?
-            {
-                self.read_back_from(&portal, room.timeline.prev_batch).await?;
+            if let Some(portal) = self.store.portal_in(&room_id).await? {
+                if !self.is_up_to_date() && !self.may_all_stand(&unknown).await? {
+                    return Ok(CaughtUp::Older);
+                }
+                if room.timeline.limited {
+                    self.read_back_from(&portal, room.timeline.prev_batch).await?;
+                }
             }
             missed += unknown.iter().filter(|event| event.matters || event.echo.is_some()).count();
             self.take_in(&unknown).await?;
@@ -152,7 +167,17 @@ impl Core {
         if answer.next_batch != since {
             self.store.caught_up(&answer.next_batch).await?;
         }
-        Ok(missed)
+        Ok(CaughtUp::Missed(missed))
+    }
+
+    /// Whether all of our legs among these events may stand there, as far as the database knows.
+    async fn may_all_stand(&self, events: &[Arrived]) -> Result<bool, StoreError> {
+        for (leg, _) in events.iter().filter_map(|event| event.echo.as_ref()) {
+            if !self.store.may_stand(leg).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

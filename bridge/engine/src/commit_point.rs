@@ -52,6 +52,8 @@ commit_points! {
     MachineRenewed = "db.machine-renewed",
     /// A user of ours has another device from now on.
     DeviceRenewed = "db.device-renewed",
+    /// The database turned out to be older than the world.
+    RestoreNoticed = "db.restore-noticed",
     /// A restored database has caught up with the rooms.
     Recovered = "db.recovered",
     /// A person was written down.

@@ -120,14 +120,19 @@ pub(crate) struct Core {
     pub(crate) catching_up: Mutex<()>,
     /// Something may have been missed.
     trouble: Notify,
-    /// Whether a restored database has yet to catch up with the rooms; nothing is read or sent until it has.
-    recovering: AtomicBool,
+    /// Whether all is known that was said before the start; nothing is read, sent or made until it is.
+    up_to_date: AtomicBool,
 }
 
 impl Core {
     /// Since when the bot has received without a break; none while it does not.
     pub(crate) fn receiving_since(&self) -> Option<Timestamp> {
         *self.receiving.borrow()
+    }
+
+    /// Whether all is known that was said before the start.
+    pub(crate) fn is_up_to_date(&self) -> bool {
+        self.up_to_date.load(Ordering::Relaxed)
     }
 
     fn sequence(&self) -> std::sync::MutexGuard<'_, Sequence> {
@@ -207,10 +212,9 @@ impl Engine {
             open: AtomicBool::new(false),
             catching_up: Mutex::default(),
             trouble: Notify::new(),
-            recovering: AtomicBool::new(false),
+            up_to_date: AtomicBool::new(false),
         });
         *core.sequence() = Sequence::after(core.store.last_transaction().await?);
-        core.recovering.store(core.renew_devices().await?, Ordering::Relaxed);
         let engine = Arc::new(Self {
             core,
             relays: Keyed::new(),
@@ -231,7 +235,6 @@ impl Engine {
         });
         rounds::begin(&mut tasks, &engine);
         drop(tasks);
-        engine.look_everywhere().await?;
         Ok(engine)
     }
 
@@ -395,7 +398,7 @@ impl Engine {
 
     async fn make(&self, id: &ConversationId) -> Result<(), EngineError> {
         let _one_at_a_time = self.making.lock().await;
-        if self.recovering() {
+        if !self.core.is_up_to_date() {
             // It stays unfinished, and is gone on with afterwards.
             return Ok(());
         }
@@ -424,12 +427,8 @@ impl Engine {
         Ok(())
     }
 
-    fn recovering(&self) -> bool {
-        self.core.recovering.load(Ordering::Relaxed)
-    }
-
     async fn wake_relay(&self, conversation: &ConversationId) {
-        if self.recovering() {
+        if !self.core.is_up_to_date() {
             return;
         }
         let core = Arc::clone(&self.core);
@@ -441,7 +440,7 @@ impl Engine {
     }
 
     async fn wake_sender(&self, portal: &PortalId) {
-        if self.recovering() {
+        if !self.core.is_up_to_date() {
             return;
         }
         let core = Arc::clone(&self.core);

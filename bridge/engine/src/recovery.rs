@@ -1,22 +1,45 @@
 //! After a backup was restored. The database is older than the world: its keys have been used since, and its rooms have
 //! gone on. So every user of ours gets a new device before anything is sent, and the rooms are read back.
+//!
+//! `parlour restore` marks the database. One that was put back in another way is noticed by what stands in the rooms: a
+//! leg that it has not even encrypted ([`Core::catch_up`]).
 
 use parlour_domain::Timestamp;
 
 use crate::{crypto::CryptoError, engine::Core, store::StoreError};
 
 impl Core {
-    /// Gives every user of ours a new device, where the database has been restored; whether it has.
+    /// Gives every user of ours a new device, where the database has been restored and they have not got one since.
     ///
     /// # Errors
     /// When the database fails; what was renewed stays.
-    pub(crate) async fn renew_devices(&self) -> Result<bool, StoreError> {
-        let Some(epoch) = self.store.restored_at().await? else { return Ok(false) };
-        for user in self.store.users_before(epoch).await? {
+    pub(crate) async fn renew_devices(&self) -> Result<(), StoreError> {
+        let Some(epoch) = self.store.restored_at().await? else { return Ok(()) };
+        let users = self.store.users_before(epoch).await?;
+        if users.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(
+            at = %epoch, devices = users.len(),
+            "the database comes from a backup: every device is renewed, and the rooms are read back"
+        );
+        for user in users {
             self.store.renew_device(&user.user_id, &self.ghosts.fresh_device(), epoch).await?;
         }
-        tracing::warn!(at = %epoch, "the database comes from a backup: every device is renewed, and the rooms are read back");
-        Ok(true)
+        self.ghosts.machines.forget().await;
+        Ok(())
+    }
+
+    /// The database is older than the world, and nobody has marked it: from here on it is as if it were.
+    ///
+    /// # Errors
+    /// When the database fails; then it is noticed again.
+    pub(crate) async fn notice_restore(&self) -> Result<(), StoreError> {
+        tracing::error!(
+            "legs stand in rooms that this database has never sent: it was put back from a copy by other means than \
+             `parlour restore`, and is dealt with as if by that"
+        );
+        self.store.is_restored(self.clock.now()).await
     }
 
     /// Reads all rooms back to what is known. What stands in a room is not sent again; what cannot be read any more is

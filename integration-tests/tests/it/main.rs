@@ -7,6 +7,7 @@ mod care;
 mod catching_up;
 mod check;
 mod command_line;
+mod copied;
 mod crash;
 mod cut;
 mod database;

@@ -79,6 +79,11 @@ impl Machines {
         });
     }
 
+    /// All machines are others from now on.
+    pub(crate) async fn forget(&self) {
+        self.awake.lock().await.clear();
+    }
+
     /// How many machines are awake.
     pub async fn awake(&self) -> usize {
         self.awake.lock().await.values().filter(|known| known.machine.initialized()).count()

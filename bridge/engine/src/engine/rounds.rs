@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 
 use super::{Engine, EngineError};
-use crate::crypto::CryptoError;
+use crate::{catch_up::CaughtUp, crypto::CryptoError};
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 /// How long the homeserver may take for what it does by itself after a refusal.
@@ -32,6 +32,9 @@ pub(super) fn begin(tasks: &mut JoinSet<()>, engine: &Arc<Engine>) {
 impl Engine {
     /// Empties the ghosts' inboxes, and sends again what could not be read.
     async fn care(&self) {
+        if !self.core.is_up_to_date() {
+            return;
+        }
         self.core.ghosts.machines.empty_inboxes().await;
         if let Err(error) = self.core.repair().await {
             tracing::error!(%error, "what is to be repaired could not be read");
@@ -40,6 +43,9 @@ impl Engine {
 
     /// One look into the bot's inbox, and what follows from it.
     async fn receive_once(&self) -> Result<(), EngineError> {
+        if !self.core.is_up_to_date() {
+            self.core.renew_devices().await?;
+        }
         let bot = self.core.ghosts.bot().await?;
         let goes_on = self.core.receiving_since().is_some();
         if !goes_on {
@@ -47,14 +53,16 @@ impl Engine {
         }
         let news = bot.receive(Some(&self.core.ghosts.machines), goes_on).await?;
         if !goes_on {
-            if self.recovering() {
+            if self.core.store.restored_at().await?.is_some() {
                 self.core.recover().await?;
-                self.core.recovering.store(false, Ordering::Relaxed);
+                self.core.up_to_date.store(true, Ordering::Relaxed);
             }
-            let missed = self.core.catch_up().await?;
-            if missed > 0 {
-                tracing::info!(missed, "events of the time before are taken in");
+            match self.core.catch_up().await? {
+                CaughtUp::Older => return Ok(self.core.notice_restore().await?),
+                CaughtUp::Missed(0) => {}
+                CaughtUp::Missed(missed) => tracing::info!(missed, "events of the time before are taken in"),
             }
+            self.core.up_to_date.store(true, Ordering::Relaxed);
             self.core.open.store(true, Ordering::Relaxed);
             // Both ways, or messages do not travel. And what the homeserver could not send meanwhile it sends when it has
             // called us.
@@ -141,8 +149,9 @@ async fn catch_up(weak: Weak<Engine>) {
             tracing::warn!(%error, "what waits could not be looked for");
         }
         match AssertUnwindSafe(core.catch_up()).catch_unwind().await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(missed)) => {
+            // Only the first look of a process tells that the database is older.
+            Ok(Ok(CaughtUp::Older | CaughtUp::Missed(0))) => {}
+            Ok(Ok(CaughtUp::Missed(missed))) => {
                 tracing::warn!(missed, "the homeserver had lost sight of events: they are taken in now");
             }
             Ok(Err(error)) => tracing::warn!(%error, "what may have been missed could not be asked for"),

@@ -1,6 +1,6 @@
 //! After a backup was restored: what the database must forget, and what it has caught up with.
 
-use parlour_domain::Timestamp;
+use parlour_domain::{LegId, Timestamp};
 use ruma::{DeviceId, UserId};
 
 use super::{
@@ -19,6 +19,30 @@ impl Store {
             .fetch_optional(&self.pool)
             .await?;
         Ok(found.map(|(at,)| Timestamp::from_millis(at)))
+    }
+
+    /// The database is older than the world: it was put back from a copy that nobody has marked.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn is_restored(&self, at: Timestamp) -> Result<(), StoreError> {
+        let sql = "INSERT INTO incidents (kind, at) VALUES ('restored', $1) ON CONFLICT DO NOTHING";
+        self.alone(CommitPoint::RestoreNoticed, sqlx::query(sql).bind(at.millis())).await.map(drop)
+    }
+
+    /// Whether an event that says it is this leg may be it, as far as the database knows: it was encrypted, or is a
+    /// redaction, which nobody encrypts.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn may_stand(&self, leg: &LegId) -> Result<bool, StoreError> {
+        let found: Option<(i64,)> = sqlx::query_as(
+            "SELECT seq FROM outbox WHERE leg_id = $1 AND (session IS NOT NULL OR redacts IS NOT NULL)",
+        )
+        .bind(leg.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(found.is_some())
     }
 
     /// The users of ours that still have the device from before an incident.

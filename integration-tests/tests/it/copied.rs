@@ -1,0 +1,87 @@
+//! A database that was put back from a copy by other means than ours: nobody has marked it, and it is noticed all the same.
+
+use std::path::Path;
+
+use parlour_integration_tests::{read, say, trial::Trial, witness};
+use ruma::UserId;
+
+const PARLOUR: &str = env!("CARGO_BIN_EXE_parlour-under-test");
+
+/// Copies the files of a folder.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copied");
+    }
+}
+
+/// The devices of a user of ours, as the homeserver has them.
+async fn devices(trial: &Trial, user: &UserId) -> Vec<String> {
+    let path = "/_matrix/client/v3/devices";
+    let (status, answer) = trial.as_ours(user, reqwest::Method::GET, path, None).await;
+    assert_eq!(status, 200, "{answer}");
+    let devices = answer["devices"].as_array().expect("devices");
+    devices.iter().filter_map(|device| device["device_id"].as_str()).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_put_back_from_a_plain_copy_is_noticed_and_doubles_nothing() {
+    let mut trial = Trial::open(PARLOUR, None, 0, None).await;
+    let (murphy, ann) = (trial.sign_in("murphy", "first").await, trial.sign_in("ann", "first").await);
+    let (murphys, anns) = (trial.sign_in("murphy", "fresh").await, trial.sign_in("ann", "fresh").await);
+    for client in [&murphys, &anns] {
+        client.pause().await;
+    }
+    let talk = trial.begin(&murphy, "copied", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(trial.person("ann")));
+    say(&murphy, &hub, "before").await;
+    let ghost = read(&ann, &spoke, "before").await.sender;
+    say(&ann, &spoke, "Ann before").await;
+    read(&murphy, &hub, "Ann before").await;
+    trial.quiet().await;
+
+    trial.kill_parlour().await;
+    let (data, yesterday) = (trial.data.join("parlour"), trial.data.join("yesterday"));
+    copy(&data, &yesterday);
+    trial.start_parlour().await;
+    say(&murphy, &hub, "after").await;
+    read(&ann, &spoke, "after").await;
+    say(&ann, &spoke, "Ann after").await;
+    read(&murphy, &hub, "Ann after").await;
+    trial.quiet().await;
+    let before = devices(&trial, &ghost).await;
+
+    trial.kill_parlour().await;
+    std::fs::remove_dir_all(&data).expect("removed");
+    copy(&yesterday, &data);
+    trial.start_parlour().await;
+    let noticed = |trial: &Trial| trial.log().matches("put back from a copy by other means").count();
+    assert_eq!(noticed(&trial), 1, "{}", trial.last_words());
+
+    say(&murphy, &hub, "and on").await;
+    let on = read(&ann, &spoke, "and on").await;
+    ann.reply(&spoke, &on.event_id, "Ann goes on").await.expect("sent");
+    read(&murphy, &hub, "Ann goes on").await;
+    trial.quiet().await;
+    let now = devices(&trial, &ghost).await;
+    assert!(now.len() == 1 && now != before, "one device, and a new one: {before:?}, {now:?}");
+
+    // It is noticed once, and not again.
+    trial.kill_parlour().await;
+    trial.start_parlour().await;
+    assert_eq!(noticed(&trial), 1, "{}", trial.last_words());
+    for (client, room, wanted) in [
+        (&anns, &spoke, ["before", "after", "and on"]),
+        (&murphys, &hub, ["Ann before", "Ann after", "Ann goes on"]),
+    ] {
+        client.resume().await;
+        assert_eq!(witness::others_words(client, room, wanted.len()).await, wanted);
+        let counts: Vec<_> = witness::ciphertexts(client, room).await.into_values().collect();
+        assert_eq!(counts, [3, 3], "nothing stands twice, and nobody was told anything");
+    }
+    for client in [murphy, ann, murphys, anns] {
+        client.stop().await;
+    }
+    trial.close().await;
+}
