@@ -132,8 +132,8 @@ CREATE TABLE ledger (
 );
 
 -- One row a leg: a message (message_id), a notice of the bot (notice, about an event of the same portal), or the redaction
--- of an event that a message was (message_id and redacts). session: the Megolm session it was encrypted with, as a keyed
--- hash.
+-- of an event that either was (redacts). session: the Megolm session it was encrypted with, as a keyed hash. repeats: how
+-- often what it says had been sent before.
 -- state: waiting, held (nobody there can read it yet), sent, failed. Notice and ciphertext are sealed with the patient's
 -- key in a spoke, with the conversation's in a hub; the ciphertext is there from the encryption until the leg has landed.
 CREATE TABLE outbox (
@@ -150,26 +150,28 @@ CREATE TABLE outbox (
     session         TEXT,
     sender_user_id  TEXT,
     event_id        TEXT,
+    repeats         BIGINT NOT NULL DEFAULT 0,
     attempts        BIGINT NOT NULL DEFAULT 0,
     next_attempt_at BIGINT NOT NULL DEFAULT 0,
     state           TEXT NOT NULL
 );
 CREATE INDEX outbox_waiting ON outbox (state, portal_id, seq);
 CREATE INDEX outbox_by_sender ON outbox (sender_user_id, portal_id);
+CREATE INDEX outbox_redactions ON outbox (redacts) WHERE redacts IS NOT NULL;
 
--- Who may not have been able to read what a ghost has sent them: until it is known, or the sessions are named.
+-- Who may not have been able to read what a user of ours has sent them: until it is known, or the sessions are named.
 CREATE TABLE repair_wishes (
-    ghost  TEXT NOT NULL,
+    ours   TEXT NOT NULL,
     reader TEXT NOT NULL,
-    PRIMARY KEY (ghost, reader)
+    PRIMARY KEY (ours, reader)
 );
 
--- Megolm sessions of ghosts (as keyed hashes) whose messages are to be sent again.
+-- Megolm sessions of users of ours (as keyed hashes) whose messages are to be sent again.
 CREATE TABLE repair_sessions (
-    ghost     TEXT NOT NULL,
+    ours      TEXT NOT NULL,
     portal_id TEXT NOT NULL REFERENCES portals (id),
     session   TEXT NOT NULL,
-    PRIMARY KEY (ghost, portal_id, session)
+    PRIMARY KEY (ours, portal_id, session)
 );
 
 -- Events of ours that stand in a room before their leg is known again: after a backup was restored.

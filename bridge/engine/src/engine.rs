@@ -25,7 +25,7 @@ use crate::{
     catch_up::{Sequence, Verdict},
     counts::Counts,
     crypto::{CryptoError, Machines},
-    ghosts::Ghosts,
+    ghosts::{Ghosts, somewhere},
     homeserver::{Homeserver, HomeserverError, Intent},
     intake::{IntakeError, parse_transaction},
     keyed::Keyed,
@@ -120,6 +120,8 @@ pub(crate) struct Core {
     pub(crate) catching_up: Mutex<()>,
     /// Something may have been missed.
     trouble: Notify,
+    /// Somebody could not read the bot.
+    repairs: Notify,
     /// Whether all is known that was said before the start; nothing is read, sent or made until it is.
     up_to_date: AtomicBool,
 }
@@ -192,6 +194,7 @@ impl Engine {
             store: store.clone(),
             homeserver: homeserver.clone(),
             machines,
+            last_sleeper: Mutex::new(somewhere(&*chance)),
             chance,
         };
         let (wakes, mut woken) = mpsc::unbounded_channel();
@@ -212,6 +215,7 @@ impl Engine {
             open: AtomicBool::new(false),
             catching_up: Mutex::default(),
             trouble: Notify::new(),
+            repairs: Notify::new(),
             up_to_date: AtomicBool::new(false),
         });
         *core.sequence() = Sequence::after(core.store.last_transaction().await?);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parlour_domain::{Chance, Person, PersonId};
 use ruma::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
+use tokio::sync::Mutex;
 
 use crate::{
     crypto::{CryptoError, Machine, Machines},
@@ -24,11 +25,18 @@ pub(crate) struct Ghosts {
     pub(crate) homeserver: Homeserver,
     pub(crate) machines: Machines,
     pub(crate) chance: Arc<dyn Chance>,
+    /// The ghost that was looked after last while it slept.
+    pub(crate) last_sleeper: Mutex<String>,
 }
 
 /// The bot's user id.
 pub(crate) fn bot_user_id(server_name: &ServerName) -> Option<OwnedUserId> {
     UserId::parse(format!("@{BOT}:{server_name}")).ok()
+}
+
+/// A user id in our namespace, to begin from.
+pub(crate) fn somewhere(chance: &dyn Chance) -> String {
+    format!("@{NAMESPACE}{}", PersonId::from_bytes(chance.bytes()))
 }
 
 impl Ghosts {
@@ -54,12 +62,27 @@ impl Ghosts {
         self.machines.of(&ghost, person.name.as_str()).await
     }
 
-    /// The machine of the ghost that is this user.
+    /// The machine of a user of ours.
     pub(crate) async fn by_user(&self, user_id: &UserId) -> Result<Arc<Machine>, CryptoError> {
-        let ghost = self.store.our_user(user_id).await?.ok_or(StoreError::Malformed("our_users"))?;
-        let person = ghost.person.ok_or(StoreError::Malformed("our_users"))?;
+        let ours = self.store.our_user(user_id).await?.ok_or(StoreError::Malformed("our_users"))?;
+        let Some(person) = ours.person else { return self.bot().await };
         let person = self.store.person(&person).await?.ok_or(StoreError::Malformed("our_users"))?;
         self.of(&person).await
+    }
+
+    /// Wakes the next ghosts in turn, so that the inbox of one that does not speak is looked into as well: there it may say
+    /// that somebody could not read what it has sent.
+    pub(crate) async fn wake_sleepers(&self, most: i64) -> Result<(), CryptoError> {
+        let mut last = self.last_sleeper.lock().await;
+        let mut next = self.store.ghosts_after(&last, most).await?;
+        if next.is_empty() {
+            next = self.store.ghosts_after("", most).await?;
+        }
+        for ghost in next {
+            self.machines.look_after(&ghost).await?;
+            *last = ghost.user_id.into();
+        }
+        Ok(())
     }
 
     fn fresh(&self, user_id: OwnedUserId, person: Option<PersonId>) -> OurUser {

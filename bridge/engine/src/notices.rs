@@ -2,12 +2,12 @@
 
 use hmac::{Hmac, Mac};
 use parlour_domain::{LegId, MessageId, PortalId, Timestamp};
-use ruma::{EventId, OwnedEventId};
+use ruma::{EventId, OwnedEventId, UserId};
 use sha2::Sha256;
 
 use crate::{
     secret::Secret,
-    store::{NewLeg, Says},
+    store::{NewLeg, Says, SentLeg},
 };
 
 /// Makes the ids of legs: the same way of the same event always has the same id, and nobody without the key can
@@ -63,23 +63,23 @@ impl LegIds {
         NewLeg { id, portal: portal.clone(), says: Says::Notice(words, None), sent_at: at }
     }
 
-    /// The message again, whose event in a portal somebody cannot read; and the redaction of that event.
+    /// What an event in a portal said that somebody cannot read, once more; and the redaction of that event.
     pub(crate) fn again(
         &self,
-        unreadable: &EventId,
+        of: &SentLeg,
+        by: &UserId,
         portal: &PortalId,
-        sent_at: Timestamp,
         at: Timestamp,
     ) -> (NewLeg, NewLeg) {
         let leg = |kind, says, sent_at| NewLeg {
-            id: LegId::from_bytes(self.digest(kind, unreadable, portal)),
+            id: LegId::from_bytes(self.digest(kind, &of.event, portal)),
             portal: portal.clone(),
             says,
             sent_at,
         };
         (
-            leg("again", Says::TheMessage, sent_at),
-            leg("redaction", Says::Redaction(unreadable.to_owned()), at),
+            leg("again", of.says.clone(), of.sent_at),
+            leg("redaction", Says::Redaction(of.event.clone(), by.to_owned()), at),
         )
     }
 

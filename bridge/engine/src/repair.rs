@@ -23,9 +23,9 @@ impl Core {
     /// # Errors
     /// When the database cannot be asked what there is to do.
     pub(crate) async fn repair(&self) -> Result<(), StoreError> {
-        for (ghost, reader) in self.store.repairs_wished().await? {
-            if let Err(error) = self.name_sessions(&ghost, &reader).await {
-                tracing::error!(user_id = %ghost, %error, "a repair is not done yet");
+        for (ours, reader) in self.store.repairs_wished().await? {
+            if let Err(error) = self.name_sessions(&ours, &reader).await {
+                tracing::error!(user_id = %ours, %error, "a repair is not done yet");
             }
         }
         for session in self.store.unreadable_sessions().await? {
@@ -36,12 +36,13 @@ impl Core {
         Ok(())
     }
 
-    /// A device of somebody's could not read what a ghost had sent it, and has begun Olm anew: the rooms' keys that went by
-    /// the old session may be among it. So the sessions that the ghost uses now, where it speaks to them, are unreadable.
-    async fn name_sessions(&self, ghost: &UserId, reader: &UserId) -> Result<(), CryptoError> {
-        let machine = self.ghosts.by_user(ghost).await?;
+    /// A device of somebody's could not read what a user of ours had sent it, and has begun Olm anew: the rooms' keys that
+    /// went by the old session may be among it. So the sessions that our user uses now, where it speaks to them, are
+    /// unreadable.
+    async fn name_sessions(&self, ours: &UserId, reader: &UserId) -> Result<(), CryptoError> {
+        let machine = self.ghosts.by_user(ours).await?;
         let mut sessions = Vec::new();
-        for portal in self.store.portals_written_by(ghost).await? {
+        for portal in self.store.portals_written_by(ours).await? {
             let portal = self.store.portal(&portal).await?;
             let participants = self.store.participants(&portal.conversation).await?;
             if !people_of(&portal, &participants).iter().any(|p| p.person.user_id == reader) {
@@ -50,33 +51,32 @@ impl Core {
             let Some(room_id) = &portal.room_id else { continue };
             if let Some(session_id) = machine.session_in(room_id).await? {
                 let session = self.store.session_name(&session_id);
-                sessions.push(UnreadableSession { ghost: ghost.to_owned(), portal: portal.id, session });
+                sessions.push(UnreadableSession { ours: ours.to_owned(), portal: portal.id, session });
             }
         }
-        Ok(self.store.sessions_are_unreadable(ghost, reader, &sessions).await?)
+        Ok(self.store.sessions_are_unreadable(ours, reader, &sessions).await?)
     }
 
-    /// Sends again what a ghost has sent to a portal in a session.
+    /// Sends again what a user of ours has sent to a portal in a session.
     async fn send_again(&self, unreadable: &UnreadableSession) -> Result<(), CryptoError> {
         let portal = self.store.portal(&unreadable.portal).await?;
         let room_id = portal.room_id.as_ref().ok_or(StoreError::Malformed("repair_sessions"))?;
-        let ghost = self.ghosts.by_user(&unreadable.ghost).await?;
+        let machine = self.ghosts.by_user(&unreadable.ours).await?;
         // First, so that nothing is sent again in the session that could not be read.
-        let now_used = ghost.session_in(room_id).await?.map(|id| self.store.session_name(&id));
+        let now_used = machine.session_in(room_id).await?.map(|id| self.store.session_name(&id));
         if now_used.as_ref() == Some(&unreadable.session) {
-            ghost.leave_session(room_id).await?;
+            machine.leave_session(room_id).await?;
         }
         let now = self.clock.now();
-        let sent = self.store.sent_in(&portal.id, &unreadable.ghost, &unreadable.session).await?;
+        let sent = self.store.sent_in(&portal, &unreadable.ours, &unreadable.session).await?;
         let repairs: Vec<_> = sent
             .into_iter()
-            .map(|(message, event, sent_at)| {
-                let (again, redaction) = self.leg_ids.again(&event, &portal.id, sent_at, now);
-                let conversation = portal.conversation.clone();
-                Repair { message, conversation, unreadable: event, again, redaction, why: WEDGED }
+            .map(|of| {
+                let (again, redaction) = self.leg_ids.again(&of, &unreadable.ours, &portal.id, now);
+                Repair { of, again, redaction, why: WEDGED }
             })
             .collect();
-        self.store.begin_repairs(unreadable, &repairs, now).await?;
+        self.store.begin_repairs(unreadable, &portal.conversation, &repairs, now).await?;
         if !repairs.is_empty() {
             tracing::info!(portal = %portal.id, messages = repairs.len(), why = WEDGED, "sent again from the record");
             self.wake_senders(std::slice::from_ref(&portal.id));

@@ -139,7 +139,8 @@ impl Core {
     async fn deliver(&self, leg: &Leg) -> Result<Delivered, CryptoError> {
         let portal = self.store.portal(&leg.portal).await?;
         let machine = match &leg.content {
-            LegContent::Message { sender, .. } | LegContent::Redaction { sender, .. } => {
+            LegContent::Redaction { by, .. } => self.ghosts.by_user(by).await?,
+            LegContent::Message { sender, .. } => {
                 let person = self.store.person(sender).await?.ok_or(StoreError::Malformed("messages"))?;
                 self.ghosts.of(&person).await?
             }

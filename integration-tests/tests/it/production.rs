@@ -22,7 +22,7 @@
 //! | one-time keys exhausted | `giving_keys::one_time_keys_exhausted`, `giving_keys::no_key_to_be_had` |
 //! | one-time key clash | `giving_keys::one_time_key_clash` |
 //! | claim or query fails | `giving_keys::claim_or_query_fails` |
-//! | wedged Olm | `giving_keys::wedged_olm` |
+//! | wedged Olm | `wedged::wedged_olm`, `…_of_a_ghost_that_sleeps`, `…_of_the_bot` |
 //! | PUT done, answer lost | `sending::put_done_answer_lost` |
 //! | equal transaction ids of two ghosts | `sending::equal_transaction_ids_of_two_ghosts` |
 //! | two processes for one ghost | `sending::two_processes_for_one_ghost`, and `…_on_postgresql` |
@@ -38,6 +38,7 @@ mod giving_keys;
 mod receiving_keys;
 mod rooms;
 mod sending;
+mod wedged;
 
 use std::time::Duration;
 

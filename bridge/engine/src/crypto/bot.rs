@@ -13,6 +13,7 @@ use matrix_sdk_crypto::{
     DecryptionSettings, EncryptionSyncChanges, MegolmError, TrustRequirement,
     store::CryptoStore as _,
     types::events::room::encrypted::{EncryptedEvent, RoomEventEncryptionScheme},
+    vodozemac::olm::PreKeyMessage,
 };
 use parlour_domain::rules::SenderTrust;
 use ruma::{
@@ -25,6 +26,8 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{Value, value::RawValue};
+
+use tokio::time::Instant;
 
 use super::{CryptoError, Machine, Machines};
 use crate::{commit_point::CommitPoint, store::MegolmIndex};
@@ -65,6 +68,8 @@ pub struct News {
     pub keys: bool,
     /// People whose devices changed.
     pub devices: Vec<OwnedUserId>,
+    /// Whether somebody could not read what this user of ours has sent: a repair is wished for.
+    pub repairs: bool,
 }
 
 impl Machine {
@@ -120,6 +125,7 @@ impl Machine {
     /// # Errors
     /// When the homeserver or a store fails; then the same news comes again.
     pub async fn receive(&self, others: Option<&Machines>, waits: bool) -> Result<News, CryptoError> {
+        let mut looked = self.looked.lock().await;
         let since = self.olm().await.store().next_batch_token().await?;
         let mut request = sync_events::v3::Request::new();
         request.timeout = waits.then_some(POLL);
@@ -137,33 +143,29 @@ impl Machine {
             unused_fallback_keys: answer.device_unused_fallback_key_types.as_deref(),
             next_batch_token: Some(answer.next_batch),
         };
-        // Nobody repairs for the bot, which hears of everybody.
-        let known = match others {
-            Some(_) => HashMap::new(),
-            None => self.sessions_with_senders(&changes.to_device_events).await?,
-        };
+        let known = self.sessions_with_senders(&changes.to_device_events).await?;
         // Written down before anything is taken in: afterwards nothing would tell of it again.
-        let suspected =
-            if others.is_none() { begun_anew(&changes.to_device_events) } else { BTreeSet::new() };
-        let ghost = &self.intent.user_id;
+        let ours = &self.intent.user_id;
         let mut wished_now = BTreeSet::new();
-        for reader in suspected {
-            if self.keys.store().repair_is_wished(ghost, &reader).await? {
+        for reader in begun_anew(&changes.to_device_events, &known) {
+            if self.keys.store().repair_is_wished(ours, &reader).await? {
                 wished_now.insert(reader);
             }
         }
         let events = self.take_in(changes).await?;
         let unwedged = self.unwedged(&events, &known).await?;
         for reader in unwedged.difference(&wished_now) {
-            self.keys.store().repair_is_wished(ghost, reader).await?;
+            self.keys.store().repair_is_wished(ours, reader).await?;
         }
         // An earlier wish stays, whatever this look has brought.
         for reader in wished_now.difference(&unwedged) {
-            self.keys.store().repair_is_needless(ghost, reader).await?;
+            self.keys.store().repair_is_needless(ours, reader).await?;
         }
+        *looked = Some(Instant::now());
+        drop(looked);
         // The news is taken in whatever becomes of our own requests, which are asked for again; `flush` has told.
         let _ = self.flush().await;
-        Ok(News { keys, devices })
+        Ok(News { keys, devices, repairs: !unwedged.is_empty() })
     }
 
     /// Takes news in, in one commit: a process that ended between a new Olm session and the room key that came with it
@@ -183,7 +185,7 @@ impl Machine {
     async fn unwedged(
         &self,
         events: &[ProcessedToDeviceEvent],
-        known: &HashMap<String, HashSet<String>>,
+        known: &Known,
     ) -> Result<BTreeSet<OwnedUserId>, CryptoError> {
         let mut unwedged = BTreeSet::new();
         for event in events {
@@ -207,10 +209,7 @@ impl Machine {
     }
 
     /// The Olm sessions that there are with the devices which have sent these events, by the device's key.
-    async fn sessions_with_senders(
-        &self,
-        events: &[Raw<AnyToDeviceEvent>],
-    ) -> Result<HashMap<String, HashSet<String>>, CryptoError> {
+    async fn sessions_with_senders(&self, events: &[Raw<AnyToDeviceEvent>]) -> Result<Known, CryptoError> {
         let mut known = HashMap::new();
         for event in events {
             let content: Option<Value> = event.get_field("content").ok().flatten();
@@ -250,12 +249,21 @@ impl Machine {
     }
 }
 
-/// Who has sent messages by which an Olm session begins (Matrix v1.19 client-server §m.olm.v1.curve25519-aes-sha2: type 0).
-fn begun_anew(events: &[Raw<AnyToDeviceEvent>]) -> BTreeSet<OwnedUserId> {
+/// The Olm sessions that there are with devices, by the device's key.
+type Known = HashMap<String, HashSet<String>>;
+
+/// Who has sent messages by which another Olm session begins than those that there are with their device (Matrix v1.19
+/// client-server §m.olm.v1.curve25519-aes-sha2: type 0; it says which session it begins, and is repeated until it is answered).
+fn begun_anew(events: &[Raw<AnyToDeviceEvent>], known: &Known) -> BTreeSet<OwnedUserId> {
     let begins = |event: &&Raw<AnyToDeviceEvent>| {
-        let content: Option<Value> = event.get_field("content").ok().flatten();
-        let messages = content.as_ref().and_then(|content| content["ciphertext"].as_object());
-        messages.is_some_and(|messages| messages.values().any(|message| message["type"] == 0))
+        let content: Value = event.get_field("content").ok().flatten().unwrap_or_default();
+        let sessions = content["sender_key"].as_str().and_then(|key| known.get(key));
+        let Some(sessions) = sessions.filter(|sessions| !sessions.is_empty()) else { return false };
+        let messages = content["ciphertext"].as_object().into_iter().flat_map(|messages| messages.values());
+        messages.filter(|message| message["type"] == 0).any(|message| {
+            let first = message["body"].as_str().and_then(|body| PreKeyMessage::from_base64(body).ok());
+            first.is_some_and(|first| !sessions.contains(&first.session_id()))
+        })
     };
     events.iter().filter(begins).filter_map(|event| event.get_field("sender").ok().flatten()).collect()
 }

@@ -3,6 +3,7 @@
 use std::{
     ops::Deref,
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use matrix_sdk_crypto::{
@@ -17,14 +18,21 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, RwLock, RwLockReadGuard};
+use tokio::{
+    sync::{Mutex, RwLock, RwLockReadGuard},
+    time::Instant,
+};
 
 use super::CryptoError;
 use crate::{
     commit_point::CommitPoint,
+    ghosts::BOT,
     homeserver::{Homeserver, HomeserverError, Intent},
     store::MachineStore,
 };
+
+/// A ghost that begins Olm with many devices one after the other does not look into its inbox each time.
+const JUST_NOW: Duration = Duration::from_secs(5);
 
 /// What became of an attempt to encrypt.
 pub enum Sealed {
@@ -52,6 +60,8 @@ pub struct Machine {
     sealing: Mutex<()>,
     /// The machine's own requests go out one batch at a time.
     sending: Mutex<()>,
+    /// When its inbox was looked into last; held while somebody looks, so that nothing is taken in twice.
+    pub(super) looked: Mutex<Option<Instant>>,
     /// Whether the operator was told that the homeserver has other one-time keys of this device.
     clashed: AtomicBool,
 }
@@ -66,6 +76,7 @@ impl Machine {
             homeserver,
             sealing: Mutex::new(()),
             sending: Mutex::new(()),
+            looked: Mutex::new(None),
             clashed: AtomicBool::new(false),
         }
     }
@@ -155,7 +166,10 @@ impl Machine {
         if !self.somebody_can_read(readers).await? {
             return Ok(Sealed::NobodyCanRead);
         }
-        let missing = self.olm().await.get_missing_sessions(users()).await?;
+        let mut missing = self.olm().await.get_missing_sessions(users()).await?;
+        if missing.is_some() && self.looks_before_claiming().await {
+            missing = self.olm().await.get_missing_sessions(users()).await?;
+        }
         if let Some((id, claim)) = missing {
             let response = self.homeserver.request(CommitPoint::ClaimKeys, &self.intent, claim).await?;
             self.olm().await.mark_request_as_sent(&id, &response).await?;
@@ -179,6 +193,25 @@ impl Machine {
             content: encrypted.content.deserialize_as_unchecked()?,
             session_id: encrypted.encryption_info.session_id().unwrap_or_default().to_owned(),
         })
+    }
+
+    /// Looks into a ghost's inbox before it begins Olm with devices: they may have begun it already, and of two sessions
+    /// that cross nobody can tell whether the other side has lost one. Whether it has looked.
+    async fn looks_before_claiming(&self) -> bool {
+        if self.intent.user_id.localpart() == BOT {
+            // It does all the time.
+            return false;
+        }
+        if self.looked.lock().await.is_some_and(|looked| looked.elapsed() < JUST_NOW) {
+            return false;
+        }
+        match self.receive(None, false).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(user_id = %self.intent.user_id, %error, "a ghost speaks without a look into its inbox");
+                false
+            }
+        }
     }
 
     async fn somebody_can_read(&self, readers: &[OwnedUserId]) -> Result<bool, CryptoError> {

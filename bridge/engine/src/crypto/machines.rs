@@ -47,7 +47,7 @@ impl Machines {
     /// # Errors
     /// When homeserver, database or crypto store fail; trying again goes on where it stopped.
     pub async fn of(&self, user: &OurUser, display_name: &str) -> Result<Arc<Machine>, CryptoError> {
-        let cell = self.cell(user).await;
+        let cell = self.cell(user, self.clock.now()).await;
         if let Some(machine) = cell.get() {
             return Ok(Arc::clone(machine));
         }
@@ -55,12 +55,22 @@ impl Machines {
         cell.get_or_try_init(|| self.wake(user, display_name)).await.cloned()
     }
 
-    async fn cell(&self, user: &OurUser) -> Arc<OnceCell<Arc<Machine>>> {
-        let used = self.clock.now();
+    /// Has the machine of a ghost that stands on the homeserver awake the next time the inboxes are emptied. It does not
+    /// count as used.
+    ///
+    /// # Errors
+    /// When the crypto store fails.
+    pub async fn look_after(&self, ghost: &OurUser) -> Result<(), CryptoError> {
+        let cell = self.cell(ghost, Timestamp::from_millis(0)).await;
+        let _waking = self.waking.read().await;
+        cell.get_or_try_init(|| self.wake(ghost, "")).await.map(drop)
+    }
+
+    async fn cell(&self, user: &OurUser, used: Timestamp) -> Arc<OnceCell<Arc<Machine>>> {
         let mut awake = self.awake.lock().await;
         let known =
             awake.entry(user.user_id.clone()).or_insert_with(|| Awake { machine: Arc::default(), used });
-        known.used = used;
+        known.used = known.used.max(used);
         // One whose memory is ahead of the database saves nothing any more, and a new one takes its place.
         if known.machine.get().is_some_and(|machine| machine.keys.is_behind()) {
             known.machine = Arc::default();

@@ -19,6 +19,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 /// How late a message is at most that the homeserver has lost sight of. The question costs it some milliseconds.
 const BETWEEN_QUESTIONS: Duration = Duration::from_secs(10);
 const QUESTIONS_A_LOOK: u32 = 6;
+/// How many ghosts that sleep are looked after together with those that are awake: a thousand of them within nine hours.
+const SLEEPERS_A_ROUND: i64 = 20;
 
 /// Begins all rounds.
 pub(super) fn begin(tasks: &mut JoinSet<()>, engine: &Arc<Engine>) {
@@ -34,6 +36,9 @@ impl Engine {
     async fn care(&self) {
         if !self.core.is_up_to_date() {
             return;
+        }
+        if let Err(error) = self.core.ghosts.wake_sleepers(SLEEPERS_A_ROUND).await {
+            tracing::warn!(%error, "ghosts that sleep could not be looked after");
         }
         self.core.ghosts.machines.empty_inboxes().await;
         if let Err(error) = self.core.repair().await {
@@ -70,6 +75,9 @@ impl Engine {
             self.core.receiving.send_replace(Some(self.core.clock.now()));
             self.core.store.nothing_is_put_off().await?;
             tracing::info!("messages travel");
+        }
+        if news.repairs {
+            self.core.repairs.notify_one();
         }
         // Whoever waits for a key, a signature or a device looks again, also those who begin to wait just now: a
         // wake is kept for a worker that is busy.
@@ -187,12 +195,14 @@ async fn mend_stalls(weak: Weak<Engine>) {
     }
 }
 
-/// The ghosts' own inboxes, emptied now and then for as long as the engine lives.
+/// The ghosts' own inboxes, emptied now and then for as long as the engine lives; and at once when somebody could not read
+/// the bot.
 async fn care_for_ghosts(weak: Weak<Engine>) {
     while let Some(engine) = weak.upgrade() {
-        let pause = engine.core.settings.care;
+        let (pause, core) = (engine.core.settings.care, Arc::clone(&engine.core));
         drop(engine);
-        tokio::time::sleep(pause).await;
+        drop(tokio::time::timeout(pause, core.repairs.notified()).await);
+        drop(core);
         let Some(engine) = weak.upgrade() else { return };
         if AssertUnwindSafe(engine.care()).catch_unwind().await.is_err() {
             tracing::error!("emptying the ghosts' inboxes panicked");

@@ -32,7 +32,7 @@ pub use inbox::{Arrived, InboxRow, MegolmIndex, Outcome, RelayedMessage};
 pub use machine::MachineStore;
 pub use outbox::{Leg, LegContent, NewLeg, Says};
 pub use people::OurUser;
-pub use repairs::{Repair, UnreadableSession};
+pub use repairs::{Repair, SentLeg, UnreadableSession};
 pub use seal::{InvalidMasterKey, MasterKey};
 
 use crate::commit_point::{CommitPoint, through};

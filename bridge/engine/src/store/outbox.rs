@@ -31,8 +31,8 @@ pub enum Says {
     TheMessage,
     /// The bot's words, and the event of that portal that they are about.
     Notice(String, Option<OwnedEventId>),
-    /// That this event of that portal, which its message was, is void.
-    Redaction(OwnedEventId),
+    /// That this event of that portal is void, said by the user of ours whose it was.
+    Redaction(OwnedEventId, OwnedUserId),
 }
 
 /// What a leg says.
@@ -50,8 +50,8 @@ pub enum LegContent {
     },
     /// That an event is void, said by whose event it was.
     Redaction {
-        /// Whose.
-        sender: PersonId,
+        /// The user of ours whose it was.
+        by: OwnedUserId,
         /// The event.
         event: OwnedEventId,
     },
@@ -96,7 +96,7 @@ const NEWEST: &str = "SELECT seq, leg_id, message_id, notice, notice_about, reda
      FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') ORDER BY seq DESC LIMIT 1";
 
 /// Where a leg's values stand.
-fn place<'a>(column: &'static str, leg: &'a LegId) -> Place<'a> {
+pub(super) fn place<'a>(column: &'static str, leg: &'a LegId) -> Place<'a> {
     Place { table: OUTBOX, column, row: leg.as_str() }
 }
 
@@ -135,19 +135,19 @@ pub(super) async fn landed(
             .execute(&mut **tx)
             .await?;
     one_row(OUTBOX, &result)?;
-    if let Some(message) = message {
-        let message: MessageId = parsed(OUTBOX, &message)?;
-        let conversation = parsed(OUTBOX, &conversation)?;
-        match redacts {
-            Some(redacted) => {
-                let redacted: OwnedEventId = matrix_id(OUTBOX, redacted)?;
-                ledger(tx, &conversation, &redacted, Some(&message), "redacted", None, at).await?;
-            }
-            None => {
-                map(tx, &portal, &message, event).await?;
-                ledger(tx, &conversation, event, Some(&message), "sent", None, at).await?;
-            }
+    let message = message.map(|id| parsed::<MessageId>(OUTBOX, &id)).transpose()?;
+    let conversation = parsed(OUTBOX, &conversation)?;
+    match (redacts, &message) {
+        (Some(redacted), _) => {
+            let redacted: OwnedEventId = matrix_id(OUTBOX, redacted)?;
+            ledger(tx, &conversation, &redacted, message.as_ref(), "redacted", None, at).await?;
         }
+        (None, Some(message)) => {
+            map(tx, &portal, message, event).await?;
+            ledger(tx, &conversation, event, Some(message), "sent", None, at).await?;
+        }
+        // The bot's words stand in the ledger as what they are about.
+        (None, None) => {}
     }
     Ok(Some(portal))
 }
@@ -173,16 +173,17 @@ impl Store {
                 let sealed = self.key_in(tx, &owner).await?.seal(place("notice", &leg.id), words.as_bytes());
                 (Some(sealed), about.as_ref().map(|id| id.to_string()))
             }
-            Says::TheMessage | Says::Redaction(_) => (None, None),
+            Says::TheMessage | Says::Redaction(..) => (None, None),
         };
-        let redacts = match &leg.says {
-            Says::Redaction(event) => Some(event.as_str()),
-            Says::TheMessage | Says::Notice(..) => None,
+        let (redacts, sender) = match &leg.says {
+            Says::Redaction(event, by) => (Some(event.as_str()), Some(by.as_str())),
+            Says::TheMessage | Says::Notice(..) => (None, None),
         };
         sqlx::query(
             "INSERT INTO outbox
-                 (seq, leg_id, portal_id, message_id, notice, notice_about, sent_at, added_at, redacts, state)
-             SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6, $7, $8, 'waiting' FROM outbox WHERE 1 = 1
+                 (seq, leg_id, portal_id, message_id, notice, notice_about, sent_at, added_at, redacts,
+                  sender_user_id, state)
+             SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6, $7, $8, $9, 'waiting' FROM outbox WHERE 1 = 1
              ON CONFLICT (leg_id) DO NOTHING",
         )
         .bind(leg.id.as_str())
@@ -193,6 +194,7 @@ impl Store {
         .bind(leg.sent_at.millis())
         .bind(at.millis())
         .bind(redacts)
+        .bind(sender)
         .execute(&mut **tx)
         .await?;
         let early: Option<(String,)> =
@@ -310,17 +312,14 @@ impl Store {
         };
         let id: LegId = parsed(OUTBOX, &id)?;
         let key = self.portal_key(portal).await?;
-        let content = match (message, notice) {
-            (Some(message), None) => {
-                let content = self.content_of(portal, parsed(OUTBOX, &message)?).await?;
-                match (content, redacts) {
-                    (LegContent::Message { sender, .. }, Some(event)) => {
-                        LegContent::Redaction { sender, event: matrix_id(OUTBOX, event)? }
-                    }
-                    (content, _) => content,
-                }
-            }
-            (None, Some(body)) => LegContent::Notice {
+        let sender: Option<OwnedUserId> = sender.map(|id| matrix_id(OUTBOX, id)).transpose()?;
+        let content = match (message, notice, redacts) {
+            (_, None, Some(event)) => LegContent::Redaction {
+                by: sender.clone().ok_or(StoreError::Malformed(OUTBOX))?,
+                event: matrix_id(OUTBOX, event)?,
+            },
+            (Some(message), None, None) => self.content_of(portal, parsed(OUTBOX, &message)?).await?,
+            (None, Some(body), None) => LegContent::Notice {
                 body: key.open_text(place("notice", &id), &body)?,
                 about: about.map(|id| matrix_id(OUTBOX, id)).transpose()?,
             },
@@ -328,7 +327,6 @@ impl Store {
         };
         let ciphertext =
             ciphertext.map(|sealed| key.open_text(place("ciphertext", &id), &sealed)).transpose()?;
-        let sender = sender.map(|id| matrix_id(OUTBOX, id)).transpose()?;
         Ok(Some(Leg {
             seq,
             portal: portal.id.clone(),

@@ -181,6 +181,22 @@ impl Store {
         .transpose()
     }
 
+    /// The ghosts that stand on the homeserver, by user id, after one; at most so many.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn ghosts_after(&self, user_id: &str, most: i64) -> Result<Vec<OurUser>, StoreError> {
+        let rows: Vec<OurUserRow> = sqlx::query_as(
+            "SELECT user_id, person_id, device_id, ready, former_device FROM our_users WHERE person_id IS NOT NULL AND ready = 1 AND user_id > $1
+             ORDER BY user_id LIMIT $2",
+        )
+        .bind(user_id)
+        .bind(most)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(our_user).collect()
+    }
+
     /// A user of ours stands complete on the homeserver.
     ///
     /// # Errors

@@ -3,22 +3,36 @@
 use parlour_domain::{ConversationId, MessageId, PortalId, Timestamp};
 use ruma::{OwnedEventId, OwnedUserId, UserId};
 
-use super::{NewLeg, Store, StoreError, matrix_id, parsed, record::ledger};
+use super::{NewLeg, Portal, Says, Store, StoreError, matrix_id, outbox, parsed, record::ledger};
 use crate::commit_point::CommitPoint;
 
 const OUTBOX: &str = "outbox";
 
-/// A message that is sent again from the record, because somebody cannot read the event that it is.
+/// How often the same words are sent again at most: a device that can never read them must not have them for ever.
+const MOST_REPEATS: i64 = 3;
+
+/// A leg that stands in its room.
+#[derive(Clone)]
+pub struct SentLeg {
+    /// The message that it is; none for the bot's own words.
+    pub message: Option<MessageId>,
+    /// What it says.
+    pub says: Says,
+    /// The event that it is.
+    pub event: OwnedEventId,
+    /// Its original time.
+    pub sent_at: Timestamp,
+    /// How often it had been sent before.
+    repeats: i64,
+}
+
+/// What is sent again from the record, because somebody cannot read the event that it is.
 pub struct Repair {
-    /// The message.
-    pub message: MessageId,
-    /// Whose conversation.
-    pub conversation: ConversationId,
-    /// The event that cannot be read.
-    pub unreadable: OwnedEventId,
+    /// What cannot be read.
+    pub of: SentLeg,
     /// The leg that says it again.
     pub again: NewLeg,
-    /// The leg that voids the event, once the message stands in the room again.
+    /// The leg that voids the event, once its words stand in the room again.
     pub redaction: NewLeg,
     /// Why, as the ledger keeps it.
     pub why: &'static str,
@@ -34,11 +48,11 @@ impl SessionName {
     }
 }
 
-/// A session of a ghost's in a portal whose messages are to be sent again.
+/// A session of a user of ours in a portal whose messages are to be sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableSession {
-    /// The ghost.
-    pub ghost: OwnedUserId,
+    /// The user.
+    pub ours: OwnedUserId,
     /// The portal.
     pub portal: PortalId,
     /// The session.
@@ -52,13 +66,13 @@ impl Store {
         SessionName(self.practice_key().name(&["megolm", session_id]))
     }
 
-    /// Somebody may not have been able to read what a ghost has sent them. Whether this is news.
+    /// Somebody may not have been able to read what a user of ours has sent them. Whether this is news.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn repair_is_wished(&self, ghost: &UserId, reader: &UserId) -> Result<bool, StoreError> {
-        let sql = "INSERT INTO repair_wishes (ghost, reader) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-        let wished = sqlx::query(sql).bind(ghost.as_str()).bind(reader.as_str());
+    pub async fn repair_is_wished(&self, ours: &UserId, reader: &UserId) -> Result<bool, StoreError> {
+        let sql = "INSERT INTO repair_wishes (ours, reader) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        let wished = sqlx::query(sql).bind(ours.as_str()).bind(reader.as_str());
         Ok(self.alone(CommitPoint::RepairWished, wished).await?.rows_affected() == 1)
     }
 
@@ -66,21 +80,21 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn repair_is_needless(&self, ghost: &UserId, reader: &UserId) -> Result<(), StoreError> {
-        let sql = "DELETE FROM repair_wishes WHERE ghost = $1 AND reader = $2";
-        let needless = sqlx::query(sql).bind(ghost.as_str()).bind(reader.as_str());
+    pub async fn repair_is_needless(&self, ours: &UserId, reader: &UserId) -> Result<(), StoreError> {
+        let sql = "DELETE FROM repair_wishes WHERE ours = $1 AND reader = $2";
+        let needless = sqlx::query(sql).bind(ours.as_str()).bind(reader.as_str());
         self.alone(CommitPoint::RepairWished, needless).await.map(drop)
     }
 
-    /// Who could not read what which ghost has sent, as (ghost, reader).
+    /// Who could not read what which user of ours has sent, as (ours, reader).
     ///
     /// # Errors
     /// When the database fails.
     pub async fn repairs_wished(&self) -> Result<Vec<(OwnedUserId, OwnedUserId)>, StoreError> {
         let rows: Vec<(String, String)> =
-            sqlx::query_as("SELECT ghost, reader FROM repair_wishes").fetch_all(&self.pool).await?;
-        let parsed = rows.into_iter().map(|(ghost, reader)| {
-            Ok((matrix_id("repair_wishes", ghost)?, matrix_id("repair_wishes", reader)?))
+            sqlx::query_as("SELECT ours, reader FROM repair_wishes").fetch_all(&self.pool).await?;
+        let parsed = rows.into_iter().map(|(ours, reader)| {
+            Ok((matrix_id("repair_wishes", ours)?, matrix_id("repair_wishes", reader)?))
         });
         parsed.collect()
     }
@@ -91,23 +105,23 @@ impl Store {
     /// When the database fails; then nothing of it is kept.
     pub async fn sessions_are_unreadable(
         &self,
-        ghost: &UserId,
+        ours: &UserId,
         reader: &UserId,
         sessions: &[UnreadableSession],
     ) -> Result<(), StoreError> {
         let mut tx = self.begin_unordered().await?;
         for session in sessions {
             sqlx::query(
-                "INSERT INTO repair_sessions (ghost, portal_id, session) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                "INSERT INTO repair_sessions (ours, portal_id, session) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
             )
-            .bind(session.ghost.as_str())
+            .bind(session.ours.as_str())
             .bind(session.portal.as_str())
             .bind(&session.session.0)
             .execute(&mut *tx)
             .await?;
         }
-        sqlx::query("DELETE FROM repair_wishes WHERE ghost = $1 AND reader = $2")
-            .bind(ghost.as_str())
+        sqlx::query("DELETE FROM repair_wishes WHERE ours = $1 AND reader = $2")
+            .bind(ours.as_str())
             .bind(reader.as_str())
             .execute(&mut *tx)
             .await?;
@@ -120,12 +134,12 @@ impl Store {
     /// When the database fails.
     pub async fn unreadable_sessions(&self) -> Result<Vec<UnreadableSession>, StoreError> {
         let rows: Vec<(String, String, String)> =
-            sqlx::query_as("SELECT ghost, portal_id, session FROM repair_sessions")
+            sqlx::query_as("SELECT ours, portal_id, session FROM repair_sessions")
                 .fetch_all(&self.pool)
                 .await?;
-        let parsed = rows.into_iter().map(|(ghost, portal, session)| {
+        let parsed = rows.into_iter().map(|(ours, portal, session)| {
             Ok(UnreadableSession {
-                ghost: matrix_id("repair_sessions", ghost)?,
+                ours: matrix_id("repair_sessions", ours)?,
                 portal: parsed("repair_sessions", &portal)?,
                 session: SessionName(session),
             })
@@ -143,39 +157,53 @@ impl Store {
         rows.iter().map(|(id,)| parsed(OUTBOX, id)).collect()
     }
 
-    /// The messages that a user of ours has sent to a portal in one Megolm session, oldest first, each with the event
-    /// that stands for it and its time. One that was sent again before is not among them: it would have no end.
+    /// What a user of ours has sent to a portal in one Megolm session, oldest first. What was sent again since is not among
+    /// it, nor what was sent again too often.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn sent_in(
         &self,
-        portal: &PortalId,
+        portal: &Portal,
         sender: &UserId,
         session: &SessionName,
-    ) -> Result<Vec<(MessageId, OwnedEventId, Timestamp)>, StoreError> {
-        let rows: Vec<(String, String, i64)> = sqlx::query_as(
-            "SELECT o.message_id, o.event_id, o.sent_at FROM outbox o
-             JOIN mapping x ON x.portal_id = o.portal_id AND x.event_id = o.event_id AND x.current = 1
+    ) -> Result<Vec<SentLeg>, StoreError> {
+        type Row = (String, Option<String>, Option<Vec<u8>>, Option<String>, String, i64, i64);
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT o.leg_id, o.message_id, o.notice, o.notice_about, o.event_id, o.sent_at, o.repeats FROM outbox o
              WHERE o.portal_id = $1 AND o.sender_user_id = $2 AND o.session = $3 AND o.state = 'sent'
-                 AND o.message_id IS NOT NULL AND o.redacts IS NULL
-                 AND NOT EXISTS (SELECT 1 FROM mapping y WHERE y.portal_id = o.portal_id
-                     AND y.message_id = o.message_id AND y.current = 0)
+                 AND o.redacts IS NULL AND o.repeats < $4
+                 AND NOT EXISTS (SELECT 1 FROM outbox r WHERE r.redacts = o.event_id AND r.portal_id = o.portal_id)
              ORDER BY o.seq",
         )
-        .bind(portal.as_str())
+        .bind(portal.id.as_str())
         .bind(sender.as_str())
         .bind(&session.0)
+        .bind(MOST_REPEATS)
         .fetch_all(&self.pool)
         .await?;
+        let key = self.portal_key(portal).await?;
         rows.into_iter()
-            .map(|(message, event, at)| {
-                Ok((parsed(OUTBOX, &message)?, matrix_id(OUTBOX, event)?, Timestamp::from_millis(at)))
+            .map(|(leg, message, notice, about, event, at, repeats)| {
+                let leg = parsed(OUTBOX, &leg)?;
+                Ok(SentLeg {
+                    message: message.map(|id| parsed(OUTBOX, &id)).transpose()?,
+                    says: match notice {
+                        Some(words) => Says::Notice(
+                            key.open_text(outbox::place("notice", &leg), &words)?,
+                            about.map(|id| matrix_id(OUTBOX, id)).transpose()?,
+                        ),
+                        None => Says::TheMessage,
+                    },
+                    event: matrix_id(OUTBOX, event)?,
+                    sent_at: Timestamp::from_millis(at),
+                    repeats,
+                })
             })
             .collect()
     }
 
-    /// Messages are to be sent again from the record, and the events that they were voided, in one commit. Each event is
+    /// Words are to be sent again from the record, and the events that they were voided, in one commit. Each event is
     /// repaired once, however often this is asked.
     ///
     /// # Errors
@@ -183,6 +211,7 @@ impl Store {
     pub async fn begin_repairs(
         &self,
         of: &UnreadableSession,
+        conversation: &ConversationId,
         repairs: &[Repair],
         at: Timestamp,
     ) -> Result<(), StoreError> {
@@ -195,14 +224,18 @@ impl Store {
             if begun.is_some() {
                 continue;
             }
-            let (conversation, message) = (&repair.conversation, Some(&repair.message));
-            ledger(&mut tx, conversation, &repair.unreadable, message, "repair", Some(repair.why), at)
-                .await?;
+            let message = repair.of.message.as_ref();
+            ledger(&mut tx, conversation, &repair.of.event, message, "repair", Some(repair.why), at).await?;
             self.add(&mut tx, &repair.again, message, at).await?;
+            sqlx::query("UPDATE outbox SET repeats = $2 WHERE leg_id = $1")
+                .bind(repair.again.id.as_str())
+                .bind(repair.of.repeats + 1)
+                .execute(&mut *tx)
+                .await?;
             self.add(&mut tx, &repair.redaction, message, at).await?;
         }
-        sqlx::query("DELETE FROM repair_sessions WHERE ghost = $1 AND portal_id = $2 AND session = $3")
-            .bind(of.ghost.as_str())
+        sqlx::query("DELETE FROM repair_sessions WHERE ours = $1 AND portal_id = $2 AND session = $3")
+            .bind(of.ours.as_str())
             .bind(of.portal.as_str())
             .bind(&of.session.0)
             .execute(&mut *tx)

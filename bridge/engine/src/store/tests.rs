@@ -6,11 +6,11 @@ use parlour_domain::{
     Chance as _, ConversationId, LegId, MessageId, Mode, NewConversation, Person, PersonId, PortalId, Role,
     Timestamp, rules::Reach,
 };
-use ruma::{EventId, OwnedEventId, owned_room_id, owned_user_id, user_id};
+use ruma::{EventId, OwnedEventId, UserId, owned_room_id, owned_user_id, user_id};
 
 use super::{
-    Arrived, InboxRow, LegContent, MasterKey, MegolmIndex, NewLeg, Outcome, Portal, RelayedMessage, Repair,
-    Says, Store, StoreError,
+    Arrived, InboxRow, LegContent, MasterKey, MegolmIndex, NewLeg, OurUser, Outcome, Portal, RelayedMessage,
+    Repair, Says, SentLeg, Store, StoreError, UnreadableSession,
     database::Backend,
     inbox::Touched,
     testing::{Counting, TestDatabase},
@@ -44,7 +44,10 @@ on_both! {
     an_echo_settles_its_leg_with_its_transaction
     an_echo_that_comes_before_its_leg_settles_it_when_it_comes
     a_leg_is_sent_as_the_bytes_that_were_kept
-    a_message_is_sent_again_once_and_stands_for_itself
+    a_message_is_sent_again_and_stands_for_itself
+    what_is_never_read_is_not_sent_for_ever
+    the_bots_words_are_sent_again_as_well
+    ghosts_are_looked_after_in_turn
     a_place_in_a_session_is_one_events
     what_a_database_cannot_take_does_not_pass
     whoever_was_replaced_writes_no_more
@@ -259,73 +262,145 @@ async fn a_leg_is_sent_as_the_bytes_that_were_kept(database: &TestDatabase) {
     assert_eq!(leg.sealed, Some(("{\"ciphertext\":1}".to_owned(), owned_user_id!("@_parlour_1:x"))));
 }
 
-async fn a_message_is_sent_again_once_and_stands_for_itself(database: &TestDatabase) {
+async fn next(world: &World) -> Option<super::Leg> {
+    world.store.next_leg(&world.anns).await.expect("the outbox")
+}
+
+/// The next leg was sent as this event, in the session `session`.
+async fn next_is_sent(world: &World, by: &UserId, event: &str) {
+    let leg = next(world).await.expect("a leg");
+    world.store.leg_is_sealed(&leg, &world.anns, "{}", "session", by).await.expect("kept");
+    world.store.leg_has_landed(&leg.id, &event_id(event), AT).await.expect("landed");
+}
+
+/// What is to be sent again of what `by` has sent to Ann.
+async fn unreadable(world: &World, by: &UserId) -> (UnreadableSession, Vec<SentLeg>) {
+    let session = world.store.session_name("session");
+    let sent = world.store.sent_in(&world.anns, by, &session).await.expect("read");
+    (UnreadableSession { ours: by.to_owned(), portal: world.anns.id.clone(), session }, sent)
+}
+
+/// Sends one leg again, as `LegIds::again` has it; the ids of the two legs.
+async fn begin_repair(world: &World, of: &UnreadableSession, sent: SentLeg) -> [LegId; 2] {
+    let says = [sent.says.clone(), Says::Redaction(sent.event.clone(), of.ours.clone())];
+    let [again, redaction] = says.map(|says| NewLeg { says, ..leg(&world.anns) });
+    let ids = [again.id.clone(), redaction.id.clone()];
+    let repairs = [Repair { of: sent, again, redaction, why: "wedged" }];
+    world.store.begin_repairs(of, &world.conversation, &repairs, AT).await.expect("begun");
+    world.store.begin_repairs(of, &world.conversation, &repairs, AT).await.expect("begun already");
+    assert!(world.store.unreadable_sessions().await.expect("read").is_empty());
+    ids
+}
+
+async fn a_message_is_sent_again_and_stands_for_itself(database: &TestDatabase) {
     let world = world(database).await;
     decided(&world, "$a").await;
     let ghost = user_id!("@_parlour_1:x");
-    let next = async || world.store.next_leg(&world.anns).await.expect("the outbox");
-    let sent = next().await.expect("a leg");
-    world.store.leg_is_sealed(&sent, &world.anns, "{}", "session", ghost).await.expect("kept");
-    world.store.leg_has_landed(&sent.id, &event_id("$lost"), AT).await.expect("landed");
-    assert_eq!(
-        world.store.portals_written_by(ghost).await.expect("read"),
-        std::slice::from_ref(&world.anns.id)
-    );
-    assert!(
-        world
-            .store
-            .sent_in(&world.anns.id, ghost, &world.store.session_name("other"))
-            .await
-            .expect("read")
-            .is_empty()
-    );
-    let session = world.store.session_name("session");
-    let unreadable = super::UnreadableSession {
-        ghost: ghost.to_owned(),
-        portal: world.anns.id.clone(),
-        session: session.clone(),
-    };
+    next_is_sent(&world, ghost, "$lost").await;
+    let written = world.store.portals_written_by(ghost).await.expect("read");
+    assert_eq!(written, std::slice::from_ref(&world.anns.id));
+    let other = world.store.session_name("other");
+    assert!(world.store.sent_in(&world.anns, ghost, &other).await.expect("read").is_empty());
+    let (session, mut sent) = unreadable(&world, ghost).await;
     let reader = user_id!("@u1:x");
     assert!(world.store.repair_is_wished(ghost, reader).await.expect("wished"));
     assert!(!world.store.repair_is_wished(ghost, reader).await.expect("wished"), "it is no news");
     assert_eq!(world.store.repairs_wished().await.expect("read"), [(ghost.to_owned(), reader.to_owned())]);
-    let named = std::slice::from_ref(&unreadable);
+    let named = std::slice::from_ref(&session);
     world.store.sessions_are_unreadable(ghost, reader, named).await.expect("named");
     assert!(world.store.repairs_wished().await.expect("read").is_empty());
     assert_eq!(world.store.unreadable_sessions().await.expect("read"), named);
-    let [(message, lost, at)] =
-        <[_; 1]>::try_from(world.store.sent_in(&world.anns.id, ghost, &session).await.expect("read"))
-            .expect("one message");
-    assert_eq!((&*lost, at), (&*event_id("$lost"), AT));
-    let (again, redaction) = (leg(&world.anns), leg(&world.anns));
-    let repair = Repair {
-        message: message.clone(),
-        conversation: world.conversation.clone(),
-        unreadable: lost.clone(),
-        again: again.clone(),
-        redaction: NewLeg { says: Says::Redaction(lost), ..redaction.clone() },
-        why: "wedged",
-    };
-    let repairs = [repair];
-    world.store.begin_repairs(&unreadable, &repairs, AT).await.expect("begun");
-    world.store.begin_repairs(&unreadable, &repairs, AT).await.expect("begun already");
-    assert!(world.store.unreadable_sessions().await.expect("read").is_empty());
-    let found = next().await.expect("a leg");
-    assert_eq!(found.id, again.id);
+    let lost = sent.pop().expect("one message");
+    assert!(sent.is_empty());
+    assert_eq!((&*lost.event, lost.sent_at), (&*event_id("$lost"), AT));
+    let message = lost.message.clone();
+    let [again, redaction] = begin_repair(&world, &session, lost).await;
+    assert!(unreadable(&world, ghost).await.1.is_empty(), "it is being sent again");
+    let found = next(&world).await.expect("a leg");
+    assert_eq!(found.id, again);
     assert!(matches!(found.content, LegContent::Message { body, .. } if body == "Bring your card."));
-    world.store.leg_has_landed(&again.id, &event_id("$again"), AT).await.expect("landed");
-    let found = next().await.expect("a leg");
-    assert_eq!(found.id, redaction.id);
-    let LegContent::Redaction { sender, event } = found.content else { panic!("the redaction") };
-    assert_eq!((sender, &*event), (world.murphy.clone(), &*event_id("$lost")));
-    world.store.leg_has_landed(&redaction.id, &event_id("$redaction"), AT).await.expect("landed");
-    assert!(next().await.is_none());
+    next_is_sent(&world, ghost, "$again").await;
+    let found = next(&world).await.expect("a leg");
+    assert_eq!(found.id, redaction);
+    let LegContent::Redaction { by, event } = found.content else { panic!("the redaction") };
+    assert_eq!((&*by, &*event), (ghost, &*event_id("$lost")));
+    world.store.leg_has_landed(&redaction, &event_id("$redaction"), AT).await.expect("landed");
+    assert!(next(&world).await.is_none());
     // Whoever answers either event answers the message.
     for event in ["$lost", "$again"] {
         let known = world.store.message_at(&world.anns.id, &event_id(event)).await.expect("read");
-        assert_eq!(known.map(|(id, _)| id), Some(message.clone()), "{event}");
+        assert_eq!(known.map(|(id, _)| id), message, "{event}");
     }
     assert!(world.store.message_at(&world.anns.id, &event_id("$redaction")).await.expect("read").is_none());
+}
+
+async fn what_is_never_read_is_not_sent_for_ever(database: &TestDatabase) {
+    let world = world(database).await;
+    decided(&world, "$a").await;
+    let ghost = user_id!("@_parlour_1:x");
+    next_is_sent(&world, ghost, "$0").await;
+    for time in 1..=3 {
+        let (session, mut sent) = unreadable(&world, ghost).await;
+        let [_, redaction] = begin_repair(&world, &session, sent.pop().expect("one message")).await;
+        assert!(sent.is_empty(), "the last event alone stands for it");
+        next_is_sent(&world, ghost, &format!("${time}")).await;
+        let gone = event_id(&format!("$gone{time}"));
+        world.store.leg_has_landed(&redaction, &gone, AT).await.expect("landed");
+    }
+    assert!(unreadable(&world, ghost).await.1.is_empty());
+}
+
+async fn the_bots_words_are_sent_again_as_well(database: &TestDatabase) {
+    let world = world(database).await;
+    let bot = user_id!("@_parlour_bot:x");
+    let words =
+        |text: &str| NewLeg { says: Says::Notice(text.to_owned(), Some(event_id("$a"))), ..leg(&world.anns) };
+    let mut tx = world.store.begin().await.expect("begun");
+    world.store.add(&mut tx, &words("Not delivered."), None, AT).await.expect("added");
+    world.store.commit(tx, crate::CommitPoint::EventDecided).await.expect("kept");
+    next_is_sent(&world, bot, "$lost").await;
+    let (session, mut sent) = unreadable(&world, bot).await;
+    let [again, redaction] = begin_repair(&world, &session, sent.pop().expect("the notice")).await;
+    let found = next(&world).await.expect("a leg");
+    assert_eq!(found.id, again);
+    let LegContent::Notice { body, about } = found.content else { panic!("the bot's words") };
+    assert_eq!((&*body, about), ("Not delivered.", Some(event_id("$a"))));
+    next_is_sent(&world, bot, "$again").await;
+    let found = next(&world).await.expect("a leg");
+    assert_eq!(found.id, redaction);
+    assert!(matches!(found.content, LegContent::Redaction { by, event } if by == bot && event == "$lost"));
+    world.store.leg_has_landed(&redaction, &event_id("$redaction"), AT).await.expect("landed");
+    assert!(next(&world).await.is_none());
+}
+
+async fn ghosts_are_looked_after_in_turn(database: &TestDatabase) {
+    let world = world(database).await;
+    let mut made = Vec::new();
+    for (user_id, person, ready) in [
+        ("@_parlour_bot:x", None, true),
+        ("@_parlour_1:x", Some(world.murphy.clone()), true),
+        ("@_parlour_2:x", Some(world.ann.clone()), false),
+    ] {
+        let user_id = UserId::parse(user_id).expect("a user");
+        let fresh = OurUser {
+            user_id: user_id.clone(),
+            person,
+            device_id: "D".into(),
+            ready: false,
+            former_device: None,
+        };
+        world.store.our_user_or(&fresh).await.expect("chosen");
+        if ready {
+            world.store.our_user_is_ready(&user_id).await.expect("ready");
+        }
+        made.push(user_id);
+    }
+    let after = async |user_id: &str| -> Vec<_> {
+        let ghosts = world.store.ghosts_after(user_id, 20).await.expect("read");
+        ghosts.into_iter().map(|ghost| ghost.user_id).collect()
+    };
+    assert_eq!(after("").await, made[1..2], "neither the bot nor one that is not there yet");
+    assert!(after("@_parlour_1:x").await.is_empty());
 }
 
 async fn a_place_in_a_session_is_one_events(database: &TestDatabase) {

@@ -1,11 +1,8 @@
 //! Keys that ghosts give to people's devices: new ones, removed ones, and those that cannot be had.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
-use parlour::{
-    demo::client::{Client, Message, Reading},
-    run::Extras,
-};
+use parlour::{demo::client::Client, run::Extras};
 use parlour_integration_tests::{
     LIMIT, Stage,
     proxy::{Fate, Proxy},
@@ -15,7 +12,6 @@ use parlour_integration_tests::{
 use reqwest::Method;
 use ruma::{UserId, events::AnySyncTimelineEvent, serde::Raw};
 use serde_json::json;
-use sqlx::Connection as _;
 
 use super::{end, figures, heard, raw, told};
 
@@ -261,109 +257,4 @@ async fn claim_or_query_fails() {
     }
     assert_eq!(told(&murphy, &hub).await, 0);
     end([murphy, ann, ben, second], stage).await;
-}
-
-/// A client's store as it was before: a copy, in which all Olm sessions are two hours old. A client begins a broken
-/// session anew only when it is older than an hour.
-async fn copy_of_store(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for file in std::fs::read_dir(from).expect("the store").flatten() {
-        std::fs::copy(file.path(), to.join(file.file_name())).expect("copied");
-    }
-    let url = format!("sqlite://{}", to.join("matrix-sdk-crypto.sqlite3").display());
-    let mut database = sqlx::AnyConnection::connect(&url).await.expect("the store");
-    let sessions: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as("SELECT session_id, data FROM session")
-        .fetch_all(&mut database)
-        .await
-        .expect("sessions");
-    assert!(!sessions.is_empty());
-    for (id, mut data) in sessions {
-        // MessagePack: the name, then 0xce and four bytes.
-        let name = b"creation_time";
-        let at = data.windows(name.len()).position(|window| window == name).expect("a time") + name.len();
-        assert_eq!(data[at], 0xce);
-        let seconds = u32::from_be_bytes(data[at + 1..at + 5].try_into().expect("four bytes"));
-        data[at + 1..at + 5].copy_from_slice(&(seconds - 2 * 60 * 60).to_be_bytes());
-        sqlx::query("UPDATE session SET data = $1 WHERE session_id = $2")
-            .bind(data)
-            .bind(id)
-            .execute(&mut database)
-            .await
-            .expect("older");
-    }
-    database.close().await.expect("closed");
-}
-
-/// Waits until a ghost's inbox is empty: it has read what was in it.
-async fn has_read_its_inbox(stage: &Stage, ghost: &UserId) {
-    let store = stage.world.parlour.engine().store();
-    let device = store.our_user(ghost).await.expect("the store").expect("a ghost").device_id;
-    let deadline = tokio::time::Instant::now() + LIMIT;
-    for number in 0.. {
-        // Synapse remembers its answer to the same question for two minutes.
-        let path = format!("/_matrix/client/v3/sync?device_id={device}&timeout={number}");
-        let (_, inbox) = stage.as_ours(ghost, Method::GET, &path, None).await;
-        if inbox["to_device"]["events"].as_array().is_none_or(Vec::is_empty) {
-            return;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "the inbox stays full");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn wedged_olm() {
-    let extras = Extras { care: Some(Duration::from_millis(300)), ..Extras::default() };
-    let stage = Stage::open_with(extras).await;
-    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
-    let first = stage.begin(&murphy, "first", "two-way", &[], &["ann"]).await;
-    let spoke = first.spoke(stage.person("ann"));
-    say(&murphy, &first.hub(), "hello").await;
-    let ghost = read(&ann, &spoke, "hello").await.sender;
-    ann.stop().await;
-    copy_of_store(&stage.store("ann", "first"), &stage.store("ann", "restored")).await;
-
-    // The Olm session between ghost and phone goes on: the phone answers in it, and the ghost has read that.
-    let ann = stage.device("ann", "first", false).await;
-    say(&ann, &spoke, "good morning").await;
-    read(&murphy, &first.hub(), "good morning").await;
-    has_read_its_inbox(&stage, &ghost).await;
-    ann.stop().await;
-
-    // The phone is put back to what it was: what the ghost sends from here on it cannot read.
-    let ann = stage.device("ann", "restored", false).await;
-    let talk = stage.begin(&murphy, "second", "two-way", &[], &["ann"]).await;
-    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
-    let asked = say(&murphy, &hub, "can you read this?").await;
-    let written =
-        murphy.wait_for(&hub, LIMIT, |message| message.event_id == asked).await.expect("said").sent_at;
-    let unreadable = |seen: &[Message]| {
-        seen.iter().find(|m| matches!(m.reading, Reading::Undecryptable { .. })).map(|m| m.event_id.clone())
-    };
-    let lost = ann.wait_until(&spoke, LIMIT, unreadable).await.expect("it cannot be read");
-    // Her phone begins Olm anew, which the ghost hears with the key of what she writes next.
-    say(&ann, &spoke, "I cannot read it").await;
-    read(&murphy, &hub, "I cannot read it").await;
-    let again = read(&ann, &spoke, "can you read this?").await;
-    assert_eq!(
-        (again.sender.as_str(), again.sent_at),
-        (ghost.as_str(), written),
-        "the same words, the same time"
-    );
-    // What could not be read is void, and the words stand there once.
-    assert_ne!(again.event_id, lost);
-    let void = |seen: &[Message]| {
-        seen.iter().any(|m| m.event_id == lost && m.reading == Reading::Redacted).then_some(())
-    };
-    ann.wait_until(&spoke, LIMIT, void).await.expect("it is redacted");
-    assert_eq!(heard(&ann, &spoke).await, ["(redacted)", "can you read this?"]);
-    // It is the same message: an answer to it is one to Dr Murphy's own words.
-    ann.reply(&spoke, &again.event_id, "yes").await.expect("sent");
-    assert_eq!(read(&murphy, &hub, "yes").await.in_reply_to, Some(asked));
-    say(&murphy, &hub, "good").await;
-    read(&ann, &spoke, "good").await;
-    assert_eq!(heard(&ann, &spoke).await, ["(redacted)", "can you read this?", "good"]);
-    assert_eq!(heard(&murphy, &hub).await, ["I cannot read it", "yes"]);
-    assert_eq!((told(&murphy, &hub).await, told(&ann, &spoke).await), (0, 0));
-    end([murphy, ann], stage).await;
 }
