@@ -70,7 +70,8 @@ CREATE TABLE portals (
     conversation_id TEXT NOT NULL REFERENCES conversations (id),
     patient_id      TEXT REFERENCES people (id),
     room_id         TEXT UNIQUE,
-    attempted       BIGINT NOT NULL DEFAULT 0,
+    -- When the making of its room was begun last.
+    attempted       BIGINT,
     UNIQUE (conversation_id, patient_id)
 );
 

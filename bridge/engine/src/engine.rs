@@ -30,6 +30,7 @@ use crate::{
     intake::{IntakeError, parse_transaction},
     keyed::Keyed,
     notices::LegIds,
+    portals::Progress,
     relay::Tries,
     secret::Secret,
     store::{DatabaseUrl, Figures, MasterKey, Store, StoreError},
@@ -393,32 +394,40 @@ impl Engine {
         let spokes = new.patients.iter().map(|patient| (portal(), Some(patient.clone())));
         let portals: Vec<_> = std::iter::once((portal(), None)).chain(spokes).collect();
         self.core.store.add_conversation(&id, new, &portals, self.core.clock.now()).await?;
-        if let Err(error) = self.make(&id).await {
-            tracing::warn!(conversation = %id, %error, "a conversation is not made yet");
-            self.unfinished.notify_one();
+        match self.make(&id).await {
+            Ok(Progress::Done) => {}
+            Ok(Progress::Waiting) => self.unfinished.notify_one(),
+            Err(error) => {
+                tracing::warn!(conversation = %id, %error, "a conversation is not made yet");
+                self.unfinished.notify_one();
+            }
         }
         Ok(id)
     }
 
-    async fn make(&self, id: &ConversationId) -> Result<(), EngineError> {
+    async fn make(&self, id: &ConversationId) -> Result<Progress, EngineError> {
         let _one_at_a_time = self.making.lock().await;
         if !self.core.is_up_to_date() {
             // It stays unfinished, and is gone on with afterwards.
-            return Ok(());
+            return Ok(Progress::Waiting);
         }
         match self.core.store.conversation(id).await? {
             Some(conversation) if !conversation.ready => Ok(self.core.make_portals(&conversation).await?),
-            _ => Ok(()),
+            _ => Ok(Progress::Done),
         }
     }
 
-    /// Makes what earlier attempts have left unfinished; whether all of it is made now.
-    async fn make_unfinished(&self) -> Result<bool, StoreError> {
-        let mut all = true;
+    /// Makes what earlier attempts have left unfinished. None when something of it failed.
+    async fn make_unfinished(&self) -> Result<Option<Progress>, StoreError> {
+        let mut all = Some(Progress::Done);
         for id in self.core.store.unfinished_conversations().await? {
-            if let Err(error) = self.make(&id).await {
-                tracing::warn!(conversation = %id, %error, "a conversation is not made yet");
-                all = false;
+            match self.make(&id).await {
+                Ok(Progress::Done) => {}
+                Ok(Progress::Waiting) => all = all.map(|_| Progress::Waiting),
+                Err(error) => {
+                    tracing::warn!(conversation = %id, %error, "a conversation is not made yet");
+                    all = None;
+                }
             }
         }
         Ok(all)

@@ -14,22 +14,51 @@ use crate::{
     store::{Conversation, Participant, Portal},
 };
 
+/// So long the homeserver may take to make a room, by far.
+const LONGEST_MAKING_MILLIS: i64 = 5_000;
+
+/// How far the making of something has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It is made.
+    Done,
+    /// It may be in the making by an earlier attempt: look again soon.
+    Waiting,
+}
+
+/// What has become of an earlier attempt to make a room.
+enum Earlier {
+    No,
+    Perhaps,
+    Made(OwnedRoomId),
+}
+
 impl Core {
     /// Makes what is missing of a conversation: rooms, people, the ghosts that are there from the beginning. The hub
     /// comes last, so that as a rule nobody writes before everybody can read; what is written before waits. What fails in
     /// one portal keeps no other from being made.
-    pub(crate) async fn make_portals(&self, conversation: &Conversation) -> Result<(), CryptoError> {
+    pub(crate) async fn make_portals(&self, conversation: &Conversation) -> Result<Progress, CryptoError> {
         let participants = self.store.participants(&conversation.id).await?;
-        let mut outcome = Ok(());
+        let (mut outcome, mut progress) = (Ok(()), Progress::Done);
         for mut portal in self.store.portals(&conversation.id).await?.into_iter().rev() {
-            if let Err(error) = self.make_portal(conversation, &mut portal, &participants).await {
-                tracing::warn!(conversation = %conversation.id, portal = %portal.id, %error, "a portal is not made yet");
-                outcome = Err(error);
+            match self.make_portal(conversation, &mut portal, &participants).await {
+                Ok(Progress::Done) => {}
+                Ok(Progress::Waiting) => progress = Progress::Waiting,
+                Err(error) => {
+                    tracing::warn!(
+                        conversation = %conversation.id, portal = %portal.id, %error,
+                        "a portal is not made yet"
+                    );
+                    outcome = Err(error);
+                }
             }
             self.wake_senders(&[portal.id]);
         }
         outcome?;
-        Ok(self.store.conversation_is_ready(&conversation.id).await?)
+        if progress == Progress::Done {
+            self.store.conversation_is_ready(&conversation.id).await?;
+        }
+        Ok(progress)
     }
 
     async fn make_portal(
@@ -37,10 +66,14 @@ impl Core {
         conversation: &Conversation,
         portal: &mut Portal,
         participants: &[Participant],
-    ) -> Result<(), CryptoError> {
+    ) -> Result<Progress, CryptoError> {
         let people = people_of(portal, participants);
         if portal.room_id.is_none() {
-            portal.room_id = Some(self.make_room(conversation, portal, &people, participants).await?);
+            let room_id = self.make_room(conversation, portal, &people, participants).await?;
+            if room_id.is_none() {
+                return Ok(Progress::Waiting);
+            }
+            portal.room_id = room_id;
         }
         for person in people {
             let owner = person.person.id == conversation.owner;
@@ -53,20 +86,22 @@ impl Core {
             let machine = self.ghosts.of(&ghost.person).await?;
             self.ghosts.join(portal, &machine.intent().user_id).await?;
         }
-        Ok(())
+        Ok(Progress::Done)
     }
 
+    /// The portal's room; none while an earlier attempt may still be making it.
     async fn make_room(
         &self,
         conversation: &Conversation,
         portal: &Portal,
         people: &[&Participant],
         participants: &[Participant],
-    ) -> Result<OwnedRoomId, CryptoError> {
+    ) -> Result<Option<OwnedRoomId>, CryptoError> {
         let room_id = match self.room_made_before(portal).await? {
-            Some(room_id) => room_id,
-            None => {
-                self.store.portal_is_attempted(&portal.id).await?;
+            Earlier::Made(room_id) => room_id,
+            Earlier::Perhaps => return Ok(None),
+            Earlier::No => {
+                self.store.portal_is_attempted(&portal.id, self.clock.now()).await?;
                 let patients = participants.iter().filter(|p| !p.person.role.is_staff()).count();
                 let request = self.room_request(conversation, portal, people, patients);
                 let bot = self.ghosts.bot().await?;
@@ -80,14 +115,13 @@ impl Core {
             }
         };
         self.store.portal_is_made(&portal.id, &room_id).await?;
-        Ok(room_id)
+        Ok(Some(room_id))
     }
 
-    /// The room that an earlier attempt has made for a portal, when we heard no answer: it says so itself.
-    async fn room_made_before(&self, portal: &Portal) -> Result<Option<OwnedRoomId>, CryptoError> {
-        if !portal.attempted {
-            return Ok(None);
-        }
+    /// The room that an earlier attempt has made for a portal, when we heard no answer: it says so itself. The homeserver
+    /// may still be making it, if that was just now: it goes on when whoever asked is gone.
+    async fn room_made_before(&self, portal: &Portal) -> Result<Earlier, CryptoError> {
+        let Some(attempted) = portal.attempted else { return Ok(Earlier::No) };
         let bot = self.ghosts.bot().await?;
         for room_id in self.homeserver.joined_rooms(bot.intent()).await? {
             if self.store.knows_room(&room_id).await? {
@@ -95,10 +129,12 @@ impl Core {
             }
             let says = self.homeserver.state(bot.intent(), &room_id, PORTAL_EVENT).await?;
             if says.is_some_and(|content| content["portal"] == portal.id.as_str()) {
-                return Ok(Some(room_id));
+                return Ok(Earlier::Made(room_id));
             }
         }
-        Ok(None)
+        let ago = self.clock.now().millis() - attempted.millis();
+        // What seems to lie ahead was before the clock was set back.
+        Ok(if (0..LONGEST_MAKING_MILLIS).contains(&ago) { Earlier::Perhaps } else { Earlier::No })
     }
 
     /// `POST /createRoom` with all that the room needs, so that it never stands half made.

@@ -484,7 +484,7 @@ mod tests {
             conversation: ConversationId::from_bytes([9; 16]),
             patient: patient.cloned(),
             room_id: None,
-            attempted: false,
+            attempted: None,
         };
         let (hub, anns, bens) = (portal(0, None), portal(1, Some(&ann)), portal(2, Some(&ben)));
         let to_ann = Lane::Only(ann);

@@ -10,9 +10,11 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 
 use super::{Engine, EngineError};
-use crate::{catch_up::CaughtUp, crypto::CryptoError};
+use crate::{catch_up::CaughtUp, crypto::CryptoError, portals::Progress};
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+/// How soon it is looked again whether the homeserver has made a room.
+const SOON: Duration = Duration::from_millis(500);
 /// How long the homeserver may take for what it does by itself after a refusal.
 const QUIET: Duration = Duration::from_secs(2);
 const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
@@ -124,12 +126,13 @@ async fn go_on_making(engine: Weak<Engine>) {
             return;
         }
         match AssertUnwindSafe(engine.make_unfinished()).catch_unwind().await {
-            Ok(Ok(true)) => {
+            Ok(Ok(Some(progress))) => {
                 pause = AFTER_AN_ERROR;
-                drop(tokio::time::timeout(BETWEEN_LOOKS, engine.unfinished.notified()).await);
+                let next = if progress == Progress::Done { BETWEEN_LOOKS } else { SOON };
+                drop(tokio::time::timeout(next, engine.unfinished.notified()).await);
                 continue;
             }
-            Ok(Ok(false)) => {}
+            Ok(Ok(None)) => {}
             Ok(Err(error)) => tracing::error!(%error, "unfinished conversations could not be read"),
             Err(_) => tracing::error!("making a conversation panicked"),
         }

@@ -53,7 +53,7 @@ pub struct Portal {
     /// The room, once it is made.
     pub room_id: Option<OwnedRoomId>,
     /// Whether making the room was begun before.
-    pub attempted: bool,
+    pub attempted: Option<Timestamp>,
 }
 
 impl Portal {
@@ -72,7 +72,7 @@ fn place<'a>(column: &'static str, id: &'a ConversationId) -> Place<'a> {
 }
 
 const PORTAL: &str = "portals";
-pub(super) type PortalRow = (String, String, Option<String>, Option<String>, i64);
+pub(super) type PortalRow = (String, String, Option<String>, Option<String>, Option<i64>);
 
 pub(super) fn portal(
     (id, conversation, patient, room_id, attempted): PortalRow,
@@ -82,7 +82,7 @@ pub(super) fn portal(
         conversation: parsed(PORTAL, &conversation)?,
         patient: patient.map(|id| parsed(PORTAL, &id)).transpose()?,
         room_id: room_id.map(|id| matrix_id(PORTAL, id)).transpose()?,
-        attempted: attempted == 1,
+        attempted: attempted.map(Timestamp::from_millis),
     })
 }
 
@@ -318,8 +318,9 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn portal_is_attempted(&self, id: &PortalId) -> Result<(), StoreError> {
-        let attempted = sqlx::query("UPDATE portals SET attempted = 1 WHERE id = $1").bind(id.as_str());
+    pub async fn portal_is_attempted(&self, id: &PortalId, at: Timestamp) -> Result<(), StoreError> {
+        let sql = "UPDATE portals SET attempted = $2 WHERE id = $1";
+        let attempted = sqlx::query(sql).bind(id.as_str()).bind(at.millis());
         one_row(PORTAL, &self.alone(CommitPoint::PortalAttempted, attempted).await?)
     }
 
