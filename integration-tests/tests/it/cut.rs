@@ -108,19 +108,19 @@ impl Cut {
 }
 
 /// What becomes of the next request of a kind; none is what the homeserver asks.
-type Step = (Option<CommitPoint>, Fate);
+pub(crate) type Step = (Option<CommitPoint>, Fate);
 
 /// What is still to be cut, in this order.
 #[derive(Clone)]
-struct Plan(Arc<Mutex<Vec<Step>>>);
+pub(crate) struct Plan(Arc<Mutex<Vec<Step>>>);
 
 impl Plan {
-    fn of(steps: Vec<Step>) -> Self {
+    pub(crate) fn of(steps: Vec<Step>) -> Self {
         Self(Arc::new(Mutex::new(steps)))
     }
 
     /// What becomes of a request of this kind: the first step that is for it, and comes next, is taken.
-    fn fate(&self, point: Option<CommitPoint>) -> Fate {
+    pub(crate) fn fate(&self, point: Option<CommitPoint>) -> Fate {
         let mut steps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match steps.first() {
             Some((wanted, _)) if *wanted == point => steps.remove(0).1,
@@ -128,7 +128,7 @@ impl Plan {
         }
     }
 
-    fn left(&self) -> Vec<Step> {
+    pub(crate) fn left(&self) -> Vec<Step> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

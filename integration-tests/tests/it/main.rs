@@ -12,6 +12,7 @@ mod cut;
 mod database;
 mod held;
 mod intake;
+mod killed;
 mod making;
 mod operators;
 mod privacy;

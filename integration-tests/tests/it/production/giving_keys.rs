@@ -265,7 +265,7 @@ async fn claim_or_query_fails() {
 
 /// A client's store as it was before: a copy, in which all Olm sessions are two hours old. A client begins a broken
 /// session anew only when it is older than an hour.
-async fn copy_of_store(from: &Path, to: &Path) {
+pub(crate) async fn copy_of_store(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for file in std::fs::read_dir(from).expect("the store").flatten() {
         std::fs::copy(file.path(), to.join(file.file_name())).expect("copied");
