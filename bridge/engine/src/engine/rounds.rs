@@ -30,6 +30,15 @@ pub(super) fn begin(tasks: &mut JoinSet<()>, engine: &Arc<Engine>) {
 }
 
 impl Engine {
+    /// Wakes the ghosts that were awake when the process before this one ended: what they had not read yet is in their
+    /// inboxes, and tells whom they have to repair for.
+    async fn wake_who_spoke(&self) -> Result<(), CryptoError> {
+        for ghost in self.core.store.spoke_last(self.core.settings.idle).await? {
+            self.core.ghosts.by_user(&ghost).await?;
+        }
+        Ok(())
+    }
+
     /// Empties the ghosts' inboxes, and sends again what could not be read.
     async fn care(&self) {
         self.core.ghosts.machines.empty_inboxes().await;
@@ -180,11 +189,19 @@ async fn mend_stalls(weak: Weak<Engine>) {
 
 /// The ghosts' own inboxes, emptied now and then for as long as the engine lives.
 async fn care_for_ghosts(weak: Weak<Engine>) {
+    let mut are_awake = false;
     while let Some(engine) = weak.upgrade() {
         let pause = engine.core.settings.care;
         drop(engine);
         tokio::time::sleep(pause).await;
         let Some(engine) = weak.upgrade() else { return };
+        if !are_awake && engine.core.receiving_since().is_some() {
+            match AssertUnwindSafe(engine.wake_who_spoke()).catch_unwind().await {
+                Ok(Ok(())) => are_awake = true,
+                Ok(Err(error)) => tracing::warn!(%error, "a ghost did not wake; trying again"),
+                Err(_) => tracing::error!("waking the ghosts panicked"),
+            }
+        }
         if AssertUnwindSafe(engine.care()).catch_unwind().await.is_err() {
             tracing::error!("emptying the ghosts' inboxes panicked");
         }

@@ -1,5 +1,7 @@
 //! What is sent again from the record, and what it replaces.
 
+use std::time::Duration;
+
 use parlour_domain::{ConversationId, MessageId, PortalId, Timestamp};
 use ruma::{OwnedEventId, OwnedUserId, UserId};
 
@@ -141,6 +143,19 @@ impl Store {
         let sql = "SELECT DISTINCT portal_id FROM outbox WHERE sender_user_id = $1 AND state = 'sent'";
         let rows: Vec<(String,)> = sqlx::query_as(sql).bind(sender.as_str()).fetch_all(&self.pool).await?;
         rows.iter().map(|(id,)| parsed(OUTBOX, id)).collect()
+    }
+
+    /// The ghosts that have spoken in this time before anybody of ours spoke last.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn spoke_last(&self, within: Duration) -> Result<Vec<OwnedUserId>, StoreError> {
+        let sql = "SELECT DISTINCT sender_user_id FROM outbox
+                   WHERE state = 'sent' AND message_id IS NOT NULL AND sender_user_id IS NOT NULL
+                       AND added_at >= (SELECT MAX(added_at) FROM outbox) - $1";
+        let within = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
+        let rows: Vec<(String,)> = sqlx::query_as(sql).bind(within).fetch_all(&self.pool).await?;
+        rows.into_iter().map(|(id,)| matrix_id(OUTBOX, id)).collect()
     }
 
     /// The messages that a user of ours has sent to a portal in one Megolm session, oldest first, each with the event
