@@ -78,6 +78,7 @@ fn scene_of(point: CommitPoint) -> Scene {
         CommitPoint::MachineRenewed
         | CommitPoint::DeviceRenewed
         | CommitPoint::Recovered
+        | CommitPoint::ReadDevices
         | CommitPoint::EndDevice
         | CommitPoint::ReadRooms
         | CommitPoint::ReadHistory => Scene::Restored,

@@ -20,7 +20,7 @@ pub struct OurUser {
     pub device_id: OwnedDeviceId,
     /// Whether account, device, identity and profile stand on the homeserver.
     pub ready: bool,
-    /// The device that it had before, until that is ended.
+    /// The device that it had before, until that and any other are ended.
     pub former_device: Option<OwnedDeviceId>,
 }
 

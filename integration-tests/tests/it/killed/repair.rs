@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use parlour::demo::client::{Client, Message, Reading};
-use parlour_engine::CommitPoint;
-use parlour_integration_tests::{
-    LIMIT, Talk, proxy::Fate, read, requests::point_of, room_path, say, trial::Trial, witness,
-};
+use parlour_integration_tests::{LIMIT, Talk, proxy::Fate, read, room_path, say, trial::Trial, witness};
 use reqwest::Method;
 use ruma::{OwnedEventId, RoomId};
 use sqlx::Connection as _;
 use tokio::time::{Instant, sleep};
 
 use super::{Killed, Scene, places_of, practice};
-use crate::{cut::Plan, production::giving_keys::copy_of_store};
+use crate::{
+    cut::{Plan, cut_for},
+    production::giving_keys::copy_of_store,
+};
 
 const LOOK: Duration = Duration::from_millis(20);
 const CARE: Duration = Duration::from_millis(300);
@@ -162,17 +162,11 @@ impl Wedged {
 
     /// Of the redactions, one is answered to nobody, and the next never arrives.
     async fn redactions_are_cut(&self, trial: &Trial) {
-        let redact = Some(CommitPoint::Redact);
-        let plan = Plan::of(vec![(redact, Fate::CutAnswer), (redact, Fate::CutRequest)]);
-        let judge = plan.clone();
-        trial.to_homeserver.judge(move |method, path| match point_of(method, path) {
-            Some(point) => judge.fate(Some(point)),
-            None => Fate::Pass,
-        });
+        let plans = cut_for(Scene::Repair, [Fate::CutAnswer, Fate::CutRequest], trial);
         self.answers().await;
         let deadline = Instant::now() + LIMIT;
-        while !plan.left().is_empty() {
-            assert!(Instant::now() < deadline, "{:?} is not cut: {}", plan.left(), trial.last_words());
+        while !plans.iter().all(Plan::is_done) {
+            assert!(Instant::now() < deadline, "{plans:?}: {}", trial.last_words());
             sleep(LOOK).await;
         }
         trial.to_homeserver.pass_all();

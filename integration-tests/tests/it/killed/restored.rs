@@ -4,14 +4,16 @@
 use std::path::{Path, PathBuf};
 
 use parlour::demo::client::Client;
-use parlour_engine::CommitPoint;
-use parlour_integration_tests::{Talk, proxy::Fate, read, requests::point_of, say, trial::Trial, witness};
+use parlour_integration_tests::{Talk, proxy::Fate, read, say, trial::Trial, witness};
 use reqwest::Method;
 use ruma::{OwnedUserId, UserId};
 use tokio::time::Instant;
 
 use super::{Killed, Scene, database_files, places_of, practice};
-use crate::{backup::back_up, cut::Plan};
+use crate::{
+    backup::back_up,
+    cut::{Plan, cut_for},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_while_a_restored_database_catches_up_loses_and_doubles_nothing() {
@@ -93,6 +95,9 @@ impl Yesterday {
 
     /// A backup is made, and what is said afterwards is not in it.
     async fn goes_on(&mut self, name: &str) -> PathBuf {
+        // By sessions that the backup knows, for nobody's devices change afterwards.
+        self.people_know_our_devices().await;
+        self.they_talk(&format!("in the backup: {name}")).await;
         let copy = self.trial.data.join(name.replace(' ', "-"));
         back_up(&self.trial, &copy).await;
         self.they_talk(&format!("not in the backup: {name}")).await;
@@ -111,7 +116,7 @@ impl Yesterday {
 
     /// Messages travel again, and nobody of ours has another device than the one that is used.
     async fn talks_again(&mut self, place: &str) {
-        self.people_know_the_bot().await;
+        self.people_know_our_devices().await;
         self.they_talk(&format!("again: {place}")).await;
         for user in &self.ours {
             assert_eq!(self.devices_of(user).await, 1, "devices of {user}, {place}");
@@ -119,9 +124,11 @@ impl Yesterday {
     }
 
     /// Whoever writes before their client has heard of the bot's new device is told to send it again (KEY-1).
-    async fn people_know_the_bot(&self) {
+    async fn people_know_our_devices(&self) {
         for client in [&self.murphy, &self.ann] {
-            client.matrix().encryption().request_user_identity(&self.ours[0]).await.expect("asked");
+            for user in &self.ours {
+                client.matrix().encryption().request_user_identity(user).await.expect("asked");
+            }
         }
     }
 
@@ -135,16 +142,10 @@ impl Yesterday {
     async fn devices_are_ended_although_cut(&mut self) {
         let copy = self.goes_on("cut").await;
         self.put_in_place(&copy).await;
-        let end = Some(CommitPoint::EndDevice);
-        let plan = Plan::of(vec![(end, Fate::CutRequest), (end, Fate::CutAnswer)]);
-        let judge = plan.clone();
-        self.trial.to_homeserver.judge(move |method, path| match point_of(method, path) {
-            Some(point) => judge.fate(Some(point)),
-            None => Fate::Pass,
-        });
+        let plans = cut_for(Scene::Restored, [Fate::CutRequest, Fate::CutAnswer], &self.trial);
         self.trial.start_parlour().await;
         self.talks_again("cut").await;
-        assert_eq!(plan.left(), [], "not everything was cut");
+        assert!(plans.iter().all(Plan::is_done), "not everything was cut: {plans:?}");
         self.trial.to_homeserver.pass_all();
     }
 

@@ -6,7 +6,7 @@ use parlour_integration_tests::{books::Books, read, say, trial::Trial, witness};
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::time::Instant;
 
-use super::{Killed, Scene, database_files, places_of, practice};
+use super::{Killed, Scene, database_files, practice};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_at_the_first_start_leaves_nothing_half_begun_on_sqlite() {
@@ -32,12 +32,8 @@ async fn begins(database: Option<String>, scene: Scene) {
     let recorded = trial.order("recorded").await;
     let points: BTreeSet<_> = recorded.split_whitespace().collect();
     println!("{}: {recorded}", books.name());
-    let everywhere =
-        points.iter().flat_map(|point| ["before", "after"].map(|side| format!("{side} {point}")));
-    let mut places: Vec<_> = match scene {
-        Scene::Starting => everywhere.map(|place| (place, 1)).collect(),
-        _ => places_of(scene).into_iter().map(|place| (place, 1)).collect(),
-    };
+    let everywhere = points.iter().flat_map(|point| ["before", "after"].map(|side| format!("{side} {point}")));
+    let mut places: Vec<_> = everywhere.map(|place| (place, 1)).collect();
     // The first are the keys of the database, the second is what the ids of legs are made with.
     places.extend(["before db.setting-kept", "after db.setting-kept"].map(|place| (place.to_owned(), 2)));
     for (place, passage) in places {
