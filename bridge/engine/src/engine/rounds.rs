@@ -70,6 +70,8 @@ impl Engine {
             self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
             self.core.receiving.send_replace(Some(self.core.clock.now()));
             self.core.store.nothing_is_put_off().await?;
+            // What it makes while it finds us reachable again it may lose sight of: that is asked for soon, too.
+            self.core.trouble.notify_one();
             tracing::info!("messages travel");
         }
         // Whoever waits for a key, a signature or a device looks again, also those who begin to wait just now: a

@@ -32,7 +32,8 @@ async fn begins(database: Option<String>, scene: Scene) {
     let recorded = trial.order("recorded").await;
     let points: BTreeSet<_> = recorded.split_whitespace().collect();
     println!("{}: {recorded}", books.name());
-    let everywhere = points.iter().flat_map(|point| ["before", "after"].map(|side| format!("{side} {point}")));
+    let everywhere =
+        points.iter().flat_map(|point| ["before", "after"].map(|side| format!("{side} {point}")));
     let mut places: Vec<_> = everywhere.map(|place| (place, 1)).collect();
     // The first are the keys of the database, the second is what the ids of legs are made with.
     places.extend(["before db.setting-kept", "after db.setting-kept"].map(|place| (place.to_owned(), 2)));
