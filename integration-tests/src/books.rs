@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use sqlx::{AnyConnection, Connection as _, any::install_default_drivers};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, any::install_default_drivers};
 use tokio::time::{Instant, sleep};
 
 use crate::LIMIT;
@@ -128,6 +128,27 @@ impl Books {
         let mut log = file.clone().into_os_string();
         log.push("-wal");
         frames_in(&std::fs::read(log).expect("a write-ahead log"))
+    }
+
+    /// Changes something in the database; how many rows.
+    pub async fn change(&self, sql: &str) -> u64 {
+        let mut connection = AnyConnection::connect(&self.url).await.expect("the database");
+        let changed = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+            .execute(&mut connection)
+            .await
+            .expect("changed")
+            .rows_affected();
+        connection.close().await.expect("closed");
+        changed
+    }
+
+    /// A number that the database is asked for.
+    pub async fn number(&self, sql: &str) -> i64 {
+        let mut connection = AnyConnection::connect(&self.url).await.expect("the database");
+        let (number,) =
+            sqlx::query_as(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.expect("a number");
+        connection.close().await.expect("closed");
+        number
     }
 
     /// While Parlour is down: has all ghosts forget with which sessions they wrote to whom, so that the next message

@@ -47,7 +47,15 @@ impl Stage {
 
     /// A new world that was told something.
     pub async fn open_with(extras: Extras) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::opened(tempfile::tempdir().expect("a temporary folder"), extras).await
+    }
+
+    /// The world that somebody has begun in the folder `world` of this one.
+    pub async fn open_in(folder: TempDir) -> Self {
+        Self::opened(folder, Extras::default()).await
+    }
+
+    async fn opened(folder: TempDir, extras: Extras) -> Self {
         let place = Place::anywhere(folder.path().join("world")).expect("free ports");
         let world = World::start(place, extras, &Silent).await.expect("a world");
         Self { world, http: reqwest::Client::new(), folder }

@@ -18,6 +18,7 @@ pub fn point_of(method: &str, path: &str) -> Option<CommitPoint> {
         ("client", "POST", ["appservice", _, "ping"]) => CommitPoint::Ping,
         ("client", "POST", ["register"]) => CommitPoint::Register,
         ("client", "PUT", ["devices", _]) => CommitPoint::MakeDevice,
+        ("client", "GET", ["devices"]) => CommitPoint::ReadDevices,
         ("client", "DELETE", ["devices", _]) => CommitPoint::EndDevice,
         ("client", "PUT", ["profile", _, "displayname"]) => CommitPoint::SetName,
         ("client", "POST", ["keys", "upload"]) => CommitPoint::UploadKeys,

@@ -47,6 +47,8 @@ pub struct Trial {
     program: PathBuf,
     python: PathBuf,
     fault: Option<String>,
+    /// How often the ghosts are looked after, if not by the product's own measure.
+    care: Option<Duration>,
     /// Of how many megabytes the disk is that Parlour's data lie on, if it is one of their own.
     disk: Option<u32>,
     homeserver: Option<Homeserver>,
@@ -104,6 +106,7 @@ impl Trial {
             program: program.into(),
             python,
             fault: fault.map(str::to_owned),
+            care: None,
             disk: None,
             homeserver: None,
             parlour: None,
@@ -207,6 +210,15 @@ impl Trial {
 
     /// Starts Parlour, and does not wait for anything.
     pub async fn spawn_parlour(&mut self) {
+        self.spawn(None).await;
+    }
+
+    /// Starts Parlour with an order that it obeys from its beginning on, and does not wait for anything.
+    pub async fn spawn_parlour_ordered(&mut self, order: &str) {
+        self.spawn(Some(order)).await;
+    }
+
+    async fn spawn(&mut self, order: Option<&str>) {
         let temporary = self.place.data.join("tmp");
         std::fs::create_dir_all(&temporary).expect("a folder");
         let mut command = self.command();
@@ -225,6 +237,12 @@ impl Trial {
         if let Some(fault) = &self.fault {
             command.env("PARLOUR_FAULT", fault);
         }
+        if let Some(care) = self.care {
+            command.env("PARLOUR_CARE", care.as_millis().to_string());
+        }
+        if let Some(order) = order {
+            command.env("PARLOUR_FIRST_ORDER", order);
+        }
         let mut child = command.spawn().expect("Parlour starts");
         let orders = child.stdin.take().expect("its input");
         let answers = BufReader::new(child.stdout.take().expect("its output")).lines();
@@ -234,12 +252,22 @@ impl Trial {
     /// Starts Parlour and waits until messages travel.
     pub async fn start_parlour(&mut self) {
         self.spawn_parlour().await;
+        self.travels().await;
+    }
+
+    /// Waits until messages travel.
+    pub async fn travels(&self) {
         self.wait_for("messages travel", |metrics| metrics["parlour_receiving"] == 1.0).await;
     }
 
     /// From its next start on, Parlour breaks this promise, or none.
     pub fn break_promise(&mut self, fault: Option<&str>) {
         self.fault = fault.map(str::to_owned);
+    }
+
+    /// From its next start on, Parlour looks after its ghosts so often.
+    pub fn care_every(&mut self, pause: Duration) {
+        self.care = Some(pause);
     }
 
     /// Kills Parlour with SIGKILL, and waits until it is gone.
@@ -372,10 +400,15 @@ impl Trial {
         format!("http://127.0.0.1:{}", self.place.public)
     }
 
+    /// The folder that a person's client on a named device keeps its store in.
+    pub fn client_store(&self, name: &str, device: &str) -> PathBuf {
+        let person = self.person(name).user_id.localpart();
+        self.folder.path().join("clients").join(person).join(device)
+    }
+
     /// A person's client on a named device.
     pub async fn sign_in(&self, name: &str, device: &str) -> Client {
-        let person = self.person(name);
-        let store = self.folder.path().join("clients").join(person.user_id.localpart()).join(device);
+        let (person, store) = (self.person(name), self.client_store(name, device));
         Client::sign_in(SignIn {
             homeserver_url: &self.homeserver_url(),
             user_id: &person.user_id,

@@ -86,6 +86,8 @@ commit_points! {
     Register = "hs.register",
     /// A device is made.
     MakeDevice = "hs.make-device",
+    /// The devices of a user of ours are asked for.
+    ReadDevices = "hs.read-devices",
     /// A device is ended.
     EndDevice = "hs.end-device",
     /// A display name is set.

@@ -25,7 +25,7 @@ use crate::{
     catch_up::{Sequence, Verdict},
     counts::Counts,
     crypto::{CryptoError, Machines},
-    ghosts::{Ghosts, somewhere},
+    ghosts::{Ghosts, Turn},
     homeserver::{Homeserver, HomeserverError, Intent},
     intake::{IntakeError, parse_transaction},
     keyed::Keyed,
@@ -195,7 +195,7 @@ impl Engine {
             store: store.clone(),
             homeserver: homeserver.clone(),
             machines,
-            last_sleeper: Mutex::new(somewhere(&*chance)),
+            turn: Mutex::new(Turn::anywhere(&*chance)),
             chance,
         };
         let (wakes, mut woken) = mpsc::unbounded_channel();

@@ -1,6 +1,6 @@
 //! Ghosts and the bot: who stands for whom, made when first needed, joined where they speak.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parlour_domain::{Chance, Person, PersonId};
 use ruma::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
@@ -25,8 +25,7 @@ pub(crate) struct Ghosts {
     pub(crate) homeserver: Homeserver,
     pub(crate) machines: Machines,
     pub(crate) chance: Arc<dyn Chance>,
-    /// The ghost that was looked after last while it slept.
-    pub(crate) last_sleeper: Mutex<String>,
+    pub(crate) turn: Mutex<Turn>,
 }
 
 /// The bot's user id.
@@ -34,9 +33,21 @@ pub(crate) fn bot_user_id(server_name: &ServerName) -> Option<OwnedUserId> {
     UserId::parse(format!("@{BOT}:{server_name}")).ok()
 }
 
-/// A user id in our namespace, to begin from.
-pub(crate) fn somewhere(chance: &dyn Chance) -> String {
-    format!("@{NAMESPACE}{}", PersonId::from_bytes(chance.bytes()))
+/// How many ghosts that sleep are looked after together with those that are awake: a thousand of them within nine hours.
+const SLEEPERS_A_ROUND: i64 = 20;
+
+/// Whose turn it is of the ghosts that sleep.
+pub(crate) struct Turn {
+    begun: bool,
+    /// The one that was looked after last.
+    last: String,
+}
+
+impl Turn {
+    /// It begins anywhere: a process that never lives long must not always begin with the same.
+    pub(crate) fn anywhere(chance: &dyn Chance) -> Self {
+        Self { begun: false, last: format!("@{NAMESPACE}{}", PersonId::from_bytes(chance.bytes())) }
+    }
 }
 
 impl Ghosts {
@@ -71,16 +82,23 @@ impl Ghosts {
     }
 
     /// Wakes the next ghosts in turn, so that the inbox of one that does not speak is looked into as well: there it may say
-    /// that somebody could not read what it has sent.
-    pub(crate) async fn wake_sleepers(&self, most: i64) -> Result<(), CryptoError> {
-        let mut last = self.last_sleeper.lock().await;
-        let mut next = self.store.ghosts_after(&last, most).await?;
+    /// that somebody could not read what it has sent. The first time, those that were awake when the process before this
+    /// one ended: they spoke at most so long before its end.
+    pub(crate) async fn wake_sleepers(&self, idle: Duration) -> Result<(), CryptoError> {
+        let mut turn = self.turn.lock().await;
+        if !turn.begun {
+            for ghost in self.store.spoke_last(idle).await? {
+                self.machines.look_after(&ghost).await?;
+            }
+            turn.begun = true;
+        }
+        let mut next = self.store.ghosts_after(&turn.last, SLEEPERS_A_ROUND).await?;
         if next.is_empty() {
-            next = self.store.ghosts_after("", most).await?;
+            next = self.store.ghosts_after("", SLEEPERS_A_ROUND).await?;
         }
         for ghost in next {
             self.machines.look_after(&ghost).await?;
-            *last = ghost.user_id.into();
+            turn.last = ghost.user_id.into();
         }
         Ok(())
     }

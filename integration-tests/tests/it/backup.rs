@@ -19,7 +19,7 @@ fn words(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat()
 }
 
-async fn back_up(trial: &Trial, to: &Path) {
+pub(crate) async fn back_up(trial: &Trial, to: &Path) {
     let output = parlour(trial, &["backup", "--to", to.to_str().expect("a name")]).await;
     assert!(output.status.success(), "{}", words(&output));
     println!("{}", words(&output));

@@ -57,8 +57,8 @@ impl Demo {
     }
 }
 
-/// A base port with three free ones after it. Each test of this file asks for its own `place`, 1 or 2.
-fn free_ports(place: u16) -> u16 {
+/// A base port with three free ones after it. Each test asks for its own `place`: 1 and 2 in this file, 3 in `killed/demo.rs`.
+pub(crate) fn free_ports(place: u16) -> u16 {
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let begin = 30_000 + place * 800 + u16::try_from(std::process::id() % 100).expect("small") * 4;
     (begin..begin + 400).step_by(4).find(|base| (0..4).all(|n| free(base + n))).expect("free ports")

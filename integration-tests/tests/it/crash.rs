@@ -9,10 +9,6 @@
 //! A message to ten patients goes through the same points ten times: killed at are the first, the middle and the last
 //! passage of each. `PARLOUR_TEST_SWEEP=full` has all of them killed at, for every kind of traffic.
 //!
-//! Synapse 1.163 loses sight of a transaction that it makes in the moment in which it finds an application service
-//! recovered: it stays in its database until the next one fails. Where that is so by Synapse's own tables, the test
-//! has one fail, and counts.
-//!
 //! One file, though past 500 lines: scene, traffic, kills and their counting are read together.
 
 use std::{
@@ -34,6 +30,8 @@ use parlour_test_postgres::Postgres;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use sqlx::Connection as _;
 use tokio::time::{Instant, sleep};
+
+use crate::killed::{self, Killed};
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_parlour-under-test");
 const SWITCH: &str = "PARLOUR_TEST_SWEEP";
@@ -115,13 +113,15 @@ async fn a_kill_shows_what_a_broken_promise_loses_or_doubles() {
 
 async fn sweep(postgres: Option<String>) {
     let mut scene = Scene::open(postgres).await;
+    let mut everywhere = BTreeSet::new();
     for traffic in Traffic::ALL {
         let record = scene.record(traffic).await;
         let kills = scene.kill_everywhere(traffic, &record).await;
         report(scene.books.name(), traffic, &record, &kills);
+        everywhere.extend(kills.at.into_keys());
     }
     scene.everything_is_there_once().await;
-    println!("{}: the homeserver kept {} transactions back", scene.books.name(), scene.kept_back);
+    Killed::at(&everywhere).is_all_of(killed::Scene::Traffic);
     scene.close().await;
 }
 
@@ -230,8 +230,6 @@ struct Scene {
     answered_patient: String,
     said: BTreeMap<Traffic, Vec<String>>,
     expected: Standing,
-    /// How often the homeserver has kept a transaction to itself.
-    kept_back: usize,
     /// What the present wait stood at when it had become long.
     slow: Option<String>,
 }
@@ -291,7 +289,6 @@ impl Scene {
             answered_patient,
             said: BTreeMap::new(),
             expected: Standing { events: 0, events_waiting: 0, legs: 0, legs_waiting: 0 },
-            kept_back: 0,
             slow: None,
         };
         scene.expected = scene.books.still().await.0;
@@ -367,8 +364,8 @@ impl Scene {
     }
 
     /// Waits until everything has settled, or Parlour has ended; which of the two.
-    async fn settles(&mut self, traffic: Traffic) -> Outcome {
-        let mut begun = Instant::now();
+    async fn settles(&mut self) -> Outcome {
+        let begun = Instant::now();
         self.slow = None;
         loop {
             if !self.trial.parlour_runs() {
@@ -376,11 +373,6 @@ impl Scene {
             }
             if self.is_settled().await {
                 return Outcome::Settled;
-            }
-            if begun.elapsed() > LONGEST_RECOVERY && self.trial.transactions_kept_back().await > 0 {
-                self.kept_back += 1;
-                self.shake(traffic).await;
-                begun = Instant::now();
             }
             let (standing, words) = (self.books.standing().await, self.trial.last_words());
             if begun.elapsed() > SLOW && self.slow.is_none() {
@@ -393,17 +385,6 @@ impl Scene {
         }
     }
 
-    /// The homeserver keeps a transaction to itself, until it fails to deliver another one.
-    async fn shake(&mut self, traffic: Traffic) {
-        let mut is_first = true;
-        self.trial.to_parlour.judge(move |method, path| {
-            let is_it = is_first && requests::is_transaction(&format!("{method} {path}"));
-            is_first &= !is_it;
-            if is_it { Fate::CutRequest } else { Fate::Pass }
-        });
-        self.say_next(traffic).await;
-    }
-
     /// Records one message, and holds the record against the witnesses.
     async fn record(&mut self, traffic: Traffic) -> Record {
         loop {
@@ -411,11 +392,7 @@ impl Scene {
             let before = self.books.commits().await;
             self.trial.order("record").await;
             self.say_next(traffic).await;
-            let kept_back = self.kept_back;
-            assert_eq!(self.settles(traffic).await, Outcome::Settled, "{}", self.trial.last_words());
-            if self.kept_back > kept_back {
-                continue;
-            }
+            assert_eq!(self.settles().await, Outcome::Settled, "{}", self.trial.last_words());
             let (_, after) = self.books.still().await;
             let record = Record::of(&self.trial.order("recorded").await);
             let (out, back) = (self.trial.to_homeserver.seen(), self.trial.to_parlour.seen());
@@ -495,7 +472,7 @@ impl Scene {
         self.anew(traffic).await;
         self.trial.order(&format!("end {side} {place}")).await;
         self.say_next(traffic).await;
-        let passed = match self.settles(traffic).await {
+        let passed = match self.settles().await {
             Outcome::Settled => self.trial.order_if_it_runs("recorded").await,
             Outcome::Ended => None,
         };
@@ -509,13 +486,9 @@ impl Scene {
         let begun = Instant::now();
         drop((self.trial.to_homeserver.seen(), self.trial.to_parlour.seen()));
         self.trial.start_parlour().await;
-        let (receiving, kept_back) = (begun.elapsed(), self.kept_back);
-        assert_eq!(self.settles(traffic).await, Outcome::Settled, "{}", self.trial.last_words());
+        let receiving = begun.elapsed();
+        assert_eq!(self.settles().await, Outcome::Settled, "{}", self.trial.last_words());
         let recovery = begun.elapsed();
-        if self.kept_back > kept_back {
-            *kills.at.entry(at).or_default() += 1;
-            return None;
-        }
         let words = self.trial.last_words();
         assert!(
             recovery <= LONGEST_RECOVERY,

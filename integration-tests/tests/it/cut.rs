@@ -21,49 +21,110 @@ use parlour_integration_tests::{
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use crate::killed::Scene;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_parlour-under-test");
 const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// The kinds that are cut.
-const CUT: [CommitPoint; 18] = [
-    CommitPoint::Ping,
-    CommitPoint::Register,
-    CommitPoint::MakeDevice,
-    CommitPoint::SetName,
-    CommitPoint::UploadKeys,
-    CommitPoint::UploadIdentity,
-    CommitPoint::UploadSignatures,
-    CommitPoint::QueryKeys,
-    CommitPoint::ClaimKeys,
-    CommitPoint::SendToDevices,
-    CommitPoint::SendEvent,
-    CommitPoint::Join,
-    CommitPoint::CreateRoom,
-    CommitPoint::ReadState,
-    CommitPoint::ReadRooms,
-    CommitPoint::ReadHistory,
-    CommitPoint::ReadInbox,
-    CommitPoint::WhoAmI,
-];
+/// Where requests of a kind are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CutIn {
+    /// In this file.
+    Here,
+    /// In `killed/repair.rs` or `killed/restored.rs`, because it occurs only there.
+    Scene(Scene),
+    /// Nowhere: no Parlour that runs asks it. It must not occur here.
+    Nowhere,
+}
 
-/// The kinds that are not, and why; none of them may occur here.
-const NOT_CUT: [(CommitPoint, &str); 3] = [
-    (CommitPoint::EndDevice, "a device is ended only after a backup was restored"),
-    (CommitPoint::Redact, "only a repair redacts"),
-    (CommitPoint::Administer, "the demo's request when it makes accounts, none of Parlour's"),
-];
+/// Where requests of a kind are cut; none for what is no request.
+fn cut_in(point: CommitPoint) -> Option<CutIn> {
+    match point {
+        CommitPoint::Ping
+        | CommitPoint::Register
+        | CommitPoint::MakeDevice
+        | CommitPoint::SetName
+        | CommitPoint::UploadKeys
+        | CommitPoint::UploadIdentity
+        | CommitPoint::UploadSignatures
+        | CommitPoint::QueryKeys
+        | CommitPoint::ClaimKeys
+        | CommitPoint::SendToDevices
+        | CommitPoint::SendEvent
+        | CommitPoint::Join
+        | CommitPoint::CreateRoom
+        | CommitPoint::ReadState
+        | CommitPoint::ReadRooms
+        | CommitPoint::ReadHistory
+        | CommitPoint::ReadInbox
+        | CommitPoint::WhoAmI => Some(CutIn::Here),
+        CommitPoint::Redact => Some(CutIn::Scene(Scene::Repair)),
+        CommitPoint::ReadDevices | CommitPoint::EndDevice => Some(CutIn::Scene(Scene::Restored)),
+        // Whoever makes the demo's accounts, or looks whether the homeserver is stopped before a backup is put in place.
+        CommitPoint::Administer => Some(CutIn::Nowhere),
+        CommitPoint::TransactionKept
+        | CommitPoint::CaughtUp
+        | CommitPoint::EventDecided
+        | CommitPoint::LegSealed
+        | CommitPoint::LegLanded
+        | CommitPoint::LegHeld
+        | CommitPoint::LegPutOff
+        | CommitPoint::LegFailed
+        | CommitPoint::OutboxWoken
+        | CommitPoint::RepairWished
+        | CommitPoint::RepairNamed
+        | CommitPoint::RepairBegun
+        | CommitPoint::MachineSaved
+        | CommitPoint::MachineRenewed
+        | CommitPoint::DeviceRenewed
+        | CommitPoint::RestoreNoticed
+        | CommitPoint::Recovered
+        | CommitPoint::PersonKept
+        | CommitPoint::OurUserChosen
+        | CommitPoint::OurUserReady
+        | CommitPoint::ConversationKept
+        | CommitPoint::PortalAttempted
+        | CommitPoint::PortalMade
+        | CommitPoint::ConversationReady
+        | CommitPoint::MemberCame
+        | CommitPoint::MemberGone
+        | CommitPoint::DatabaseTaken
+        | CommitPoint::Probed
+        | CommitPoint::SettingKept => None,
+    }
+}
+
+/// The kinds that are cut in one place.
+fn all_cut_in(place: CutIn) -> Vec<CommitPoint> {
+    CommitPoint::ALL.iter().copied().filter(|point| cut_in(*point) == Some(place)).collect()
+}
+
+/// Cuts requests of every kind that a scene has to cut, one after the other of its kind: as `fates` say.
+pub(crate) fn cut_for(scene: Scene, fates: [Fate; 2], trial: &Trial) -> Vec<Plan> {
+    let kinds = all_cut_in(CutIn::Scene(scene));
+    assert!(!kinds.is_empty(), "{scene:?} cuts nothing");
+    let plans: Vec<_> =
+        kinds.into_iter().map(|kind| Plan::of(fates.map(|fate| (Some(kind), fate)).to_vec())).collect();
+    let judges = plans.clone();
+    trial.to_homeserver.judge(move |method, path| {
+        let Some(point) = point_of(method, path) else { return Fate::Pass };
+        let fates = judges.iter().map(|plan| plan.fate(Some(point)));
+        fates.fold(Fate::Pass, |fate, other| if fate == Fate::Pass { other } else { fate })
+    });
+    plans
+}
 
 #[test]
-fn every_kind_of_request_is_cut_or_has_a_reason() {
-    for point in CommitPoint::ALL.iter().filter(|point| point.name().starts_with("hs.")) {
-        let listed = CUT.contains(point) || NOT_CUT.iter().any(|(other, _)| other == point);
-        assert!(listed, "{} is in no list", point.name());
+fn every_kind_of_request_says_where_it_is_cut() {
+    for point in CommitPoint::ALL {
+        assert_eq!(cut_in(*point).is_some(), point.name().starts_with("hs."), "{}", point.name());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_request_or_answer_loses_and_doubles_nothing() {
-    let kinds: Vec<_> = CUT.into_iter().map(Cut::Request).chain([Cut::Transaction, Cut::CallBack]).collect();
+    let here = all_cut_in(CutIn::Here).into_iter();
+    let kinds: Vec<_> = here.map(Cut::Request).chain([Cut::Transaction, Cut::CallBack]).collect();
     let mut trial = Trial::open(PROGRAM, None, kinds.len(), None).await;
     let (murphy, reader) = (trial.sign_in("murphy", "first").await, trial.sign_in("murphy", "fresh").await);
     reader.pause().await;
@@ -111,8 +172,8 @@ impl Cut {
 type Step = (Option<CommitPoint>, Fate);
 
 /// What is still to be cut, in this order.
-#[derive(Clone)]
-struct Plan(Arc<Mutex<Vec<Step>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Plan(Arc<Mutex<Vec<Step>>>);
 
 impl Plan {
     fn of(steps: Vec<Step>) -> Self {
@@ -126,6 +187,11 @@ impl Plan {
             Some((wanted, _)) if *wanted == point => steps.remove(0).1,
             _ => Fate::Pass,
         }
+    }
+
+    /// Whether everything was cut.
+    pub(crate) fn is_done(&self) -> bool {
+        self.left().is_empty()
     }
 
     fn left(&self) -> Vec<Step> {
@@ -160,8 +226,7 @@ async fn one_kind(trial: &mut Trial, murphy: &Client, patient: &str, cut: Cut) -
     for request in trial.to_homeserver.seen() {
         let (method, path) = request.split_once(' ').expect("a method and a path");
         let point = point_of(method, path).unwrap_or_else(|| panic!("{request} is of no kind"));
-        let reason = NOT_CUT.iter().find(|(other, _)| *other == point);
-        assert!(reason.is_none(), "{request} does occur: {reason:?}");
+        assert_eq!(cut_in(point), Some(CutIn::Here), "{request} does occur");
     }
     fresh.resume().await;
     assert_eq!(witness::others_words(&fresh, &spoke, 2).await, ["one", "three"], "{}", cut.name());

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use sqlx::Connection as _;
 use tokio::time::{Instant, sleep};
 
-use crate::crash::{Kills, PROGRAM, Record, is_full};
+use crate::{
+    crash::{Kills, PROGRAM, Record, is_full},
+    killed::{Killed, Scene},
+};
 
 /// As many as there are kills; each needs a new patient, whose ghost is new.
 const PATIENTS: usize = 260;
@@ -64,6 +67,7 @@ async fn a_kill_while_a_conversation_is_made_leaves_nothing_half_made_and_nothin
             );
         }
     }
+    Killed::at(kills.at.keys()).is_all_of(Scene::Making);
 
     books.still().await;
     nothing_is_twice(&trial, i64::try_from(made.len()).expect("a number")).await;

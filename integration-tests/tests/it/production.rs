@@ -38,7 +38,7 @@ mod giving_keys;
 mod receiving_keys;
 mod rooms;
 mod sending;
-mod wedged;
+pub(crate) mod wedged;
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ use ruma::{EventId, OwnedEventId, RoomId};
 use serde_json::{Value, json};
 
 /// What others have said in a room, as it stands there now, in order: words, and what cannot be read.
-async fn heard(client: &Client, room: &RoomId) -> Vec<String> {
+pub(crate) async fn heard(client: &Client, room: &RoomId) -> Vec<String> {
     let messages = client.history(room, 200).await.expect("the room");
     let others = messages.into_iter().filter(|message| message.sender != client.user_id());
     others
@@ -64,7 +64,7 @@ async fn heard(client: &Client, room: &RoomId) -> Vec<String> {
 }
 
 /// How many words of the bot a person has before them.
-async fn told(client: &Client, room: &RoomId) -> usize {
+pub(crate) async fn told(client: &Client, room: &RoomId) -> usize {
     let messages = client.history(room, 200).await.expect("the room");
     messages.iter().filter(|message| message.msgtype == "m.notice").count()
 }

@@ -27,8 +27,6 @@ use ruma::{
 };
 use serde_json::{Value, value::RawValue};
 
-use tokio::time::Instant;
-
 use super::{CryptoError, Machine, Machines};
 use crate::{commit_point::CommitPoint, store::MegolmIndex};
 
@@ -125,7 +123,7 @@ impl Machine {
     /// # Errors
     /// When the homeserver or a store fails; then the same news comes again.
     pub async fn receive(&self, others: Option<&Machines>, waits: bool) -> Result<News, CryptoError> {
-        let mut looked = self.looked.lock().await;
+        let _alone = self.looking.lock().await;
         let since = self.olm().await.store().next_batch_token().await?;
         let mut request = sync_events::v3::Request::new();
         request.timeout = waits.then_some(POLL);
@@ -161,8 +159,6 @@ impl Machine {
         for reader in wished_now.difference(&unwedged) {
             self.keys.store().repair_is_needless(ours, reader).await?;
         }
-        *looked = Some(Instant::now());
-        drop(looked);
         // The news is taken in whatever becomes of our own requests, which are asked for again; `flush` has told.
         let _ = self.flush().await;
         Ok(News { keys, devices, repairs: !unwedged.is_empty() })

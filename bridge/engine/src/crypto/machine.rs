@@ -3,7 +3,6 @@
 use std::{
     ops::Deref,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
 };
 
 use matrix_sdk_crypto::{
@@ -18,10 +17,7 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{Value, json};
-use tokio::{
-    sync::{Mutex, RwLock, RwLockReadGuard},
-    time::Instant,
-};
+use tokio::sync::{Mutex, RwLock, RwLockReadGuard};
 
 use super::CryptoError;
 use crate::{
@@ -30,9 +26,6 @@ use crate::{
     homeserver::{Homeserver, HomeserverError, Intent},
     store::MachineStore,
 };
-
-/// A ghost that begins Olm with many devices one after the other does not look into its inbox each time.
-const JUST_NOW: Duration = Duration::from_secs(5);
 
 /// What became of an attempt to encrypt.
 pub enum Sealed {
@@ -60,8 +53,8 @@ pub struct Machine {
     sealing: Mutex<()>,
     /// The machine's own requests go out one batch at a time.
     sending: Mutex<()>,
-    /// When its inbox was looked into last; held while somebody looks, so that nothing is taken in twice.
-    pub(super) looked: Mutex<Option<Instant>>,
+    /// Its inbox is looked into by one at a time, so that nothing is taken in twice.
+    pub(super) looking: Mutex<()>,
     /// Whether the operator was told that the homeserver has other one-time keys of this device.
     clashed: AtomicBool,
 }
@@ -76,7 +69,7 @@ impl Machine {
             homeserver,
             sealing: Mutex::new(()),
             sending: Mutex::new(()),
-            looked: Mutex::new(None),
+            looking: Mutex::new(()),
             clashed: AtomicBool::new(false),
         }
     }
@@ -200,9 +193,6 @@ impl Machine {
     async fn looks_before_claiming(&self) -> bool {
         if self.intent.user_id.localpart() == BOT {
             // It does all the time.
-            return false;
-        }
-        if self.looked.lock().await.is_some_and(|looked| looked.elapsed() < JUST_NOW) {
             return false;
         }
         match self.receive(None, false).await {

@@ -116,8 +116,8 @@ impl Machines {
         if !user.ready {
             machine.publish().await?;
             self.name(machine.intent(), display_name).await?;
-            if let Some(former) = &user.former_device {
-                self.end_device(machine.intent(), former).await?;
+            if user.former_device.is_some() {
+                self.end_other_devices(machine.intent()).await?;
             }
             self.store.our_user_is_ready(&user.user_id).await?;
         }
@@ -202,6 +202,22 @@ impl Machines {
                 &json!({ "display_name": "Parlour" }),
             )
             .await?;
+        Ok(())
+    }
+
+    /// Ends every device of a user of ours but the one that it has now: the one before it, and those that a database has had
+    /// which was put back by a backup.
+    async fn end_other_devices(&self, intent: &Intent) -> Result<(), CryptoError> {
+        let (path, user) = ("/_matrix/client/v3/devices", Intent::user(&intent.user_id));
+        let point = CommitPoint::ReadDevices;
+        let told = self.homeserver.call(point, Some(&user), http::Method::GET, path, &Value::Null).await?;
+        let devices = told["devices"].as_array().ok_or(HomeserverError::Nonsense(path))?;
+        for device in devices.iter().filter_map(|device| device["device_id"].as_str()) {
+            let device = <&DeviceId>::from(device);
+            if intent.device_id.as_deref() != Some(device) {
+                self.end_device(intent, device).await?;
+            }
+        }
         Ok(())
     }
 

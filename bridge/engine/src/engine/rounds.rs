@@ -21,8 +21,6 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 /// How late a message is at most that the homeserver has lost sight of. The question costs it some milliseconds.
 const BETWEEN_QUESTIONS: Duration = Duration::from_secs(10);
 const QUESTIONS_A_LOOK: u32 = 6;
-/// How many ghosts that sleep are looked after together with those that are awake: a thousand of them within nine hours.
-const SLEEPERS_A_ROUND: i64 = 20;
 
 /// Begins all rounds.
 pub(super) fn begin(tasks: &mut JoinSet<()>, engine: &Arc<Engine>) {
@@ -39,7 +37,7 @@ impl Engine {
         if !self.core.is_up_to_date() {
             return;
         }
-        if let Err(error) = self.core.ghosts.wake_sleepers(SLEEPERS_A_ROUND).await {
+        if let Err(error) = self.core.ghosts.wake_sleepers(self.core.settings.idle).await {
             tracing::warn!(%error, "ghosts that sleep could not be looked after");
         }
         self.core.ghosts.machines.empty_inboxes().await;
@@ -76,6 +74,8 @@ impl Engine {
             self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
             self.core.receiving.send_replace(Some(self.core.clock.now()));
             self.core.store.nothing_is_put_off().await?;
+            // What it makes while it finds us reachable again it may lose sight of: that is asked for soon, too.
+            self.core.trouble.notify_one();
             tracing::info!("messages travel");
         }
         if news.repairs {

@@ -1,5 +1,7 @@
 //! People, and the users that we act as.
 
+use std::time::Duration;
+
 use parlour_domain::{Person, PersonId, Role};
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 
@@ -20,7 +22,7 @@ pub struct OurUser {
     pub device_id: OwnedDeviceId,
     /// Whether account, device, identity and profile stand on the homeserver.
     pub ready: bool,
-    /// The device that it had before, until that is ended.
+    /// The device that it had before, until that and any other are ended.
     pub former_device: Option<OwnedDeviceId>,
 }
 
@@ -179,6 +181,23 @@ impl Store {
         .await?
         .map(our_user)
         .transpose()
+    }
+
+    /// The ghosts that have spoken in this time before anybody of ours spoke last.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn spoke_last(&self, within: Duration) -> Result<Vec<OurUser>, StoreError> {
+        let rows: Vec<OurUserRow> = sqlx::query_as(
+            "SELECT user_id, person_id, device_id, ready, former_device FROM our_users
+             WHERE person_id IS NOT NULL AND ready = 1 AND user_id IN (
+                 SELECT sender_user_id FROM outbox
+                 WHERE state = 'sent' AND added_at >= (SELECT MAX(added_at) FROM outbox) - $1)",
+        )
+        .bind(i64::try_from(within.as_millis()).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(our_user).collect()
     }
 
     /// The ghosts that stand on the homeserver, by user id, after one; at most so many.

@@ -19,10 +19,16 @@ const CARE: Duration = Duration::from_millis(300);
 
 /// A client's store as it was before: a copy, in which all Olm sessions are two hours old. A client begins a broken
 /// session anew only when it is older than an hour.
-async fn copy_of_store(from: &Path, to: &Path) {
+pub(crate) async fn copy_of_store(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");
-    for file in std::fs::read_dir(from).expect("the store").flatten() {
-        std::fs::copy(file.path(), to.join(file.file_name())).expect("copied");
+    // The client has stopped, and SQLite puts away what it keeps beside its files: then it is copied again.
+    let copied = || {
+        let mut files = std::fs::read_dir(from).expect("the store").flatten();
+        files.try_for_each(|file| std::fs::copy(file.path(), to.join(file.file_name())).map(drop))
+    };
+    while let Err(error) = copied() {
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "copied");
+        std::fs::remove_dir_all(to).and_then(|()| std::fs::create_dir_all(to)).expect("begun anew");
     }
     let url = format!("sqlite://{}", to.join("matrix-sdk-crypto.sqlite3").display());
     let mut database = sqlx::AnyConnection::connect(&url).await.expect("the store");
