@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 
 use super::{Engine, EngineError};
-use crate::crypto::CryptoError;
+use crate::{crypto::CryptoError, store::StoreError};
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 /// How long the homeserver may take for what it does by itself after a refusal.
@@ -31,12 +31,16 @@ pub(super) fn begin(tasks: &mut JoinSet<()>, engine: &Arc<Engine>) {
 
 impl Engine {
     /// Wakes the ghosts that were awake when the process before this one ended: what they had not read yet is in their
-    /// inboxes, and tells whom they have to repair for.
-    async fn wake_who_spoke(&self) -> Result<(), CryptoError> {
+    /// inboxes, and tells whom they have to repair for. Whether all are awake.
+    async fn wake_who_spoke(&self) -> Result<bool, StoreError> {
+        let mut all = true;
         for ghost in self.core.store.spoke_last(self.core.settings.idle).await? {
-            self.core.ghosts.by_user(&ghost).await?;
+            if let Err(error) = self.core.ghosts.by_user(&ghost).await {
+                tracing::warn!(user_id = %ghost, %error, "a ghost does not wake; trying again");
+                all = false;
+            }
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Empties the ghosts' inboxes, and sends again what could not be read.
@@ -199,8 +203,8 @@ async fn care_for_ghosts(weak: Weak<Engine>) {
         let Some(engine) = weak.upgrade() else { return };
         if !are_awake && engine.core.receiving_since().is_some() {
             match AssertUnwindSafe(engine.wake_who_spoke()).catch_unwind().await {
-                Ok(Ok(())) => are_awake = true,
-                Ok(Err(error)) => tracing::warn!(%error, "a ghost did not wake; trying again"),
+                Ok(Ok(all)) => are_awake = all,
+                Ok(Err(error)) => tracing::warn!(%error, "who spoke last could not be read; trying again"),
                 Err(_) => tracing::error!("waking the ghosts panicked"),
             }
         }
