@@ -84,23 +84,33 @@ impl Ghosts {
     /// Wakes the next ghosts in turn, so that the inbox of one that does not speak is looked into as well: there it may say
     /// that somebody could not read what it has sent. The first time, those that were awake when the process before this
     /// one ended: they spoke at most so long before its end.
-    pub(crate) async fn wake_sleepers(&self, idle: Duration) -> Result<(), CryptoError> {
+    pub(crate) async fn wake_sleepers(&self, idle: Duration) -> Result<(), StoreError> {
         let mut turn = self.turn.lock().await;
         if !turn.begun {
+            let mut all = true;
             for ghost in self.store.spoke_last(idle).await? {
-                self.machines.look_after(&ghost).await?;
+                all &= self.wakes(&ghost).await;
             }
-            turn.begun = true;
+            turn.begun = all;
         }
         let mut next = self.store.ghosts_after(&turn.last, SLEEPERS_A_ROUND).await?;
         if next.is_empty() {
             next = self.store.ghosts_after("", SLEEPERS_A_ROUND).await?;
         }
         for ghost in next {
-            self.machines.look_after(&ghost).await?;
+            self.wakes(&ghost).await;
             turn.last = ghost.user_id.into();
         }
         Ok(())
+    }
+
+    /// Has a ghost awake; whether it is. One that is not keeps no other from it.
+    async fn wakes(&self, ghost: &OurUser) -> bool {
+        let woken = self.machines.look_after(ghost).await;
+        if let Err(error) = &woken {
+            tracing::warn!(user_id = %ghost.user_id, %error, "a ghost does not wake; trying again");
+        }
+        woken.is_ok()
     }
 
     fn fresh(&self, user_id: OwnedUserId, person: Option<PersonId>) -> OurUser {

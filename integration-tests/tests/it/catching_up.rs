@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use parlour_integration_tests::{read, say, trial::Trial, witness};
+use parlour_integration_tests::{proxy::Fate, read, requests, say, trial::Trial, witness};
 use tokio::time::timeout;
 
 use crate::crash::PROGRAM;
@@ -19,6 +19,40 @@ const BEFORE: Duration = Duration::from_millis(300);
 /// How long somebody goes on writing after messages travel again.
 const MEANWHILE: Duration = Duration::from_millis(1500);
 const SOON: Duration = Duration::from_secs(10);
+/// Less than the ten seconds after which it is asked for anyhow.
+const AT_ONCE: Duration = Duration::from_secs(6);
+
+/// The homeserver takes for delivered what it never sends, at the moment when it finds Parlour reachable again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_sight_of_while_parlour_comes_back_is_asked_for_at_once() {
+    let mut trial = Trial::open(PROGRAM, None, 0, None).await;
+    let (murphy, ann) = (trial.sign_in("murphy", "first").await, trial.sign_in("ann", "first").await);
+    let talk = trial.begin(&murphy, "lost sight of", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(trial.person("ann")));
+    say(&murphy, &hub, "hello").await;
+    read(&ann, &spoke, "hello").await;
+    trial.quiet().await;
+    trial.kill_parlour().await;
+    trial.to_parlour.judge(|method, path| {
+        let is_transaction = requests::is_transaction(&format!("{method} {path}"));
+        if is_transaction { Fate::Answer(200, "{}") } else { Fate::Pass }
+    });
+    trial.start_parlour().await;
+    say(&murphy, &hub, "lost").await;
+    let found = timeout(AT_ONCE, read(&ann, &spoke, "lost")).await;
+    assert!(found.is_ok(), "it is not there: {}", trial.last_words());
+    let lost = trial.to_parlour.kept().await;
+    assert!(!lost.is_empty(), "a transaction was lost");
+    trial.to_parlour.pass_all();
+    say(&murphy, &hub, "after").await;
+    read(&ann, &spoke, "after").await;
+    trial.quiet().await;
+    assert_eq!(witness::others_words(&ann, &spoke, 3).await, ["hello", "lost", "after"]);
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    trial.close().await;
+}
 
 /// Synapse 1.163 gives back what waited for an application service one transaction at a time, and when it finds none
 /// left takes the service for reachable. A transaction that it makes between the one and the other it neither sends at
