@@ -1,7 +1,12 @@
 //! A Parlour that can be killed: a process of its own beside a homeserver that can be killed, with a proxy on each of the
 //! two ways between them.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use parlour::{
     config::Config,
@@ -18,7 +23,7 @@ use parlour::{
 };
 use parlour_engine::failpoints;
 use reqwest::Method;
-use ruma::UserId;
+use ruma::{EventId, UserId};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use tempfile::TempDir;
@@ -153,6 +158,28 @@ impl Trial {
         }
     }
 
+    /// Keeps a copy of the homeserver's database, which must be down.
+    pub fn copy_homeserver(&self, to: &Path) {
+        std::fs::create_dir(to).expect("a folder for the copy");
+        let from = self.homeserver_database();
+        for file in with_its_log(&from).filter(|file| file.exists()) {
+            std::fs::copy(&file, to.join(file.file_name().expect("a name"))).expect("copied");
+        }
+    }
+
+    /// Puts such a copy back in the place of the homeserver's database, which must be down.
+    pub fn put_homeserver_back(&self, from: &Path) {
+        for file in with_its_log(&self.homeserver_database()) {
+            let copy = from.join(file.file_name().expect("a name"));
+            if file.exists() {
+                std::fs::remove_file(&file).expect("removed");
+            }
+            if copy.exists() {
+                std::fs::copy(&copy, &file).expect("put back");
+            }
+        }
+    }
+
     /// The homeserver's SQLite file.
     pub fn homeserver_database(&self) -> PathBuf {
         self.place.data.join("homeserver").join("homeserver.db")
@@ -234,7 +261,26 @@ impl Trial {
     /// Starts Parlour and waits until messages travel.
     pub async fn start_parlour(&mut self) {
         self.spawn_parlour().await;
+        self.messages_travel().await;
+    }
+
+    /// Waits until messages travel.
+    pub async fn messages_travel(&self) {
         self.wait_for("messages travel", |metrics| metrics["parlour_receiving"] == 1.0).await;
+    }
+
+    /// Whether the homeserver still has an event to send to Parlour; what Parlour has answered 200 to it has not.
+    pub async fn homeserver_still_sends(&self, event: &EventId) -> bool {
+        let url = format!("sqlite://{}?mode=ro", self.homeserver_database().display());
+        let mut connection = sqlx::AnyConnection::connect(&url).await.expect("the homeserver's database");
+        let (count,): (i64,) =
+            sqlx::query_as("SELECT COUNT(*) FROM application_services_txns WHERE event_ids LIKE $1")
+                .bind(format!("%{event}%"))
+                .fetch_one(&mut connection)
+                .await
+                .expect("its transactions");
+        connection.close().await.expect("closed");
+        count > 0
     }
 
     /// From its next start on, Parlour breaks this promise, or none.
@@ -394,4 +440,14 @@ impl Trial {
             json!({ "name": name, "mode": "two-way", "staff": ids(staff), "patients": ids(patients) });
         Talk { told: talk::begin(&self.public_url(), owner, &wanted).await.expect("a conversation") }
     }
+}
+
+/// A SQLite file, its write-ahead log and the log's index.
+fn with_its_log(file: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let file = file.as_os_str().to_owned();
+    ["", "-wal", "-shm"].into_iter().map(move |end| {
+        let mut name = file.clone();
+        name.push(end);
+        name.into()
+    })
 }

@@ -11,6 +11,7 @@
 //! - A transaction whose number is not the next is refused once ([`Sequence`]): the homeserver then sends the oldest that it
 //!   has, which is the one it had lost sight of.
 
+use matrix_sdk_crypto::store::CryptoStore as _;
 use ruma::api::client::{
     filter::{Filter, FilterDefinition, RoomEventFilter},
     sync::sync_events,
@@ -22,6 +23,7 @@ use crate::{
     crypto::CryptoError,
     engine::Core,
     faults::faulty,
+    ghosts::bot_user_id,
     homeserver::{HomeserverError, Intent},
     intake::arrived,
     store::Arrived,
@@ -91,6 +93,32 @@ impl Sequence {
 }
 
 impl Core {
+    /// Whether the homeserver has gone back behind what it has told: its database was put back from a copy. It says so by its
+    /// place alone: asked from a place that it has not come to yet, Synapse 1.163 answers as from where it is. And for a
+    /// device it takes everything up to there as fetched, so this is asked before any inbox is looked into.
+    ///
+    /// # Errors
+    /// When homeserver or database fail.
+    pub(crate) async fn homeserver_went_back(&self) -> Result<bool, CryptoError> {
+        let Some(bot) = bot_user_id(&self.settings.server_name) else { return Ok(false) };
+        // Of the two that are remembered, either may be the later one.
+        let inbox = self.store.machine_store(&bot).next_batch_token().await?;
+        let places: Vec<_> = self.store.caught_up_to().await?.into_iter().chain(inbox).collect();
+        let Some(since) = places.first() else { return Ok(false) };
+        let mut filter = everything_said(1);
+        filter.room.timeline = RoomEventFilter::ignore_all();
+        let mut request = sync_events::v3::Request::new();
+        request.since = Some(since.clone());
+        request.filter = Some(sync_events::v3::Filter::FilterDefinition(filter));
+        let answer = self.homeserver.request(CommitPoint::ReadInbox, &Intent::user(&bot), request).await;
+        match answer {
+            Ok(answer) => Ok(places.iter().any(|place| is_before(&answer.next_batch, place))),
+            // That there is no such place, or no such user yet, shows itself where they are needed.
+            Err(HomeserverError::Refused { status: 400..=499, .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Asks for everything that was said since the place up to which everything is known, takes in what is not known, in the
     /// order of each room, and goes on from there; how many events that mattered had come by no transaction.
     ///
@@ -123,6 +151,11 @@ impl Core {
             }
             answer => answer?,
         };
+        if is_before(&answer.next_batch, &since) {
+            // The next look into the inbox begins as after a break, and deals with it.
+            self.nothing_is_received();
+            return Ok(0);
+        }
         let mut missed = 0;
         for (room_id, room) in answer.rooms.join {
             let mut unknown: Vec<Arrived> = Vec::new();
@@ -156,6 +189,15 @@ impl Core {
     }
 }
 
+/// Whether a place in `/sync` comes before another one in the order of all events, as far as it can be told: Synapse's
+/// begin with the number of an event (`s12_…`, or `m12~…` where several processes write).
+fn is_before(place: &str, other: &str) -> bool {
+    let number = |place: &str| -> Option<u64> {
+        place.strip_prefix(['s', 'm'])?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    number(place).zip(number(other)).is_some_and(|(number, other)| number < other)
+}
+
 /// Timelines only: no state, no receipts, no account data.
 fn everything_said(limit: u32) -> FilterDefinition {
     let mut filter = FilterDefinition::default();
@@ -173,7 +215,22 @@ mod tests {
     use super::{
         Sequence,
         Verdict::{Refuse, Take},
+        is_before,
     };
+
+    #[test]
+    fn a_place_is_before_another_where_its_first_number_is_lower() {
+        for (place, other, wanted) in [
+            ("s9_4_0", "s10_1_0", true),
+            ("s10_1_0", "s9_4_0", false),
+            ("s10_1_0", "s10_4_0", false),
+            ("m9~1.12_4", "s10_4", true),
+            ("of another homeserver", "s10_4", false),
+            ("s9_4", "s_of another homeserver", false),
+        ] {
+            assert_eq!(is_before(place, other), wanted, "{place}, {other}");
+        }
+    }
 
     #[test]
     fn what_may_be_missing_is_waited_for_once() {

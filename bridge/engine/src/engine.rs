@@ -130,6 +130,12 @@ impl Core {
         *self.receiving.borrow()
     }
 
+    /// The bot does not receive: the next look into its inbox begins as after a break.
+    pub(crate) fn nothing_is_received(&self) {
+        self.receiving.send_replace(None);
+        self.open.store(false, Ordering::Relaxed);
+    }
+
     fn sequence(&self) -> std::sync::MutexGuard<'_, Sequence> {
         self.sequence.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,10 @@
 //! After a backup was restored. The database is older than the world: its keys have been used since, and its rooms have
 //! gone on. So every user of ours gets a new device before anything is sent, and the rooms are read back.
+//!
+//! Where the homeserver alone was put back from a copy, its world is older than the database. It may not know a ghost, gives
+//! away one-time keys that were used, and has lost room keys on their way. A new device would not do: whose client has seen
+//! more than the homeserver now remembers is not told of it. So every device is published again as it was, with new
+//! one-time keys, and begins new sessions.
 
 use parlour_domain::Timestamp;
 
@@ -17,6 +22,22 @@ impl Core {
         }
         tracing::warn!(at = %epoch, "the database comes from a backup: every device is renewed, and the rooms are read back");
         Ok(true)
+    }
+
+    /// Has every user of ours published again. What lies in the bot's inbox is taken in before: it goes with the old device.
+    ///
+    /// # Errors
+    /// When homeserver or database fail; it can be said again.
+    pub(crate) async fn publish_again(&self) -> Result<(), CryptoError> {
+        let bot = self.ghosts.bot().await?;
+        match bot.receive_from_the_beginning(&self.ghosts.machines).await {
+            // It does not know the bot any more, who then has no inbox either.
+            Err(error) if !error.may_pass() => tracing::warn!(%error, "the bot's inbox cannot be read"),
+            outcome => outcome?,
+        }
+        self.store.publish_again().await?;
+        self.ghosts.machines.put_all_to_sleep().await;
+        Ok(())
     }
 
     /// Reads all rooms back to what is known. What stands in a room is not sent again; what cannot be read any more is

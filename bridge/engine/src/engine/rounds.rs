@@ -38,18 +38,40 @@ impl Engine {
         }
     }
 
+    /// The homeserver's database was put back from a copy: nothing is read or sent until its rooms are read back, and whom
+    /// of ours it has forgotten it is told again. Done again when it breaks off.
+    async fn begin_anew(&self) -> Result<(), EngineError> {
+        tracing::error!(
+            "the homeserver's database was put back from a copy: what was said after that copy is gone from its rooms, and \
+             stands in the record alone; keys are published again, and the rooms are read back"
+        );
+        self.core.recovering.store(true, Ordering::Relaxed);
+        self.relays.stop().await;
+        self.senders.stop().await;
+        Ok(self.core.publish_again().await?)
+    }
+
     /// One look into the bot's inbox, and what follows from it.
     async fn receive_once(&self) -> Result<(), EngineError> {
-        let bot = self.core.ghosts.bot().await?;
         let goes_on = self.core.receiving_since().is_some();
+        let mut went_back = false;
         if !goes_on {
             self.core.store.keep_for_us().await?;
+            went_back = self.core.homeserver_went_back().await?;
         }
+        if went_back {
+            self.begin_anew().await?;
+        }
+        let bot = self.core.ghosts.bot().await?;
         let news = bot.receive(Some(&self.core.ghosts.machines), goes_on).await?;
         if !goes_on {
             if self.recovering() {
                 self.core.recover().await?;
                 self.core.recovering.store(false, Ordering::Relaxed);
+            }
+            if went_back {
+                // What was said is known up to where it stands now.
+                self.core.store.caught_up_to_nothing().await?;
             }
             let missed = self.core.catch_up().await?;
             if missed > 0 {
@@ -87,8 +109,7 @@ async fn receive(engine: Weak<Engine>) {
             said = false;
             continue;
         };
-        engine.core.receiving.send_replace(None);
-        engine.core.open.store(false, Ordering::Relaxed);
+        engine.core.nothing_is_received();
         if !said {
             tracing::warn!(%error, "messages do not travel; trying again each second");
         }
