@@ -52,6 +52,8 @@ pub struct Trial {
     program: PathBuf,
     python: PathBuf,
     fault: Option<String>,
+    /// What Parlour's log shows from its next start on, as `PARLOUR_LOG` has it.
+    pub shown: String,
     /// Of how many megabytes the disk is that Parlour's data lie on, if it is one of their own.
     disk: Option<u32>,
     homeserver: Option<Homeserver>,
@@ -109,6 +111,7 @@ impl Trial {
             program: program.into(),
             python,
             fault: fault.map(str::to_owned),
+            shown: std::env::var("PARLOUR_TRIAL_LOG").unwrap_or_else(|_| "warn".to_owned()),
             disk: None,
             homeserver: None,
             parlour: None,
@@ -244,7 +247,7 @@ impl Trial {
             .arg(self.place.data.join("parlour.toml"))
             .env("PARLOUR_CONTROL", "1")
             .env("TMPDIR", temporary)
-            .env("PARLOUR_LOG", std::env::var("PARLOUR_TRIAL_LOG").unwrap_or_else(|_| "warn".to_owned()))
+            .env("PARLOUR_LOG", &self.shown)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -12,9 +12,14 @@
 //!   has, which is the one it had lost sight of.
 
 use matrix_sdk_crypto::store::CryptoStore as _;
-use ruma::api::client::{
-    filter::{Filter, FilterDefinition, RoomEventFilter},
-    sync::sync_events,
+use ruma::{
+    RoomId,
+    api::client::{
+        filter::{Filter, FilterDefinition, RoomEventFilter},
+        sync::sync_events,
+    },
+    events::AnySyncTimelineEvent,
+    serde::Raw,
 };
 use serde_json::{Value, value::RawValue};
 
@@ -112,7 +117,14 @@ impl Core {
         request.filter = Some(sync_events::v3::Filter::FilterDefinition(filter));
         let answer = self.homeserver.request(CommitPoint::ReadInbox, &Intent::user(&bot), request).await;
         match answer {
-            Ok(answer) => Ok(places.iter().any(|place| is_before(&answer.next_batch, place))),
+            Ok(answer) => {
+                let Some(place) = places.iter().find(|place| is_before(&answer.next_batch, place)) else {
+                    return Ok(false);
+                };
+                // So that it is seen again until it is dealt with.
+                self.store.caught_up(place).await?;
+                Ok(true)
+            }
             // That there is no such place, or no such user yet, shows itself where they are needed.
             Err(HomeserverError::Refused { status: 400..=499, .. }) => Ok(false),
             Err(error) => Err(error.into()),
@@ -134,7 +146,6 @@ impl Core {
             }
             return Ok(0);
         };
-        let ours = |user_id: &ruma::UserId| self.ghosts.is_ours(user_id);
         let mut request = sync_events::v3::Request::new();
         request.since = Some(since.clone());
         // No question is asked twice: for two minutes Synapse would answer it as before.
@@ -158,18 +169,7 @@ impl Core {
         }
         let mut missed = 0;
         for (room_id, room) in answer.rooms.join {
-            let mut unknown: Vec<Arrived> = Vec::new();
-            for event in &room.timeline.events {
-                // Here an event does not say which room it is in.
-                let mut value: Value = event.deserialize_as_unchecked()?;
-                let Some(fields) = value.as_object_mut() else { continue };
-                fields.insert("room_id".to_owned(), room_id.as_str().into());
-                let raw: Box<RawValue> = serde_json::value::to_raw_value(&value)?;
-                let event = arrived(&raw, &ours);
-                if !self.store.knows_event(&event.dedup_key).await? {
-                    unknown.push(event);
-                }
-            }
+            let unknown = self.unknown_among(&room_id, &room.timeline.events).await?;
             let blind = faulty!(self.settings, NoEcho) || faulty!(self.settings, AnswerFirst);
             if unknown.is_empty() || blind {
                 continue;
@@ -186,6 +186,28 @@ impl Core {
             self.store.caught_up(&answer.next_batch).await?;
         }
         Ok(missed)
+    }
+
+    /// What is not known of a room's events as `/sync` gives them.
+    async fn unknown_among(
+        &self,
+        room_id: &RoomId,
+        events: &[Raw<AnySyncTimelineEvent>],
+    ) -> Result<Vec<Arrived>, CryptoError> {
+        let ours = |user_id: &ruma::UserId| self.ghosts.is_ours(user_id);
+        let mut unknown = Vec::new();
+        for event in events {
+            // Here an event does not say which room it is in.
+            let mut value: Value = event.deserialize_as_unchecked()?;
+            let Some(fields) = value.as_object_mut() else { continue };
+            fields.insert("room_id".to_owned(), room_id.as_str().into());
+            let raw: Box<RawValue> = serde_json::value::to_raw_value(&value)?;
+            let event = arrived(&raw, &ours);
+            if !self.store.knows_event(&event.dedup_key).await? {
+                unknown.push(event);
+            }
+        }
+        Ok(unknown)
     }
 }
 

@@ -5,6 +5,8 @@
 #[cfg(all(test, feature = "certify"))]
 mod certification;
 mod changes;
+#[cfg(feature = "faults")]
+mod clear;
 mod lease;
 mod rows;
 mod saving;
