@@ -163,8 +163,8 @@ impl Practice {
         Self { trial, murphy, kim, ann, away, hub, anns, bens, before, copy }
     }
 
-    /// What the homeserver will have forgotten: words, sessions, Kim's ghost, Ben's device, and which one-time keys were
-    /// taken.
+    /// What the homeserver will have forgotten: words, sessions, Kim's ghost, Ben's device, which one-time keys were taken, and
+    /// the rooms of a conversation.
     async fn forgotten(&self) {
         let Self { trial, murphy, kim, ann, hub, anns, bens, .. } = self;
         in_a_new_session(murphy, hub, "forgotten").await;
@@ -177,6 +177,9 @@ impl Practice {
         read(&ben, bens, "forgotten").await;
         say(&ben, bens, "Ben, forgotten").await;
         read(murphy, hub, "Ben, forgotten").await;
+        let talk = trial.begin(murphy, "since the copy", &[], &["ann"]).await;
+        say(murphy, &talk.hub(), "forgotten with its room").await;
+        read(ann, &talk.spoke(trial.person("ann")), "forgotten with its room").await;
         trial.quiet().await;
         ben.stop().await;
     }
@@ -260,6 +263,7 @@ async fn homeserver_goes_back(parlour_runs: bool) {
     let log = trial.log();
     let told = log.matches("put back from a copy").count();
     assert!(if parlour_runs { told == 1 } else { told > 1 }, "the operator is told: {log}");
+    assert!(log.contains("a room cannot be read back"), "and of rooms that are gone: {log}");
     for client in away.into_iter().chain([murphy, kim, ann, ben]) {
         client.stop().await;
     }
