@@ -1,7 +1,12 @@
 //! A Parlour that can be killed: a process of its own beside a homeserver that can be killed, with a proxy on each of the
 //! two ways between them.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use parlour::{
     config::Config,
@@ -18,7 +23,7 @@ use parlour::{
 };
 use parlour_engine::failpoints;
 use reqwest::Method;
-use ruma::UserId;
+use ruma::{EventId, UserId};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use tempfile::TempDir;
@@ -49,6 +54,8 @@ pub struct Trial {
     fault: Option<String>,
     /// How often the ghosts are looked after, if not by the product's own measure.
     care: Option<Duration>,
+    /// What Parlour's log shows from its next start on, as `PARLOUR_LOG` has it.
+    pub shown: String,
     /// Of how many megabytes the disk is that Parlour's data lie on, if it is one of their own.
     disk: Option<u32>,
     homeserver: Option<Homeserver>,
@@ -107,6 +114,7 @@ impl Trial {
             python,
             fault: fault.map(str::to_owned),
             care: None,
+            shown: std::env::var("PARLOUR_TRIAL_LOG").unwrap_or_else(|_| "warn".to_owned()),
             disk: None,
             homeserver: None,
             parlour: None,
@@ -153,6 +161,28 @@ impl Trial {
     pub async fn kill_homeserver(&mut self) {
         if let Some(mut homeserver) = self.homeserver.take() {
             homeserver.kill().await;
+        }
+    }
+
+    /// Keeps a copy of the homeserver's database, which must be down.
+    pub fn copy_homeserver(&self, to: &Path) {
+        std::fs::create_dir(to).expect("a folder for the copy");
+        let from = self.homeserver_database();
+        for file in with_its_log(&from).filter(|file| file.exists()) {
+            std::fs::copy(&file, to.join(file.file_name().expect("a name"))).expect("copied");
+        }
+    }
+
+    /// Puts such a copy back in the place of the homeserver's database, which must be down.
+    pub fn put_homeserver_back(&self, from: &Path) {
+        for file in with_its_log(&self.homeserver_database()) {
+            let copy = from.join(file.file_name().expect("a name"));
+            if file.exists() {
+                std::fs::remove_file(&file).expect("removed");
+            }
+            if copy.exists() {
+                std::fs::copy(&copy, &file).expect("put back");
+            }
         }
     }
 
@@ -229,7 +259,7 @@ impl Trial {
             .arg(self.place.data.join("parlour.toml"))
             .env("PARLOUR_CONTROL", "1")
             .env("TMPDIR", temporary)
-            .env("PARLOUR_LOG", std::env::var("PARLOUR_TRIAL_LOG").unwrap_or_else(|_| "warn".to_owned()))
+            .env("PARLOUR_LOG", &self.shown)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -258,6 +288,20 @@ impl Trial {
     /// Waits until messages travel.
     pub async fn travels(&self) {
         self.wait_for("messages travel", |metrics| metrics["parlour_receiving"] == 1.0).await;
+    }
+
+    /// Whether the homeserver still has an event to send to Parlour; what Parlour has answered 200 to it has not.
+    pub async fn homeserver_still_sends(&self, event: &EventId) -> bool {
+        let url = format!("sqlite://{}?mode=ro", self.homeserver_database().display());
+        let mut connection = sqlx::AnyConnection::connect(&url).await.expect("the homeserver's database");
+        let (count,): (i64,) =
+            sqlx::query_as("SELECT COUNT(*) FROM application_services_txns WHERE event_ids LIKE $1")
+                .bind(format!("%{event}%"))
+                .fetch_one(&mut connection)
+                .await
+                .expect("its transactions");
+        connection.close().await.expect("closed");
+        count > 0
     }
 
     /// From its next start on, Parlour breaks this promise, or none.
@@ -427,4 +471,14 @@ impl Trial {
             json!({ "name": name, "mode": "two-way", "staff": ids(staff), "patients": ids(patients) });
         Talk { told: talk::begin(&self.public_url(), owner, &wanted).await.expect("a conversation") }
     }
+}
+
+/// A SQLite file, its write-ahead log and the log's index.
+fn with_its_log(file: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let file = file.as_os_str().to_owned();
+    ["", "-wal", "-shm"].into_iter().map(move |end| {
+        let mut name = file.clone();
+        name.push(end);
+        name.into()
+    })
 }

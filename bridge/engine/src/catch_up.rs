@@ -11,9 +11,15 @@
 //! - A transaction whose number is not the next is refused once ([`Sequence`]): the homeserver then sends the oldest that it
 //!   has, which is the one it had lost sight of.
 
-use ruma::api::client::{
-    filter::{Filter, FilterDefinition, RoomEventFilter},
-    sync::sync_events,
+use matrix_sdk_crypto::store::CryptoStore as _;
+use ruma::{
+    RoomId,
+    api::client::{
+        filter::{Filter, FilterDefinition, RoomEventFilter},
+        sync::sync_events,
+    },
+    events::AnySyncTimelineEvent,
+    serde::Raw,
 };
 use serde_json::{Value, value::RawValue};
 
@@ -22,6 +28,7 @@ use crate::{
     crypto::CryptoError,
     engine::Core,
     faults::faulty,
+    ghosts::bot_user_id,
     homeserver::{HomeserverError, Intent},
     intake::arrived,
     store::{Arrived, StoreError},
@@ -100,6 +107,39 @@ pub(crate) enum CaughtUp {
 }
 
 impl Core {
+    /// Whether the homeserver has gone back behind what it has told: its database was put back from a copy. It says so by its
+    /// place alone: asked from a place that it has not come to yet, Synapse 1.163 answers as from where it is. And for a
+    /// device it takes everything up to there as fetched, so this is asked before any inbox is looked into.
+    ///
+    /// # Errors
+    /// When homeserver or database fail.
+    pub(crate) async fn homeserver_went_back(&self) -> Result<bool, CryptoError> {
+        let Some(bot) = bot_user_id(&self.settings.server_name) else { return Ok(false) };
+        // Of the two that are remembered, either may be the later one.
+        let inbox = self.store.machine_store(&bot).next_batch_token().await?;
+        let places: Vec<_> = self.store.caught_up_to().await?.into_iter().chain(inbox).collect();
+        let Some(since) = places.first() else { return Ok(false) };
+        let mut filter = everything_said(1);
+        filter.room.timeline = RoomEventFilter::ignore_all();
+        let mut request = sync_events::v3::Request::new();
+        request.since = Some(since.clone());
+        request.filter = Some(sync_events::v3::Filter::FilterDefinition(filter));
+        let answer = self.homeserver.request(CommitPoint::ReadInbox, &Intent::user(&bot), request).await;
+        match answer {
+            Ok(answer) => {
+                let Some(place) = places.iter().find(|place| is_before(&answer.next_batch, place)) else {
+                    return Ok(false);
+                };
+                // So that it is seen again until it is dealt with.
+                self.store.caught_up(place).await?;
+                Ok(true)
+            }
+            // That there is no such place, or no such user yet, shows itself where they are needed.
+            Err(HomeserverError::Refused { status: 400..=499, .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Asks for everything that was said since the place up to which everything is known, takes in what is not known, in the
     /// order of each room, and goes on from there.
     ///
@@ -118,7 +158,6 @@ impl Core {
             }
             return Ok(CaughtUp::Missed(0));
         };
-        let ours = |user_id: &ruma::UserId| self.ghosts.is_ours(user_id);
         let mut request = sync_events::v3::Request::new();
         request.since = Some(since.clone());
         // No question is asked twice: for two minutes Synapse would answer it as before.
@@ -135,21 +174,15 @@ impl Core {
             }
             answer => answer?,
         };
+        if is_before(&answer.next_batch, &since) {
+            // The next look into the inbox begins as after a break, and deals with it.
+            self.nothing_is_received();
+            return Ok(CaughtUp::Missed(0));
+        }
         let mut missed = 0;
         for (room_id, room) in answer.rooms.join {
-            let mut unknown: Vec<Arrived> = Vec::new();
-            for event in &room.timeline.events {
-                // Here an event does not say which room it is in.
-                let mut value: Value = event.deserialize_as_unchecked()?;
-                let Some(fields) = value.as_object_mut() else { continue };
-                fields.insert("room_id".to_owned(), room_id.as_str().into());
-                let raw: Box<RawValue> = serde_json::value::to_raw_value(&value)?;
-                let event = arrived(&raw, &ours);
-                if !self.store.knows_event(&event.dedup_key).await? {
-                    unknown.push(event);
-                }
-            }
-            let blind = faulty!(self.settings, NoEcho) || faulty!(self.settings, AnswerFirst);
+            let unknown = self.unknown_among(&room_id, &room.timeline.events).await?;
+            let blind = [faulty!(self.settings, NoEcho), faulty!(self.settings, AnswerFirst)].contains(&true);
             if unknown.is_empty() || blind {
                 continue;
             }
@@ -179,6 +212,37 @@ impl Core {
         }
         Ok(true)
     }
+
+    /// What is not known of a room's events as `/sync` gives them.
+    async fn unknown_among(
+        &self,
+        room_id: &RoomId,
+        events: &[Raw<AnySyncTimelineEvent>],
+    ) -> Result<Vec<Arrived>, CryptoError> {
+        let ours = |user_id: &ruma::UserId| self.ghosts.is_ours(user_id);
+        let mut unknown = Vec::new();
+        for event in events {
+            // Here an event does not say which room it is in.
+            let mut value: Value = event.deserialize_as_unchecked()?;
+            let Some(fields) = value.as_object_mut() else { continue };
+            fields.insert("room_id".to_owned(), room_id.as_str().into());
+            let raw: Box<RawValue> = serde_json::value::to_raw_value(&value)?;
+            let event = arrived(&raw, &ours);
+            if !self.store.knows_event(&event.dedup_key).await? {
+                unknown.push(event);
+            }
+        }
+        Ok(unknown)
+    }
+}
+
+/// Whether a place in `/sync` comes before another one in the order of all events, as far as it can be told: Synapse's
+/// begin with the number of an event (`s12_…`, or `m12~…` where several processes write).
+fn is_before(place: &str, other: &str) -> bool {
+    let number = |place: &str| -> Option<u64> {
+        place.strip_prefix(['s', 'm'])?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    number(place).zip(number(other)).is_some_and(|(number, other)| number < other)
 }
 
 /// Timelines only: no state, no receipts, no account data.
@@ -198,7 +262,22 @@ mod tests {
     use super::{
         Sequence,
         Verdict::{Refuse, Take},
+        is_before,
     };
+
+    #[test]
+    fn a_place_is_before_another_where_its_first_number_is_lower() {
+        for (place, other, wanted) in [
+            ("s9_4_0", "s10_1_0", true),
+            ("s10_1_0", "s9_4_0", false),
+            ("s10_1_0", "s10_4_0", false),
+            ("m9~1.12_4", "s10_4", true),
+            ("of another homeserver", "s10_4", false),
+            ("s9_4", "s_of another homeserver", false),
+        ] {
+            assert_eq!(is_before(place, other), wanted, "{place}, {other}");
+        }
+    }
 
     #[test]
     fn what_may_be_missing_is_waited_for_once() {

@@ -50,7 +50,7 @@ commit_points! {
     MachineSaved = "db.machine-saved",
     /// An Olm machine forgot what must not be used again.
     MachineRenewed = "db.machine-renewed",
-    /// A user of ours has another device from now on.
+    /// A user of ours has another device from now on, or all are to be published again.
     DeviceRenewed = "db.device-renewed",
     /// The database turned out to be older than the world.
     RestoreNoticed = "db.restore-noticed",

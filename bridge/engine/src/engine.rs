@@ -138,6 +138,12 @@ impl Core {
         self.up_to_date.load(Ordering::Relaxed)
     }
 
+    /// The bot does not receive: the next look into its inbox begins as after a break.
+    pub(crate) fn nothing_is_received(&self) {
+        self.receiving.send_replace(None);
+        self.open.store(false, Ordering::Relaxed);
+    }
+
     fn sequence(&self) -> std::sync::MutexGuard<'_, Sequence> {
         self.sequence.lock().unwrap_or_else(PoisonError::into_inner)
     }

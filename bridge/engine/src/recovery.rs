@@ -3,6 +3,11 @@
 //!
 //! `parlour restore` marks the database. One that was put back in another way is noticed by what stands in the rooms: a
 //! leg that it has not even encrypted ([`Core::catch_up`]).
+//!
+//! Where the homeserver alone was put back from a copy, its world is older than the database. It may not know a ghost, gives
+//! away one-time keys that were used, and has lost room keys on their way. A new device would not do: whose client has seen
+//! more than the homeserver now remembers is not told of it. So every device is published again as it was, with new
+//! one-time keys, and begins new sessions.
 
 use parlour_domain::Timestamp;
 
@@ -23,10 +28,10 @@ impl Core {
             at = %epoch, devices = users.len(),
             "the database comes from a backup: every device is renewed, and the rooms are read back"
         );
+        self.ghosts.machines.put_all_to_sleep().await;
         for user in users {
             self.store.renew_device(&user.user_id, &self.ghosts.fresh_device(), epoch).await?;
         }
-        self.ghosts.machines.forget().await;
         Ok(())
     }
 
@@ -40,6 +45,22 @@ impl Core {
              `parlour restore`, and is dealt with as if by that"
         );
         self.store.is_restored(self.clock.now()).await
+    }
+
+    /// Has every user of ours published again. What lies in the bot's inbox is taken in before: it goes with the old device.
+    ///
+    /// # Errors
+    /// When homeserver or database fail; it can be said again.
+    pub(crate) async fn publish_again(&self) -> Result<(), CryptoError> {
+        let bot = self.ghosts.bot().await?;
+        match bot.receive_from_the_beginning(&self.ghosts.machines).await {
+            // It does not know the bot any more, who then has no inbox either.
+            Err(error) if !error.may_pass() => tracing::warn!(%error, "the bot's inbox cannot be read"),
+            outcome => outcome?,
+        }
+        self.store.publish_again().await?;
+        self.ghosts.machines.put_all_to_sleep().await;
+        Ok(())
     }
 
     /// Reads all rooms back to what is known. What stands in a room is not sent again; what cannot be read any more is

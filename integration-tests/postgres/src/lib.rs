@@ -87,6 +87,11 @@ impl Postgres {
         Ok(self.url(&name))
     }
 
+    /// The folder of its files: `data`, and what it said in `postgres.log`.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port.number

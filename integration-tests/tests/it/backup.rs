@@ -1,9 +1,10 @@
-//! Backup and restore: a copy made while everything runs, and what happens when it is put in place of what has gone on.
+//! Backup and restore: a copy made while everything runs, and everything put back from it. Only one of the two databases put
+//! back: `production/going_back.rs`.
 
-use std::{collections::BTreeSet, path::Path, process::Output};
+use std::{path::Path, process::Output};
 
-use parlour::demo::client::{Client, Message};
-use parlour_integration_tests::{LIMIT, Talk, read, refusal, say, trial::Trial};
+use parlour::demo::client::Client;
+use parlour_integration_tests::{LIMIT, Talk, read, say, trial::Trial};
 use ruma::RoomId;
 use tokio::process::Command;
 
@@ -26,25 +27,20 @@ pub(crate) async fn back_up(trial: &Trial, to: &Path) {
 }
 
 /// What stands in a room of somebody else's words, in order.
-async fn of_others(client: &Client, room: &RoomId) -> Vec<String> {
+pub(crate) async fn of_others(client: &Client, room: &RoomId) -> Vec<String> {
     let messages = client.history(room, 200).await.expect("the room");
     let others = messages.into_iter().filter(|m| m.sender != client.user_id() && m.msgtype == "m.text");
     others.map(|message| message.body).collect()
 }
 
-/// The device that encrypted each message, by its sender.
-fn devices(messages: &[Message]) -> BTreeSet<String> {
-    messages.iter().filter(|m| m.is_readable()).map(|m| m.sender.to_string()).collect()
+pub(crate) struct Scene {
+    pub(crate) trial: Trial,
+    pub(crate) murphy: Client,
+    pub(crate) ann: Client,
+    pub(crate) talk: Talk,
 }
 
-struct Scene {
-    trial: Trial,
-    murphy: Client,
-    ann: Client,
-    talk: Talk,
-}
-
-async fn scene(database: Option<String>) -> Scene {
+pub(crate) async fn scene(database: Option<String>) -> Scene {
     let trial = Trial::open(PARLOUR, database, 0, None).await;
     let (murphy, ann) = (trial.sign_in("murphy", "first").await, trial.sign_in("ann", "first").await);
     let talk = trial.begin(&murphy, "backup", &[], &["ann"]).await;
@@ -54,71 +50,6 @@ async fn scene(database: Option<String>) -> Scene {
     say(&ann, &spoke, "Ann before").await;
     read(&murphy, &hub, "Ann before").await;
     Scene { trial, murphy, ann, talk }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_of_yesterday_doubles_nothing_and_loses_nothing_that_can_be_read() {
-    let Scene { mut trial, murphy, ann, talk } = scene(None).await;
-    let (hub, spoke) = (talk.hub(), talk.spoke(trial.person("ann")));
-    let copy = trial.data.join("yesterday");
-    back_up(&trial, &copy).await;
-
-    // The world goes on: in the sessions that the copy knows, and in one that it does not.
-    say(&murphy, &hub, "after").await;
-    let after = read(&ann, &spoke, "after").await;
-    ann.reply(&spoke, &after.event_id, "Ann after").await.expect("sent");
-    read(&murphy, &hub, "Ann after").await;
-    let room = murphy.matrix().get_room(&hub).expect("the hub");
-    room.discard_room_key().await.expect("a new session");
-    say(&murphy, &hub, "in a new session").await;
-    read(&ann, &spoke, "in a new session").await;
-    trial.quiet().await;
-
-    // Only Parlour's file goes back, by hand; the homeserver has gone on.
-    trial.kill_parlour().await;
-    let database = trial.data.join("parlour").join("parlour.db");
-    for end in ["-wal", "-shm"] {
-        let mut name = database.clone().into_os_string();
-        name.push(end);
-        let _ = std::fs::remove_file(name);
-    }
-    std::fs::copy(copy.join("parlour.database"), &database).expect("put in place");
-    // What is written before it is up again.
-    let meanwhile = say(&murphy, &hub, "meanwhile").await;
-    trial.start_parlour().await;
-
-    // The sender of what cannot be read any more hears of it: delivered or not.
-    let lost =
-        murphy.wait_for(&hub, LIMIT * 3, |m| m.msgtype == "m.notice" && m.body.contains("(KEY-4)")).await;
-    let seen: Vec<_> = murphy.messages(&hub).await.expect("messages").into_iter().map(|m| m.body).collect();
-    let lost = lost
-        .unwrap_or_else(|error| panic!("{error}: {seen:?}; {}", trial.last_words()))
-        .in_reply_to
-        .expect("about an event");
-    let said = murphy.messages(&hub).await.expect("messages");
-    let body = said.iter().find(|m| m.event_id == lost).map(|m| m.body.as_str());
-    assert_eq!(body, Some("in a new session"));
-    let told = refusal(&murphy, &hub, &meanwhile).await;
-    assert!(told.contains("(KEY-1)"), "written to the device that is no more: {told}");
-
-    // Everything goes on, with new devices that no client warns of, and nothing is doubled.
-    say(&murphy, &hub, "again").await;
-    let again = read(&ann, &spoke, "again").await;
-    ann.reply(&spoke, &after.event_id, "Ann again").await.expect("sent");
-    let answer = read(&murphy, &hub, "Ann again").await;
-    let asked = read(&murphy, &hub, "after").await;
-    assert_eq!(answer.in_reply_to, Some(asked.event_id), "what was said after the backup is known");
-    assert!(
-        matches!(&again.reading, parlour::demo::client::Reading::Readable { lax, .. } if *lax == parlour::demo::client::Shield::None)
-    );
-    trial.quiet().await;
-    assert_eq!(of_others(&ann, &spoke).await, ["before", "after", "in a new session", "again"]);
-    assert_eq!(of_others(&murphy, &hub).await, ["Ann before", "Ann after", "Ann again"]);
-    assert!(!devices(&said).is_empty());
-    for client in [murphy, ann] {
-        client.stop().await;
-    }
-    trial.close().await;
 }
 
 /// The whole drill: everything is put back from a backup, homeserver included.

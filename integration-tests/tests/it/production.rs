@@ -5,7 +5,6 @@
 //! |---|---|
 //! | repeated transaction after a lost 200 | `arriving::repeated_transaction_after_a_lost_200` |
 //! | same event in two transactions | `arriving::same_event_in_two_transactions` |
-//! | homeserver database rebuilt | `arriving::homeserver_database_rebuilt` |
 //! | malformed event | `arriving::malformed_event`; malformed transactions: `intake.rs` |
 //! | plaintext event in an encrypted room | `arriving::plaintext_event_in_an_encrypted_room` |
 //! | reply to an unmapped event | `arriving::reply_to_an_unmapped_event` |
@@ -27,14 +26,18 @@
 //! | equal transaction ids of two ghosts | `sending::equal_transaction_ids_of_two_ghosts` |
 //! | two processes for one ghost | `sending::two_processes_for_one_ghost`, and `…_on_postgresql` |
 //! | homeserver restart in mid poll | `rooms::homeserver_restart_in_mid_poll` |
-//! | encryption event late or changed | `rooms::encryption_event_changed` |
+//! | encryption event late or changed | `rooms::encryption_event_late`, `rooms::encryption_event_changed` |
 //! | room upgrade | `rooms::room_upgrade` |
-//! | database restored from yesterday | `backup.rs` |
-//! | crash after ack, crash between encrypt and PUT | every commit point is one: the sweep of kills |
+//! | database restored from yesterday | `going_back::database_restored_from_yesterday`; both together: `backup.rs` |
+//! | homeserver database rebuilt | `going_back::homeserver_database_rebuilt`, and `…_while_parlour_is_down`; its numbers: `arriving::homeserver_transaction_numbers_begin_anew` |
+//! | crash after ack before handling | `crashing::crash_after_ack_before_handling` |
+//! | crash between encrypt and PUT | `crashing::crash_between_encrypt_and_put`; all other moments: `crash.rs` |
 
 mod arriving;
 mod clocks;
+mod crashing;
 mod giving_keys;
+mod going_back;
 mod receiving_keys;
 mod rooms;
 mod sending;

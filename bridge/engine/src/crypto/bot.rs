@@ -164,6 +164,21 @@ impl Machine {
         Ok(News { keys, devices, repairs: !unwedged.is_empty() })
     }
 
+    /// As [`Machine::receive`], without waiting, of everything that lies in the device's inbox wherever it was read to.
+    ///
+    /// # Errors
+    /// When the homeserver or a store fails; it can be said again.
+    pub(crate) async fn receive_from_the_beginning(&self, others: &Machines) -> Result<(), CryptoError> {
+        self.keys.forget_place().await?;
+        // The look that finds nothing is the last.
+        for _ in 0..super::machines::MOST_LOOKS {
+            if !self.receive(Some(others), false).await?.keys {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes news in, in one commit: a process that ended between a new Olm session and the room key that came with it
     /// would have lost the key.
     pub(super) async fn take_in(

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How often one inbox is looked into at a time; a look brings up to a hundred keys.
-const MOST_LOOKS: usize = 20;
+pub(super) const MOST_LOOKS: usize = 20;
 
 /// The machines, and the accounts on the homeserver that they belong to.
 pub struct Machines {
@@ -89,8 +89,12 @@ impl Machines {
         });
     }
 
-    /// All machines are others from now on.
-    pub(crate) async fn forget(&self) {
+    /// Puts all machines to sleep, also those that somebody uses just now, who must use another one then.
+    pub async fn put_all_to_sleep(&self) {
+        let _waking = self.waking.write().await;
+        for machine in self.all_awake().await {
+            machine.keys.close().await;
+        }
         self.awake.lock().await.clear();
     }
 
@@ -105,10 +109,15 @@ impl Machines {
 
     async fn wake(&self, user: &OurUser, display_name: &str) -> Result<Arc<Machine>, CryptoError> {
         let intent = Intent { user_id: user.user_id.clone(), device_id: Some(user.device_id.clone()) };
-        if !user.ready {
-            self.register(&intent).await?;
-        }
         let keys = self.store.machine_store(&user.user_id);
+        if !user.ready {
+            // The same device once more: its former self goes first, with the one-time keys that the homeserver has of it.
+            let again = user.former_device.as_deref().filter(|former| *former == user.device_id);
+            self.register(&intent, again).await?;
+            if again.is_some() {
+                keys.publish_again().await?;
+            }
+        }
         let olm = OlmMachine::with_store(&user.user_id, &user.device_id, keys.clone(), None).await?;
         // What changed while we were down was told to nobody.
         olm.mark_all_tracked_users_as_dirty().await?;
@@ -168,8 +177,9 @@ impl Machines {
         }
     }
 
-    /// Account and device (Matrix v1.19 application-service §Server admin style permissions; MSC4190).
-    async fn register(&self, intent: &Intent) -> Result<(), HomeserverError> {
+    /// Account and device (Matrix v1.19 application-service §Server admin style permissions; MSC4190). In between, `former` is
+    /// ended.
+    async fn register(&self, intent: &Intent, former: Option<&DeviceId>) -> Result<(), HomeserverError> {
         let body = json!({
             "type": "m.login.application_service",
             "username": intent.user_id.localpart(),
@@ -189,6 +199,9 @@ impl Machines {
             Ok(_) => {}
             Err(error) if error.is("M_USER_IN_USE") => {}
             Err(error) => return Err(error),
+        }
+        if let Some(former) = former {
+            self.end_device(intent, former).await?;
         }
         let Some(device_id) = &intent.device_id else { return Ok(()) };
         let path = format!("/_matrix/client/v3/devices/{}", encoded(device_id.as_str()));

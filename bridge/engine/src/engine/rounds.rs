@@ -46,37 +46,74 @@ impl Engine {
         }
     }
 
-    /// One look into the bot's inbox, and what follows from it.
-    async fn receive_once(&self) -> Result<(), EngineError> {
+    /// The homeserver's database was put back from a copy: nothing is read or sent until its rooms are read back, and whom
+    /// of ours it has forgotten it is told again. Done again when it breaks off.
+    async fn begin_anew(&self) -> Result<(), EngineError> {
+        tracing::error!(
+            "the homeserver's database was put back from a copy: what was said after that copy is gone from its rooms, and \
+             stands in the record alone; keys are published again, and the rooms are read back"
+        );
+        self.core.up_to_date.store(false, Ordering::Relaxed);
+        self.relays.stop().await;
+        self.senders.stop().await;
+        Ok(self.core.publish_again().await?)
+    }
+
+    /// What comes before the first look after a break: the database is ours, and keys that may not be used again are
+    /// renewed. Whether the homeserver has gone back.
+    async fn after_a_break(&self) -> Result<bool, EngineError> {
+        self.core.store.keep_for_us().await?;
         if !self.core.is_up_to_date() {
             self.core.renew_devices().await?;
         }
-        let bot = self.core.ghosts.bot().await?;
-        let goes_on = self.core.receiving_since().is_some();
-        if !goes_on {
-            self.core.store.keep_for_us().await?;
+        let went_back = self.core.homeserver_went_back().await?;
+        if went_back {
+            self.begin_anew().await?;
         }
-        let news = bot.receive(Some(&self.core.ghosts.machines), goes_on).await?;
-        if !goes_on {
-            if self.core.store.restored_at().await?.is_some() {
-                self.core.recover().await?;
-                self.core.up_to_date.store(true, Ordering::Relaxed);
-            }
-            match self.core.catch_up().await? {
-                CaughtUp::Older => return Ok(self.core.notice_restore().await?),
-                CaughtUp::Missed(0) => {}
-                CaughtUp::Missed(missed) => tracing::info!(missed, "events of the time before are taken in"),
-            }
+        Ok(went_back)
+    }
+
+    /// What comes after the first look after a break: everything that was said meanwhile is taken in, and messages travel.
+    /// They do not when the database turns out to be older than the world: then all begins anew.
+    async fn come_up_to_date(&self, went_back: bool) -> Result<bool, EngineError> {
+        if went_back || self.core.store.restored_at().await?.is_some() {
+            self.core.recover().await?;
             self.core.up_to_date.store(true, Ordering::Relaxed);
-            self.core.open.store(true, Ordering::Relaxed);
-            // Both ways, or messages do not travel. And what the homeserver could not send meanwhile it sends when it has
-            // called us.
-            self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
-            self.core.receiving.send_replace(Some(self.core.clock.now()));
-            self.core.store.nothing_is_put_off().await?;
-            // What it makes while it finds us reachable again it may lose sight of: that is asked for soon, too.
-            self.core.trouble.notify_one();
-            tracing::info!("messages travel");
+        }
+        if went_back {
+            // What was said is known up to where it stands now.
+            self.core.store.caught_up_to_nothing().await?;
+        }
+        match self.core.catch_up().await? {
+            CaughtUp::Older => {
+                self.core.notice_restore().await?;
+                return Ok(false);
+            }
+            CaughtUp::Missed(0) => {}
+            CaughtUp::Missed(missed) => tracing::info!(missed, "events of the time before are taken in"),
+        }
+        self.core.up_to_date.store(true, Ordering::Relaxed);
+        self.core.open.store(true, Ordering::Relaxed);
+        // Both ways, or messages do not travel. And what the homeserver could not send meanwhile it sends when it has
+        // called us.
+        let bot = self.core.ghosts.bot().await?;
+        self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
+        self.core.receiving.send_replace(Some(self.core.clock.now()));
+        self.core.store.nothing_is_put_off().await?;
+        // What it makes while it finds us reachable again it may lose sight of: that is asked for soon, too.
+        self.core.trouble.notify_one();
+        tracing::info!("messages travel");
+        Ok(true)
+    }
+
+    /// One look into the bot's inbox, and what follows from it.
+    async fn receive_once(&self) -> Result<(), EngineError> {
+        let goes_on = self.core.receiving_since().is_some();
+        let went_back = !goes_on && self.after_a_break().await?;
+        let bot = self.core.ghosts.bot().await?;
+        let news = bot.receive(Some(&self.core.ghosts.machines), goes_on).await?;
+        if !goes_on && !self.come_up_to_date(went_back).await? {
+            return Ok(());
         }
         if news.repairs {
             self.core.repairs.notify_one();
@@ -105,8 +142,7 @@ async fn receive(engine: Weak<Engine>) {
             said = false;
             continue;
         };
-        engine.core.receiving.send_replace(None);
-        engine.core.open.store(false, Ordering::Relaxed);
+        engine.core.nothing_is_received();
         if !said {
             tracing::warn!(%error, "messages do not travel; trying again each second");
         }

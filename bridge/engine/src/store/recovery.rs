@@ -1,4 +1,5 @@
-//! After a backup was restored: what the database must forget, and what it has caught up with.
+//! After a backup was restored: what the database must forget, and what it has caught up with. And what is to be told to a
+//! homeserver that was.
 
 use parlour_domain::{LegId, Timestamp};
 use ruma::{DeviceId, UserId};
@@ -78,6 +79,15 @@ impl Store {
         .bind(device.as_str())
         .bind(epoch.millis());
         one_row("our_users", &self.alone(CommitPoint::DeviceRenewed, renewed).await?)
+    }
+
+    /// Every user of ours is to be published again with the same device, whose former self is ended first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn publish_again(&self) -> Result<(), StoreError> {
+        let again = sqlx::query("UPDATE our_users SET former_device = device_id, ready = 0 WHERE ready = 1");
+        self.alone(CommitPoint::DeviceRenewed, again).await.map(drop)
     }
 
     /// All portals that have a room.

@@ -51,7 +51,7 @@ async fn begins(database: Option<String>, scene: Scene) {
             assert_eq!(books.number(sql).await, 1, "{what}, {place} {passage}");
         }
     }
-    messages_travel(&mut trial).await;
+    travels(&mut trial).await;
     killed.is_all_of(scene);
     println!("{}: {:.1} s", books.name(), begun.elapsed().as_secs_f64());
     trial.close().await;
@@ -72,7 +72,7 @@ async fn empty(trial: &mut Trial, books: &Books) {
 }
 
 /// The people are written down, and what they say arrives once.
-async fn messages_travel(trial: &mut Trial) {
+async fn travels(trial: &mut Trial) {
     trial.kill_parlour().await;
     let config = Config::read(&trial.data.join("parlour.toml")).expect("the configuration");
     let key = master_key::read(&trial.data.join("master.key")).expect("the master key");

@@ -51,7 +51,7 @@ async fn same_event_in_two_transactions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn homeserver_database_rebuilt() {
+async fn homeserver_transaction_numbers_begin_anew() {
     let (stage, proxies) = Stage::open_between_proxies(Extras::default()).await;
     let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
     let talk = stage.begin(&murphy, "rebuilt", "two-way", &[], &["ann"]).await;

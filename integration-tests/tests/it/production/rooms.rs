@@ -1,11 +1,14 @@
 //! Rooms and homeserver that change under our hands.
 
-use parlour_integration_tests::{Stage, read, room_path, say, trial::Trial};
+use std::collections::BTreeSet;
+
+use parlour::{demo::client::Client, run::Extras};
+use parlour_integration_tests::{Stage, proxy::Fate, read, room_path, say, trial::Trial};
 use reqwest::Method;
-use ruma::UserId;
+use ruma::{RoomId, UserId};
 use serde_json::json;
 
-use super::{end, heard, told};
+use super::{end, hand_over, heard, swallowed, told};
 
 const PARLOUR: &str = env!("CARGO_BIN_EXE_parlour-under-test");
 
@@ -49,6 +52,75 @@ async fn encryption_event_changed() {
     // And what people say there is read.
     say(&ann, &spoke, "from Ann").await;
     read(&murphy, &hub, "from Ann").await;
+    assert_eq!((told(&murphy, &hub).await, told(&ann, &spoke).await), (0, 0));
+    end([murphy, ann], stage).await;
+}
+
+/// What kinds of events stand in a room, state aside.
+async fn kinds(client: &Client, room: &RoomId) -> BTreeSet<String> {
+    let path = room_path(room, "messages?dir=b&limit=100");
+    let (_, page) = client.http().call(Method::GET, &path, None).await.expect("an answer");
+    let events = page["chunk"].as_array().expect("events").iter();
+    events.filter(|e| e["state_key"].is_null()).map(|e| e["type"].as_str().expect("a type").into()).collect()
+}
+
+/// Parlour hears that its rooms are encrypted when messages have travelled already, and hears it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn encryption_event_late() {
+    let (stage, proxies) = Stage::open_between_proxies(Extras::default()).await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    // From here on what comes to Parlour comes by our hands alone, also what it would ask for itself.
+    proxies.to_parlour.judge(|_, _| Fate::Answer(200, "{}"));
+    let asks = |path: &str| path.contains("/sync?") && !path.contains("device_id");
+    proxies.to_homeserver.judge(move |_, path| if asks(path) { Fate::CutRequest } else { Fate::Pass });
+    let talk = stage.begin(&murphy, "late", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    let mut encryption = Vec::new();
+    for room in [&hub, &spoke] {
+        let path = room_path(room, "messages?dir=b&limit=100");
+        let (_, page) = stage.as_ours(&stage.bot(), Method::GET, &path, None).await;
+        let events = page["chunk"].as_array().expect("events").iter();
+        encryption.extend(events.filter(|event| event["type"] == "m.room.encryption").cloned());
+    }
+    assert_eq!(encryption.len(), 2, "one a room: {encryption:?}");
+    drop(proxies.to_homeserver.seen());
+    let mut number = 0;
+    let mut through = async |client: &Client, room: &RoomId, words: &str| {
+        let event = say(client, room, words).await;
+        let event = swallowed(&proxies.to_parlour, &event).await;
+        number += 1;
+        hand_over(&stage, &format!("message {number}"), &[event]).await;
+    };
+    through(&murphy, &hub, "before it").await;
+    read(&ann, &spoke, "before it").await;
+    through(&ann, &spoke, "Ann before it").await;
+    read(&murphy, &hub, "Ann before it").await;
+    hand_over(&stage, "late", &encryption).await;
+    through(&murphy, &hub, "after it").await;
+    read(&ann, &spoke, "after it").await;
+    // Once more, as events that are new.
+    for (number, event) in encryption.iter_mut().enumerate() {
+        event["event_id"] = json!(format!("$again{number}"));
+    }
+    hand_over(&stage, "again", &encryption).await;
+    through(&murphy, &hub, "after all").await;
+    read(&ann, &spoke, "after all").await;
+    through(&ann, &spoke, "Ann after all").await;
+    read(&murphy, &hub, "Ann after all").await;
+    let put = proxies.to_homeserver.seen();
+    assert!(
+        !put.iter().any(|request| request.contains("/send/m.room.message/")),
+        "never in the clear: {put:?}"
+    );
+    // The homeserver's own way is open again: what it brings is known.
+    proxies.to_homeserver.pass_all();
+    proxies.to_parlour.pass_all();
+    say(&murphy, &hub, "by itself").await;
+    read(&ann, &spoke, "by itself").await;
+    assert_eq!(heard(&ann, &spoke).await, ["before it", "after it", "after all", "by itself"]);
+    assert_eq!(heard(&murphy, &hub).await, ["Ann before it", "Ann after all"]);
+    let encrypted = BTreeSet::from(["m.room.encrypted".to_owned()]);
+    assert_eq!((kinds(&ann, &spoke).await, kinds(&murphy, &hub).await), (encrypted.clone(), encrypted));
     assert_eq!((told(&murphy, &hub).await, told(&ann, &spoke).await), (0, 0));
     end([murphy, ann], stage).await;
 }
@@ -115,6 +187,8 @@ async fn homeserver_restart_in_mid_poll() {
     read(&murphy, &hub, "from Ann").await;
     assert_eq!((told(&murphy, &hub).await, told(&ann, &spoke).await), (0, 0));
     assert!(trial.parlour_runs());
+    // A homeserver that was killed is not one that was put back from a copy.
+    assert!(!trial.log().contains("put back from a copy"), "{}", trial.log());
     for client in [murphy, ann] {
         client.stop().await;
     }

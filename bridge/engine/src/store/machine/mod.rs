@@ -5,6 +5,8 @@
 #[cfg(all(test, feature = "certify"))]
 mod certification;
 mod changes;
+#[cfg(feature = "faults")]
+mod clear;
 mod lease;
 mod rows;
 mod saving;
@@ -16,8 +18,8 @@ use matrix_sdk_common::{cross_process_lock::CrossProcessLockGeneration, locks::R
 use matrix_sdk_crypto::{
     Account, CryptoStoreError, DeviceData, GossipRequest, SecretInfo, Session, TrackedUser, UserIdentityData,
     olm::{
-        Curve25519PublicKey, InboundGroupSession, OlmMessageHash, OutboundGroupSession, PickledSession,
-        PrivateCrossSigningIdentity, SenderDataType, StaticAccountData,
+        Curve25519PublicKey, InboundGroupSession, OlmMessageHash, OutboundGroupSession, PickledAccount,
+        PickledSession, PrivateCrossSigningIdentity, SenderDataType, StaticAccountData,
     },
     store::{
         CryptoStore,
@@ -115,6 +117,35 @@ impl MachineStore {
         self.commit(&writes, CommitPoint::MachineRenewed).await?;
         *self.account.write() = None;
         Ok(())
+    }
+
+    /// Has the device be published again, as one that the homeserver does not know: with its keys and new one-time keys. Who
+    /// was given the rooms' sessions counts as not given. No machine of the user may be open.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing is changed.
+    pub async fn publish_again(&self) -> Result<(), StoreError> {
+        let row = self.sole(Kind::ACCOUNT);
+        let mut writes = vec![Write::RemoveKind(Kind::OUTBOUND_SESSION), Write::RemoveKind(Kind::NEXT_BATCH)];
+        if let Some(mut account) = self.value::<PickledAccount>(&row).await? {
+            account.shared = false;
+            account.uploaded_signed_key_count = 0;
+            writes.push(self.put(row, &account)?);
+        }
+        self.commit(&writes, CommitPoint::MachineRenewed).await
+    }
+
+    /// Forgets how far the inbox has been read: it is read from its beginning.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) async fn forget_place(&self) -> Result<(), StoreError> {
+        self.save(Write::RemoveKind(Kind::NEXT_BATCH)).await
+    }
+
+    /// The machine saves nothing any more: another one is to be opened in its place.
+    pub(crate) async fn close(&self) {
+        *self.standing.lock().await = Standing::Behind;
     }
 
     /// The database that it is in.
