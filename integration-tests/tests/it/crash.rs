@@ -232,6 +232,8 @@ struct Scene {
     expected: Standing,
     /// What the present wait stood at when it had become long.
     slow: Option<String>,
+    /// What had gone both ways by then.
+    seen: [Vec<String>; 2],
 }
 
 /// What comes of waiting.
@@ -290,6 +292,7 @@ impl Scene {
             said: BTreeMap::new(),
             expected: Standing { events: 0, events_waiting: 0, legs: 0, legs_waiting: 0 },
             slow: None,
+            seen: Default::default(),
         };
         scene.expected = scene.books.still().await.0;
         scene
@@ -368,7 +371,7 @@ impl Scene {
     /// Waits until everything has settled, or Parlour has ended; which of the two.
     async fn settles(&mut self) -> Outcome {
         let begun = Instant::now();
-        self.slow = None;
+        (self.slow, self.seen) = (None, Default::default());
         loop {
             if !self.trial.parlour_runs() {
                 return Outcome::Ended;
@@ -378,9 +381,9 @@ impl Scene {
             }
             let (standing, words) = (self.books.standing().await, self.trial.last_words());
             if begun.elapsed() > SLOW && self.slow.is_none() {
-                let (out, back) = (self.trial.to_homeserver.seen(), self.trial.to_parlour.seen());
+                self.seen = [self.trial.to_homeserver.seen(), self.trial.to_parlour.seen()];
                 self.slow =
-                    Some(format!("after {SLOW:?} {standing:?} of {:?}; {out:?}; {back:?}", self.expected));
+                    Some(format!("after {SLOW:?} {standing:?} of {:?}; {:?}", self.expected, self.seen));
             }
             assert!(begun.elapsed() < LIMIT, "{standing:?} instead of {:?}: {words}", self.expected);
             sleep(LOOK).await;
@@ -400,7 +403,9 @@ impl Scene {
             assert_eq!(self.settles().await, Outcome::Settled, "{}", self.trial.last_words());
             let (_, after) = self.books.still().await;
             let record = Record::of(&self.trial.order("recorded").await);
-            let (out, back) = (self.trial.to_homeserver.seen(), self.trial.to_parlour.seen());
+            let [mut out, mut back] = std::mem::take(&mut self.seen);
+            out.extend(self.trial.to_homeserver.seen());
+            back.extend(self.trial.to_parlour.seen());
             // Where SQLite has begun its log anew, there is no telling. Where the homeserver had lost sight of a transaction
             // that brings nothing new, this message's was refused once. And the clock may have struck. Then another message
             // is recorded.
