@@ -232,6 +232,8 @@ struct Scene {
     expected: Standing,
     /// What the present wait stood at when it had become long.
     slow: Option<String>,
+    /// What had gone both ways by then.
+    seen: [Vec<String>; 2],
 }
 
 /// What comes of waiting.
@@ -290,6 +292,7 @@ impl Scene {
             said: BTreeMap::new(),
             expected: Standing { events: 0, events_waiting: 0, legs: 0, legs_waiting: 0 },
             slow: None,
+            seen: Default::default(),
         };
         scene.expected = scene.books.still().await.0;
         scene
@@ -316,17 +319,19 @@ impl Scene {
         self.trial.to_parlour.pass_all();
         drop(self.trial.to_homeserver.seen());
         self.trial.start_parlour().await;
+        self.asks("it waits for news", |request| request.contains("timeout=30000")).await;
+        drop(self.trial.to_parlour.seen());
+    }
+
+    /// Waits until Parlour has looked in this way for what is new.
+    async fn asks(&self, what: &str, looks: impl Fn(&str) -> bool) {
         let mut seen = Vec::new();
         let deadline = Instant::now() + LIMIT;
-        while !seen
-            .iter()
-            .any(|request: &String| request.contains("/sync?") && request.contains("timeout=30000"))
-        {
-            assert!(Instant::now() < deadline, "it waits for news: {seen:?}");
+        while !seen.iter().any(|request: &String| request.contains("/sync?") && looks(request)) {
+            assert!(Instant::now() < deadline, "{what}: {seen:?}");
             sleep(LOOK).await;
             seen.extend(self.trial.to_homeserver.seen());
         }
-        drop(self.trial.to_parlour.seen());
     }
 
     /// Who writes, and where.
@@ -366,7 +371,7 @@ impl Scene {
     /// Waits until everything has settled, or Parlour has ended; which of the two.
     async fn settles(&mut self) -> Outcome {
         let begun = Instant::now();
-        self.slow = None;
+        (self.slow, self.seen) = (None, Default::default());
         loop {
             if !self.trial.parlour_runs() {
                 return Outcome::Ended;
@@ -376,9 +381,9 @@ impl Scene {
             }
             let (standing, words) = (self.books.standing().await, self.trial.last_words());
             if begun.elapsed() > SLOW && self.slow.is_none() {
-                let (out, back) = (self.trial.to_homeserver.seen(), self.trial.to_parlour.seen());
+                self.seen = [self.trial.to_homeserver.seen(), self.trial.to_parlour.seen()];
                 self.slow =
-                    Some(format!("after {SLOW:?} {standing:?} of {:?}; {out:?}; {back:?}", self.expected));
+                    Some(format!("after {SLOW:?} {standing:?} of {:?}; {:?}", self.expected, self.seen));
             }
             assert!(begun.elapsed() < LIMIT, "{standing:?} instead of {:?}: {words}", self.expected);
             sleep(LOOK).await;
@@ -389,16 +394,27 @@ impl Scene {
     async fn record(&mut self, traffic: Traffic) -> Record {
         loop {
             self.anew(traffic).await;
+            // What it asks for by the clock, soon after a start, belongs to no message.
+            self.asks("it asks for what it missed", is_by_the_clock).await;
+            self.books.still().await;
             let before = self.books.commits().await;
             self.trial.order("record").await;
             self.say_next(traffic).await;
             assert_eq!(self.settles().await, Outcome::Settled, "{}", self.trial.last_words());
             let (_, after) = self.books.still().await;
             let record = Record::of(&self.trial.order("recorded").await);
-            let (out, back) = (self.trial.to_homeserver.seen(), self.trial.to_parlour.seen());
-            // Where SQLite has begun its log anew, there is no telling. And where the homeserver had lost sight of a
-            // transaction that brings nothing new, this message's was refused once. Then another message is recorded.
-            let (Some(commits), 0) = (after.since(before), record.count("hs.ping")) else { continue };
+            let [mut out, mut back] = std::mem::take(&mut self.seen);
+            out.extend(self.trial.to_homeserver.seen());
+            back.extend(self.trial.to_parlour.seen());
+            // Where SQLite has begun its log anew, there is no telling. Where the homeserver had lost sight of a transaction
+            // that brings nothing new, this message's was refused once. And the clock may have struck. Then another message
+            // is recorded.
+            let Some(commits) = after.since(before) else { continue };
+            let struck =
+                record.count("db.caught-up") > 0 || out.iter().any(|request| is_by_the_clock(request));
+            if struck || record.count("hs.ping") > 0 {
+                continue;
+            }
             let back = back.iter().filter(|request| requests::is_transaction(request)).count();
             self.is_complete(traffic, &record, commits, &out, back);
             return record;
@@ -574,6 +590,11 @@ impl Scene {
             usize::from(user == answered.user_id)
         }
     }
+}
+
+/// Whether a look for what is new is the one that is taken by the clock: it is no device's.
+fn is_by_the_clock(request: &str) -> bool {
+    request.contains("/sync?") && !request.contains("device_id=")
 }
 
 fn report(database: &str, traffic: Traffic, record: &Record, kills: &Kills) {
