@@ -227,7 +227,10 @@ impl Core {
             let Some(fields) = value.as_object_mut() else { continue };
             fields.insert("room_id".to_owned(), room_id.as_str().into());
             let raw: Box<RawValue> = serde_json::value::to_raw_value(&value)?;
-            let event = arrived(&raw, &ours);
+            let mut event = arrived(&raw, &ours);
+            if faulty!(self.settings, NewTransactionId) {
+                event.echo = None;
+            }
             if !self.store.knows_event(&event.dedup_key).await? {
                 unknown.push(event);
             }

@@ -55,7 +55,7 @@ faults! {
     NoDedup = "no-dedup",
     /// A transaction is answered before it is kept, and nothing is asked for afterwards.
     AnswerFirst = "answer-first",
-    /// Each attempt to send a leg has a transaction id of its own, and the room is not asked.
+    /// Each attempt to send a leg has a transaction id of its own, and nobody asks what stands in the room.
     NewTransactionId = "new-transaction-id",
     /// Our own events are not recognised when they come back or stand in the room.
     NoEcho = "no-echo",
