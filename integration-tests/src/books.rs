@@ -152,12 +152,12 @@ impl Books {
     }
 
     /// While Parlour is down: has all ghosts forget with which sessions they wrote to whom, so that the next message
-    /// goes by new ones. The bot, whose inbox people's sessions are for, is the one that has read its inbox.
+    /// goes by new ones. The bot, whom people's sessions are for, is the one that knows most sessions.
     pub async fn forget_sessions(&self) {
         let mut connection = AnyConnection::connect(&self.url).await.expect("the database");
         let forget =
-            "DELETE FROM machine_values WHERE kind IN ('olm-session', 'outbound-session') AND machine NOT IN
-                 (SELECT machine FROM machine_values WHERE kind = 'next-batch')";
+            "DELETE FROM machine_values WHERE kind IN ('olm-session', 'outbound-session') AND machine <>
+                 (SELECT machine FROM machine_inbound_sessions GROUP BY machine ORDER BY COUNT(*) DESC LIMIT 1)";
         sqlx::query(forget).execute(&mut connection).await.expect("forgotten");
         connection.close().await.expect("closed");
     }
