@@ -158,6 +158,7 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_waiting ON outbox (state, portal_id, seq);
 CREATE INDEX outbox_by_sender ON outbox (sender_user_id, portal_id);
+CREATE INDEX outbox_by_time ON outbox (added_at);
 CREATE INDEX outbox_redactions ON outbox (redacts) WHERE redacts IS NOT NULL;
 
 -- Who may not have been able to read what a user of ours has sent them: until it is known, or the sessions are named.

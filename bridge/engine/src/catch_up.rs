@@ -13,9 +13,10 @@
 
 use matrix_sdk_crypto::store::CryptoStore as _;
 use ruma::{
-    RoomId,
+    RoomId, UserId,
     api::client::{
         filter::{Filter, FilterDefinition, RoomEventFilter},
+        room::get_room_event,
         sync::sync_events,
     },
     events::AnySyncTimelineEvent,
@@ -31,7 +32,7 @@ use crate::{
     ghosts::bot_user_id,
     homeserver::{HomeserverError, Intent},
     intake::arrived,
-    store::{Arrived, StoreError},
+    store::Arrived,
 };
 
 /// How many events of a room one look brings at least. A room with more is read back.
@@ -102,14 +103,15 @@ impl Sequence {
 pub(crate) enum CaughtUp {
     /// So many events that mattered had come by no transaction; they are taken in.
     Missed(usize),
-    /// Nothing is taken in: the database is older than the world.
-    Older,
+    /// Nothing is taken in: the homeserver has gone back.
+    WentBack,
 }
 
 impl Core {
-    /// Whether the homeserver has gone back behind what it has told: its database was put back from a copy. It says so by its
-    /// place alone: asked from a place that it has not come to yet, Synapse 1.163 answers as from where it is. And for a
-    /// device it takes everything up to there as fetched, so this is asked before any inbox is looked into.
+    /// Whether the homeserver has gone back behind what it has told: its database was put back from a copy. Asked from a place
+    /// that it has not come to yet, Synapse 1.163 answers as from where it is. And for a device it takes everything up to
+    /// there as fetched, so this is asked before any inbox is looked into. A lower place alone is no proof: what it failed to
+    /// keep counts until it starts anew. So the leg that landed last must be gone as well.
     ///
     /// # Errors
     /// When homeserver or database fail.
@@ -117,8 +119,9 @@ impl Core {
         let Some(bot) = bot_user_id(&self.settings.server_name) else { return Ok(false) };
         // Of the two that are remembered, either may be the later one.
         let inbox = self.store.machine_store(&bot).next_batch_token().await?;
-        let places: Vec<_> = self.store.caught_up_to().await?.into_iter().chain(inbox).collect();
-        let Some(since) = places.first() else { return Ok(false) };
+        let places = self.store.caught_up_to().await?.into_iter().chain(inbox);
+        let later = places.reduce(|one, other| if is_before(&one, &other) { other } else { one });
+        let Some(since) = later else { return Ok(false) };
         let mut filter = everything_said(1);
         filter.room.timeline = RoomEventFilter::ignore_all();
         let mut request = sync_events::v3::Request::new();
@@ -126,16 +129,20 @@ impl Core {
         request.filter = Some(sync_events::v3::Filter::FilterDefinition(filter));
         let answer = self.homeserver.request(CommitPoint::ReadInbox, &Intent::user(&bot), request).await;
         match answer {
-            Ok(answer) => {
-                let Some(place) = places.iter().find(|place| is_before(&answer.next_batch, place)) else {
-                    return Ok(false);
-                };
-                // So that it is seen again until it is dealt with.
-                self.store.caught_up(place).await?;
-                Ok(true)
-            }
-            // That there is no such place, or no such user yet, shows itself where they are needed.
-            Err(HomeserverError::Refused { status: 400..=499, .. }) => Ok(false),
+            Ok(answer) => Ok(is_before(&answer.next_batch, &since) && self.last_leg_is_gone(&bot).await?),
+            // There is no such place, or no such user yet. It shows itself where they are needed.
+            Err(HomeserverError::Refused { status: 400 | 403, .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the homeserver no longer has the leg that landed last, if one has.
+    async fn last_leg_is_gone(&self, bot: &UserId) -> Result<bool, CryptoError> {
+        let Some((room_id, event_id)) = self.store.landed_last().await? else { return Ok(true) };
+        let request = get_room_event::v3::Request::new(room_id, event_id);
+        match self.homeserver.request(CommitPoint::ReadHistory, &Intent::user(bot), request).await {
+            Ok(_) => Ok(false),
+            Err(HomeserverError::Refused { status: 403 | 404, .. }) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }
@@ -144,10 +151,10 @@ impl Core {
     /// order of each room, and goes on from there.
     ///
     /// The first time, before anything is sent, it also tells whether the database is older than the world: where a leg
-    /// stands in a room that the database has never encrypted.
+    /// stands in a room that the database has never encrypted ([`Core::take_in`]).
     ///
     /// # Errors
-    /// When homeserver or database fail; asking again is safe.
+    /// When homeserver or database fail; asking again is safe. [`StoreError::Older`].
     pub(crate) async fn catch_up(&self) -> Result<CaughtUp, CryptoError> {
         let _one_at_a_time = self.catching_up.lock().await;
         let bot = self.ghosts.bot().await?;
@@ -177,7 +184,7 @@ impl Core {
         if is_before(&answer.next_batch, &since) {
             // The next look into the inbox begins as after a break, and deals with it.
             self.nothing_is_received();
-            return Ok(CaughtUp::Missed(0));
+            return Ok(CaughtUp::WentBack);
         }
         let mut missed = 0;
         for (room_id, room) in answer.rooms.join {
@@ -186,13 +193,10 @@ impl Core {
             if unknown.is_empty() || blind {
                 continue;
             }
-            if let Some(portal) = self.store.portal_in(&room_id).await? {
-                if !self.is_up_to_date() && !self.may_all_stand(&unknown).await? {
-                    return Ok(CaughtUp::Older);
-                }
-                if room.timeline.limited {
-                    self.read_back_from(&portal, room.timeline.prev_batch).await?;
-                }
+            if room.timeline.limited
+                && let Some(portal) = self.store.portal_in(&room_id).await?
+            {
+                self.read_back_from(&portal, room.timeline.prev_batch).await?;
             }
             missed += unknown.iter().filter(|event| event.matters || event.echo.is_some()).count();
             self.take_in(&unknown).await?;
@@ -201,16 +205,6 @@ impl Core {
             self.store.caught_up(&answer.next_batch).await?;
         }
         Ok(CaughtUp::Missed(missed))
-    }
-
-    /// Whether all of our legs among these events may stand there, as far as the database knows.
-    async fn may_all_stand(&self, events: &[Arrived]) -> Result<bool, StoreError> {
-        for (leg, _) in events.iter().filter_map(|event| event.echo.as_ref()) {
-            if !self.store.may_stand(leg).await? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// What is not known of a room's events as `/sync` gives them.

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -125,6 +125,8 @@ pub(crate) struct Core {
     repairs: Notify,
     /// Whether all is known that was said before the start; nothing is read, sent or made until it is.
     up_to_date: AtomicBool,
+    /// How often all rooms were read back in vain.
+    pub(crate) looks_back: AtomicU32,
 }
 
 impl Core {
@@ -136,6 +138,12 @@ impl Core {
     /// Whether all is known that was said before the start.
     pub(crate) fn is_up_to_date(&self) -> bool {
         self.up_to_date.load(Ordering::Relaxed)
+    }
+
+    /// Whether messages are read and sent: not before the start, nor after a break, until it is known what was said and how
+    /// the homeserver stands.
+    pub(crate) fn may_work(&self) -> bool {
+        self.is_up_to_date() && self.receiving_since().is_some()
     }
 
     /// The bot does not receive: the next look into its inbox begins as after a break.
@@ -195,13 +203,15 @@ impl Engine {
         let fresh = Secret::new(MasterKey::fresh(&*chance).to_hex().to_string());
         let leg_ids = LegIds::new(store.secret_or("leg-id-key", fresh).await?);
         let machines = Machines::new(homeserver.clone(), store.clone(), Arc::clone(&clock));
+        // They were awake when the process before this one ended, and may have something in their inboxes.
+        let spoke_last = store.spoke_last(settings.idle).await?;
         let ghosts = Ghosts {
             server_name: settings.server_name.clone(),
             practice: settings.practice.clone(),
             store: store.clone(),
             homeserver: homeserver.clone(),
             machines,
-            turn: Mutex::new(Turn::anywhere(&*chance)),
+            turn: Mutex::new(Turn::beginning_with(spoke_last, &*chance)),
             chance,
         };
         let (wakes, mut woken) = mpsc::unbounded_channel();
@@ -224,6 +234,7 @@ impl Engine {
             trouble: Notify::new(),
             repairs: Notify::new(),
             up_to_date: AtomicBool::new(false),
+            looks_back: AtomicU32::new(0),
         });
         *core.sequence() = Sequence::after(core.store.last_transaction().await?);
         let engine = Arc::new(Self {
@@ -447,9 +458,6 @@ impl Engine {
     }
 
     async fn wake_relay(&self, conversation: &ConversationId) {
-        if !self.core.is_up_to_date() {
-            return;
-        }
         let core = Arc::clone(&self.core);
         let work = move |conversation| {
             let core = Arc::clone(&core);
@@ -459,9 +467,6 @@ impl Engine {
     }
 
     async fn wake_sender(&self, portal: &PortalId) {
-        if !self.core.is_up_to_date() {
-            return;
-        }
         let core = Arc::clone(&self.core);
         let work = move |portal| {
             let core = Arc::clone(&core);

@@ -1,6 +1,6 @@
 //! Ghosts and the bot: who stands for whom, made when first needed, joined where they speak.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use parlour_domain::{Chance, Person, PersonId};
 use ruma::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
@@ -38,15 +38,17 @@ const SLEEPERS_A_ROUND: i64 = 20;
 
 /// Whose turn it is of the ghosts that sleep.
 pub(crate) struct Turn {
-    begun: bool,
+    /// Those that come before all others.
+    first: Vec<OurUser>,
     /// The one that was looked after last.
     last: String,
 }
 
 impl Turn {
-    /// It begins anywhere: a process that never lives long must not always begin with the same.
-    pub(crate) fn anywhere(chance: &dyn Chance) -> Self {
-        Self { begun: false, last: format!("@{NAMESPACE}{}", PersonId::from_bytes(chance.bytes())) }
+    /// It begins with those that are named, and goes on anywhere: a process that never lives long must not always begin
+    /// with the same.
+    pub(crate) fn beginning_with(first: Vec<OurUser>, chance: &dyn Chance) -> Self {
+        Self { first, last: format!("@{NAMESPACE}{}", PersonId::from_bytes(chance.bytes())) }
     }
 }
 
@@ -82,16 +84,13 @@ impl Ghosts {
     }
 
     /// Wakes the next ghosts in turn, so that the inbox of one that does not speak is looked into as well: there it may say
-    /// that somebody could not read what it has sent. The first time, those that were awake when the process before this
-    /// one ended: they spoke at most so long before its end.
-    pub(crate) async fn wake_sleepers(&self, idle: Duration) -> Result<(), StoreError> {
+    /// that somebody could not read what it has sent.
+    pub(crate) async fn wake_sleepers(&self) -> Result<(), StoreError> {
         let mut turn = self.turn.lock().await;
-        if !turn.begun {
-            let mut all = true;
-            for ghost in self.store.spoke_last(idle).await? {
-                all &= self.wakes(&ghost).await;
+        for ghost in std::mem::take(&mut turn.first) {
+            if !self.wakes(&ghost).await {
+                turn.first.push(ghost);
             }
-            turn.begun = all;
         }
         let mut next = self.store.ghosts_after(&turn.last, SLEEPERS_A_ROUND).await?;
         if next.is_empty() {

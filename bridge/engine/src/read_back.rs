@@ -76,25 +76,40 @@ impl Core {
         Ok(())
     }
 
-    /// Keeps the events of a transaction and its number, and wakes whom they concern.
+    /// Keeps the events of a transaction and its number, and wakes whom they concern. Until all is known that was said before
+    /// the start, a leg among them that the database has never encrypted shows that it is older than the world.
     ///
     /// # Errors
-    /// When the database fails; then nothing of them is kept.
+    /// When the database fails, or [`StoreError::Older`]; then nothing of them is kept.
     pub(crate) async fn take_in_numbered(
         &self,
         events: &[Arrived],
         transaction: Option<i64>,
     ) -> Result<(), StoreError> {
+        if !self.is_up_to_date() && !self.may_all_stand(events).await? {
+            return Err(StoreError::Older);
+        }
         let touched = self.store.accept(events, transaction, self.clock.now()).await?;
         self.wake_relays(touched.conversations);
         self.wake_senders(&touched.portals);
         Ok(())
     }
 
-    /// Keeps events, and wakes whom they concern.
+    /// Whether all of our legs among these events may stand in rooms, as far as the database knows, unless it is known that
+    /// it does not know.
+    async fn may_all_stand(&self, events: &[Arrived]) -> Result<bool, StoreError> {
+        for (leg, _) in events.iter().filter_map(|event| event.echo.as_ref()) {
+            if !self.store.may_stand(leg).await? {
+                return Ok(self.store.restored_at().await?.is_some());
+            }
+        }
+        Ok(true)
+    }
+
+    /// As [`Core::take_in_numbered`], of events that came by no transaction.
     ///
     /// # Errors
-    /// When the database fails; then nothing of them is kept.
+    /// The same.
     pub(crate) async fn take_in(&self, events: &[Arrived]) -> Result<(), StoreError> {
         self.take_in_numbered(events, None).await
     }

@@ -9,9 +9,15 @@
 //! more than the homeserver now remembers is not told of it. So every device is published again as it was, with new
 //! one-time keys, and begins new sessions.
 
-use parlour_domain::Timestamp;
+use std::sync::atomic::Ordering;
+
+use parlour_domain::{PortalId, Timestamp};
 
 use crate::{crypto::CryptoError, engine::Core, store::StoreError};
+
+/// How often all rooms are read back, a second after each other, while some of them fail: what still fails then is left
+/// alone.
+const MOST_LOOKS_BACK: u32 = 10;
 
 impl Core {
     /// Gives every user of ours a new device, where the database has been restored and they have not got one since.
@@ -47,18 +53,16 @@ impl Core {
         self.store.is_restored(self.clock.now()).await
     }
 
-    /// Has every user of ours published again. What lies in the bot's inbox is taken in before: it goes with the old device.
+    /// The homeserver was put back from a copy: every user of ours is published again, each when its machine wakes.
     ///
     /// # Errors
-    /// When homeserver or database fail; it can be said again.
-    pub(crate) async fn publish_again(&self) -> Result<(), CryptoError> {
-        let bot = self.ghosts.bot().await?;
-        match bot.receive_from_the_beginning(&self.ghosts.machines).await {
-            // It does not know the bot any more, who then has no inbox either.
-            Err(error) if !error.may_pass() => tracing::warn!(%error, "the bot's inbox cannot be read"),
-            outcome => outcome?,
-        }
-        self.store.publish_again().await?;
+    /// When the database fails; it can be said again.
+    pub(crate) async fn publish_again(&self) -> Result<(), StoreError> {
+        tracing::error!(
+            "the homeserver's database was put back from a copy: what was said after that copy is gone from its rooms, and \
+             stands in the record alone; keys are published again, and the rooms are read back"
+        );
+        self.store.publish_again(self.clock.now()).await?;
         self.ghosts.machines.put_all_to_sleep().await;
         Ok(())
     }
@@ -70,7 +74,7 @@ impl Core {
     /// When homeserver or database fail; trying again goes on where it stopped.
     pub(crate) async fn recover(&self) -> Result<(), CryptoError> {
         let begun: Timestamp = self.clock.now();
-        let rooms = self.read_all_back().await?;
+        let read = self.read_all_back().await?;
         let bot = self.ghosts.bot().await?;
         let mut unknown = 0;
         for room_id in self.homeserver.joined_rooms(bot.intent()).await? {
@@ -78,9 +82,9 @@ impl Core {
                 unknown += 1;
             }
         }
-        self.store.recovered().await?;
+        self.store.recovered(&read, bot.place().await?.as_deref()).await?;
         let took = self.clock.now().millis() - begun.millis();
-        tracing::warn!(rooms, milliseconds = took, "the rooms are read back");
+        tracing::warn!(rooms = read.len(), milliseconds = took, "the rooms are read back");
         if unknown > 0 {
             tracing::error!(
                 rooms = unknown,
@@ -90,21 +94,30 @@ impl Core {
         Ok(())
     }
 
-    /// Reads all rooms back; how many there are.
+    /// Reads all rooms back; which. One that cannot be read holds up the others for some seconds, and no longer.
     ///
     /// # Errors
-    /// When homeserver or database fail in a way that passes.
-    pub(crate) async fn read_all_back(&self) -> Result<usize, CryptoError> {
+    /// When homeserver or database fail in a way that passes, or the database is older than the world.
+    pub(crate) async fn read_all_back(&self) -> Result<Vec<PortalId>, CryptoError> {
         let portals = self.store.portals_made().await?;
+        let (mut read, mut passing) = (Vec::with_capacity(portals.len()), None);
         for portal in &portals {
             match self.read_back(portal).await {
-                Err(error) if !error.may_pass() => {
-                    // One room that is gone keeps no other from going on.
+                Ok(()) => read.push(portal.id.clone()),
+                Err(error @ CryptoError::Database(_)) => return Err(error),
+                Err(error) => {
                     tracing::error!(portal = %portal.id, %error, "a room cannot be read back");
+                    passing = passing.or_else(|| error.may_pass().then_some(error));
                 }
-                outcome => outcome?,
             }
         }
-        Ok(portals.len())
+        let patient = self.looks_back.fetch_add(1, Ordering::Relaxed) < MOST_LOOKS_BACK || read.is_empty();
+        match passing {
+            Some(error) if patient => Err(error),
+            _ => {
+                self.looks_back.store(0, Ordering::Relaxed);
+                Ok(read)
+            }
+        }
     }
 }

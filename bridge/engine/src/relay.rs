@@ -72,6 +72,10 @@ impl Core {
     /// Handles what waits in a conversation, in order. An event whose key has not come makes the later ones of
     /// its sender wait, and nobody else's.
     pub(crate) async fn relay(&self, conversation: &ConversationId) -> Again {
+        if !self.may_work() {
+            // When that ends, everybody is woken.
+            return Again::WhenWoken;
+        }
         let mut waiting = HashSet::new();
         let (mut after, mut again) = (0, Again::WhenWoken);
         loop {

@@ -9,7 +9,6 @@ use ruma::UserId;
 use crate::{
     crypto::CryptoError,
     engine::Core,
-    portals::people_of,
     store::{Repair, StoreError, UnreadableSession},
 };
 
@@ -42,12 +41,8 @@ impl Core {
     async fn name_sessions(&self, ours: &UserId, reader: &UserId) -> Result<(), CryptoError> {
         let machine = self.ghosts.by_user(ours).await?;
         let mut sessions = Vec::new();
-        for portal in self.store.portals_written_by(ours).await? {
+        for portal in self.store.portals_between(ours, reader).await? {
             let portal = self.store.portal(&portal).await?;
-            let participants = self.store.participants(&portal.conversation).await?;
-            if !people_of(&portal, &participants).iter().any(|p| p.person.user_id == reader) {
-                continue;
-            }
             let Some(room_id) = &portal.room_id else { continue };
             if let Some(session_id) = machine.session_in(room_id).await? {
                 let session = self.store.session_name(&session_id);

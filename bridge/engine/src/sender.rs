@@ -40,6 +40,10 @@ impl Core {
     /// Sends what waits for a portal, in order, until nothing does, somebody has to sign in first, or it fails.
     pub(crate) async fn send_waiting(&self, portal: &PortalId) -> Again {
         loop {
+            if !self.may_work() {
+                // When that ends, everybody is woken.
+                return Again::WhenWoken;
+            }
             let leg = match self.next_leg(portal).await {
                 Ok(Some(leg)) => leg,
                 Ok(None) => return Again::WhenWoken,
@@ -61,7 +65,12 @@ impl Core {
                     // News of a device wakes it; the look in between is for news that came just now.
                     return Again::After(if kept.is_ok() { HELD } else { AFTER_AN_ERROR });
                 }
-                Err(error) if !error.may_pass() && leg.attempts >= ATTEMPTS => {
+                // An event that is gone needs no redaction.
+                Err(error)
+                    if !error.may_pass()
+                        && (leg.attempts >= ATTEMPTS
+                            || matches!(leg.content, LegContent::Redaction { .. })) =>
+                {
                     if let Err(error) = self.give_up(&leg, &error).await {
                         tracing::error!(leg = %leg.id, %error, "the outbox could not be written");
                         return Again::After(AFTER_AN_ERROR);

@@ -127,8 +127,8 @@ impl Machine {
         let since = self.olm().await.store().next_batch_token().await?;
         let mut request = sync_events::v3::Request::new();
         request.timeout = waits.then_some(POLL);
+        request.filter = Some(sync_events::v3::Filter::FilterDefinition(inbox_filter(since.is_none())));
         request.since = since;
-        request.filter = Some(sync_events::v3::Filter::FilterDefinition(inbox_filter()));
         let answer = self.homeserver.request(CommitPoint::ReadInbox, &self.intent, request).await?;
         let (keys, devices) = (!answer.to_device.events.is_empty(), answer.device_lists.changed.clone());
         if let (Some(others), false) = (others, devices.is_empty()) {
@@ -164,18 +164,14 @@ impl Machine {
         Ok(News { keys, devices, repairs: !unwedged.is_empty() })
     }
 
-    /// As [`Machine::receive`], without waiting, of everything that lies in the device's inbox wherever it was read to.
+    /// As [`Machine::receive`], without waiting, of everything that lies in the device's inbox, wherever it was read to.
     ///
     /// # Errors
     /// When the homeserver or a store fails; it can be said again.
-    pub(crate) async fn receive_from_the_beginning(&self, others: &Machines) -> Result<(), CryptoError> {
+    pub(super) async fn receive_from_the_beginning(&self) -> Result<(), CryptoError> {
         self.keys.forget_place().await?;
         // The look that finds nothing is the last.
-        for _ in 0..super::machines::MOST_LOOKS {
-            if !self.receive(Some(others), false).await?.keys {
-                break;
-            }
-        }
+        while self.receive(None, false).await?.keys {}
         Ok(())
     }
 
@@ -303,8 +299,10 @@ fn unreadable(error: &MegolmError) -> Unreadable {
 }
 
 /// To-device messages and device lists only: no timeline, no state, no presence, no account data.
-fn inbox_filter() -> FilterDefinition {
+/// The first look needs no rooms at all; later ones do, for the device lists of those who are in them.
+fn inbox_filter(is_first: bool) -> FilterDefinition {
     let mut filter = FilterDefinition::default();
+    filter.room.rooms = is_first.then(Vec::new);
     filter.presence = Filter::ignore_all();
     filter.account_data = Filter::ignore_all();
     filter.room.timeline = RoomEventFilter::ignore_all();

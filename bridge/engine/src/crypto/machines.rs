@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use matrix_sdk_crypto::{EncryptionSyncChanges, OlmMachine};
 use parlour_domain::{Clock, Timestamp};
-use ruma::{DeviceId, OwnedUserId, api::client::sync::sync_events::DeviceLists};
+use ruma::{DeviceId, OwnedUserId, UserId, api::client::sync::sync_events::DeviceLists};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell, RwLock};
 
@@ -12,11 +12,11 @@ use super::{CryptoError, Machine};
 use crate::{
     commit_point::CommitPoint,
     homeserver::{Homeserver, HomeserverError, Intent, encoded},
-    store::{OurUser, Store},
+    store::{MachineStore, OurUser, Store, StoreError},
 };
 
 /// How often one inbox is looked into at a time; a look brings up to a hundred keys.
-pub(super) const MOST_LOOKS: usize = 20;
+const MOST_LOOKS: usize = 20;
 
 /// The machines, and the accounts on the homeserver that they belong to.
 pub struct Machines {
@@ -52,7 +52,9 @@ impl Machines {
             return Ok(Arc::clone(machine));
         }
         let _waking = self.waking.read().await;
-        cell.get_or_try_init(|| self.wake(user, display_name)).await.cloned()
+        // Meanwhile all may have been put to sleep, and what was known of the user may be another.
+        let cell = self.cell(user, self.clock.now()).await;
+        cell.get_or_try_init(|| self.wake(&user.user_id, display_name)).await.cloned()
     }
 
     /// Has the machine of a ghost that stands on the homeserver awake the next time the inboxes are emptied. It does not
@@ -61,9 +63,9 @@ impl Machines {
     /// # Errors
     /// When the crypto store fails.
     pub async fn look_after(&self, ghost: &OurUser) -> Result<(), CryptoError> {
-        let cell = self.cell(ghost, Timestamp::from_millis(0)).await;
         let _waking = self.waking.read().await;
-        cell.get_or_try_init(|| self.wake(ghost, "")).await.map(drop)
+        let cell = self.cell(ghost, Timestamp::from_millis(0)).await;
+        cell.get_or_try_init(|| self.wake(&ghost.user_id, "")).await.map(drop)
     }
 
     async fn cell(&self, user: &OurUser, used: Timestamp) -> Arc<OnceCell<Arc<Machine>>> {
@@ -107,21 +109,29 @@ impl Machines {
         self.awake.lock().await.values().filter_map(|known| known.machine.get().cloned()).collect()
     }
 
-    async fn wake(&self, user: &OurUser, display_name: &str) -> Result<Arc<Machine>, CryptoError> {
+    async fn wake(&self, user_id: &UserId, display_name: &str) -> Result<Arc<Machine>, CryptoError> {
+        let user = self.store.our_user(user_id).await?.ok_or(StoreError::Malformed("our_users"))?;
         let intent = Intent { user_id: user.user_id.clone(), device_id: Some(user.device_id.clone()) };
         let keys = self.store.machine_store(&user.user_id);
         if !user.ready {
-            // The same device once more: its former self goes first, with the one-time keys that the homeserver has of it.
+            // The same device once more: its former self goes first, with the one-time keys that the homeserver has of it,
+            // and what lies in its inbox is taken in before.
             let again = user.former_device.as_deref().filter(|former| *former == user.device_id);
+            if again.is_some() {
+                match self.open(&intent, &keys).await?.receive_from_the_beginning().await {
+                    // The homeserver does not know it any more, and has no inbox for it either.
+                    Err(error) if !error.may_pass() => {
+                        tracing::warn!(%user_id, %error, "the inbox of a former device cannot be read");
+                    }
+                    outcome => outcome?,
+                }
+            }
             self.register(&intent, again).await?;
             if again.is_some() {
                 keys.publish_again().await?;
             }
         }
-        let olm = OlmMachine::with_store(&user.user_id, &user.device_id, keys.clone(), None).await?;
-        // What changed while we were down was told to nobody.
-        olm.mark_all_tracked_users_as_dirty().await?;
-        let machine = Arc::new(Machine::new(intent, olm, keys, self.homeserver.clone()));
+        let machine = Arc::new(self.open(&intent, &keys).await?);
         if !user.ready {
             machine.publish().await?;
             self.name(machine.intent(), display_name).await?;
@@ -131,6 +141,14 @@ impl Machines {
             self.store.our_user_is_ready(&user.user_id).await?;
         }
         Ok(machine)
+    }
+
+    async fn open(&self, intent: &Intent, keys: &MachineStore) -> Result<Machine, CryptoError> {
+        let device_id = intent.device_id.as_deref().ok_or(StoreError::Malformed("our_users"))?;
+        let olm = OlmMachine::with_store(&intent.user_id, device_id, keys.clone(), None).await?;
+        // What changed while we were down was told to nobody.
+        olm.mark_all_tracked_users_as_dirty().await?;
+        Ok(Machine::new(intent.clone(), olm, keys.clone(), self.homeserver.clone()))
     }
 
     /// Tells every machine that is awake whose devices have changed.

@@ -7,10 +7,10 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{Engine, EngineError};
-use crate::{catch_up::CaughtUp, crypto::CryptoError, portals::Progress};
+use crate::{catch_up::CaughtUp, crypto::CryptoError, portals::Progress, store::StoreError};
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 /// How soon it is looked again whether the homeserver has made a room.
@@ -34,63 +34,64 @@ pub(super) fn begin(tasks: &mut JoinSet<()>, engine: &Arc<Engine>) {
 impl Engine {
     /// Empties the ghosts' inboxes, and sends again what could not be read.
     async fn care(&self) {
-        if !self.core.is_up_to_date() {
+        if !self.core.may_work() {
             return;
         }
-        if let Err(error) = self.core.ghosts.wake_sleepers(self.core.settings.idle).await {
+        if let Err(error) = self.core.ghosts.wake_sleepers().await {
             tracing::warn!(%error, "ghosts that sleep could not be looked after");
         }
         self.core.ghosts.machines.empty_inboxes().await;
+        self.repair().await;
+    }
+
+    /// Sends again what could not be read.
+    async fn repair(&self) {
         if let Err(error) = self.core.repair().await {
             tracing::error!(%error, "what is to be repaired could not be read");
         }
     }
 
-    /// The homeserver's database was put back from a copy: nothing is read or sent until its rooms are read back, and whom
-    /// of ours it has forgotten it is told again. Done again when it breaks off.
-    async fn begin_anew(&self) -> Result<(), EngineError> {
-        tracing::error!(
-            "the homeserver's database was put back from a copy: what was said after that copy is gone from its rooms, and \
-             stands in the record alone; keys are published again, and the rooms are read back"
-        );
-        self.core.up_to_date.store(false, Ordering::Relaxed);
-        self.relays.stop().await;
-        self.senders.stop().await;
-        Ok(self.core.publish_again().await?)
-    }
-
     /// What comes before the first look after a break: the database is ours, and keys that may not be used again are
-    /// renewed. Whether the homeserver has gone back.
-    async fn after_a_break(&self) -> Result<bool, EngineError> {
-        self.core.store.keep_for_us().await?;
-        if !self.core.is_up_to_date() {
-            self.core.renew_devices().await?;
+    /// renewed, or published again.
+    async fn after_a_break(&self) -> Result<(), EngineError> {
+        let core = &self.core;
+        core.store.keep_for_us().await?;
+        if !core.is_up_to_date() {
+            core.renew_devices().await?;
         }
-        let went_back = self.core.homeserver_went_back().await?;
-        if went_back {
-            self.begin_anew().await?;
+        let known = core.store.homeserver_is_back().await?;
+        if known || core.homeserver_went_back().await? {
+            core.up_to_date.store(false, Ordering::Relaxed);
+            // What is under way ends; nothing else begins.
+            self.relays.stop().await;
+            self.senders.stop().await;
+            if !known {
+                core.publish_again().await?;
+            }
         }
-        Ok(went_back)
+        Ok(())
     }
 
     /// What comes after the first look after a break: everything that was said meanwhile is taken in, and messages travel.
-    /// They do not when the database turns out to be older than the world: then all begins anew.
-    async fn come_up_to_date(&self, went_back: bool) -> Result<bool, EngineError> {
-        if went_back || self.core.store.restored_at().await?.is_some() {
-            self.core.recover().await?;
-            self.core.up_to_date.store(true, Ordering::Relaxed);
-        }
-        if went_back {
-            // What was said is known up to where it stands now.
-            self.core.store.caught_up_to_nothing().await?;
-        }
-        match self.core.catch_up().await? {
-            CaughtUp::Older => {
-                self.core.notice_restore().await?;
+    /// They do not when the database turns out to be older than the world, or the homeserver: then all begins anew.
+    async fn come_up_to_date(&self) -> Result<bool, EngineError> {
+        let core = &self.core;
+        let caught_up = async {
+            if core.store.restored_at().await?.is_some() || core.store.homeserver_is_back().await? {
+                core.recover().await?;
+                core.up_to_date.store(true, Ordering::Relaxed);
+            }
+            core.catch_up().await
+        };
+        match caught_up.await {
+            Err(CryptoError::Database(StoreError::Older)) => {
+                core.notice_restore().await?;
                 return Ok(false);
             }
-            CaughtUp::Missed(0) => {}
-            CaughtUp::Missed(missed) => tracing::info!(missed, "events of the time before are taken in"),
+            Err(error) => return Err(error.into()),
+            Ok(CaughtUp::WentBack) => return Ok(false),
+            Ok(CaughtUp::Missed(0)) => {}
+            Ok(CaughtUp::Missed(missed)) => tracing::info!(missed, "events of the time before are taken in"),
         }
         self.core.up_to_date.store(true, Ordering::Relaxed);
         self.core.open.store(true, Ordering::Relaxed);
@@ -109,10 +110,12 @@ impl Engine {
     /// One look into the bot's inbox, and what follows from it.
     async fn receive_once(&self) -> Result<(), EngineError> {
         let goes_on = self.core.receiving_since().is_some();
-        let went_back = !goes_on && self.after_a_break().await?;
+        if !goes_on {
+            self.after_a_break().await?;
+        }
         let bot = self.core.ghosts.bot().await?;
         let news = bot.receive(Some(&self.core.ghosts.machines), goes_on).await?;
-        if !goes_on && !self.come_up_to_date(went_back).await? {
+        if !goes_on && !self.come_up_to_date().await? {
             return Ok(());
         }
         if news.repairs {
@@ -196,8 +199,8 @@ async fn catch_up(weak: Weak<Engine>) {
             tracing::warn!(%error, "what waits could not be looked for");
         }
         match AssertUnwindSafe(core.catch_up()).catch_unwind().await {
-            // Only the first look of a process tells that the database is older.
-            Ok(Ok(CaughtUp::Older | CaughtUp::Missed(0))) => {}
+            // What follows from it is the next look's matter.
+            Ok(Ok(CaughtUp::WentBack | CaughtUp::Missed(0))) => {}
             Ok(Ok(CaughtUp::Missed(missed))) => {
                 tracing::warn!(missed, "the homeserver had lost sight of events: they are taken in now");
             }
@@ -237,15 +240,24 @@ async fn mend_stalls(weak: Weak<Engine>) {
 /// The ghosts' own inboxes, emptied now and then for as long as the engine lives; and at once when somebody could not read
 /// the bot.
 async fn care_for_ghosts(weak: Weak<Engine>) {
-    while let Some(engine) = weak.upgrade() {
-        let (pause, core) = (engine.core.settings.care, Arc::clone(&engine.core));
-        drop(engine);
-        drop(tokio::time::timeout(pause, core.repairs.notified()).await);
-        drop(core);
+    let Some(core) = weak.upgrade().map(|engine| Arc::clone(&engine.core)) else { return };
+    let mut next = Instant::now() + core.settings.care;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = core.repairs.notified() => {
+                let Some(engine) = weak.upgrade() else { return };
+                if core.may_work() && AssertUnwindSafe(engine.repair()).catch_unwind().await.is_err() {
+                    tracing::error!("a repair panicked");
+                }
+                continue;
+            }
+        }
         let Some(engine) = weak.upgrade() else { return };
         if AssertUnwindSafe(engine.care()).catch_unwind().await.is_err() {
             tracing::error!("emptying the ghosts' inboxes panicked");
         }
-        engine.core.ghosts.machines.put_to_sleep(engine.core.settings.idle).await;
+        core.ghosts.machines.put_to_sleep(core.settings.idle).await;
+        next = Instant::now() + core.settings.care;
     }
 }

@@ -60,6 +60,9 @@ pub enum StoreError {
     /// The master key is not the one that this database was sealed with.
     #[error("the master key does not open this database; give the one that it was made with")]
     WrongMasterKey,
+    /// A leg stands in a room that this database has never encrypted.
+    #[error("the database is older than the world: it was put back from a copy")]
+    Older,
     /// An Olm machine's memory is ahead of what was saved of it.
     #[error("an Olm machine was not saved and must be opened anew")]
     MachineBehind,
@@ -101,7 +104,7 @@ impl StoreError {
                 error,
                 sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)
             ),
-            Self::InUse | Self::Claim(_) | Self::MachineBehind => true,
+            Self::InUse | Self::Claim(_) | Self::MachineBehind | Self::Older => true,
             Self::Migration(_)
             | Self::Taken
             | Self::WrongMasterKey

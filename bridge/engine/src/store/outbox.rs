@@ -252,6 +252,15 @@ impl Store {
         .await?;
         // Its echo may have come meanwhile: then it stands in its room.
         let Some((message,)) = given_up else { return self.leave(tx).await };
+        // Where these words were sent again, the event that cannot be read is the only one that has them: its redaction, which
+        // was written down right behind, is given up as well.
+        sqlx::query(
+            "UPDATE outbox SET state = 'failed' WHERE seq = $1 + 1 AND redacts IS NOT NULL AND state = 'waiting'
+                 AND EXISTS (SELECT 1 FROM outbox again WHERE again.seq = $1 AND again.repeats > 0)",
+        )
+        .bind(leg.seq)
+        .execute(&mut *tx)
+        .await?;
         if let LegContent::Message { source: (_, source), .. } = &leg.content {
             let message = message.map(|id| parsed::<MessageId>(OUTBOX, &id)).transpose()?;
             ledger(&mut tx, conversation, source, message.as_ref(), "failed", Some(code), at).await?;

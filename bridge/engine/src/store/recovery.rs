@@ -1,11 +1,11 @@
 //! After a backup was restored: what the database must forget, and what it has caught up with. And what is to be told to a
 //! homeserver that was.
 
-use parlour_domain::{LegId, Timestamp};
-use ruma::{DeviceId, UserId};
+use parlour_domain::{LegId, PortalId, Timestamp};
+use ruma::{DeviceId, OwnedEventId, OwnedRoomId, UserId};
 
 use super::{
-    OurUser, Portal, Store, StoreError, conversations, one_row,
+    OurUser, Portal, Store, StoreError, conversations, matrix_id, one_row,
     people::{OurUserRow, our_user},
 };
 use crate::commit_point::CommitPoint;
@@ -46,13 +46,13 @@ impl Store {
         Ok(found.is_some())
     }
 
-    /// The users of ours that still have the device from before an incident.
+    /// The users of ours that have another device than one from the time of an incident.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn users_before(&self, epoch: Timestamp) -> Result<Vec<OurUser>, StoreError> {
         let rows: Vec<OurUserRow> = sqlx::query_as(
-            "SELECT user_id, person_id, device_id, ready, former_device FROM our_users WHERE epoch < $1",
+            "SELECT user_id, person_id, device_id, ready, former_device FROM our_users WHERE epoch <> $1",
         )
         .bind(epoch.millis())
         .fetch_all(&self.pool)
@@ -81,13 +81,47 @@ impl Store {
         one_row("our_users", &self.alone(CommitPoint::DeviceRenewed, renewed).await?)
     }
 
-    /// Every user of ours is to be published again with the same device, whose former self is ended first.
+    /// Whether the homeserver was put back from a copy, and that is not dealt with.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn publish_again(&self) -> Result<(), StoreError> {
-        let again = sqlx::query("UPDATE our_users SET former_device = device_id, ready = 0 WHERE ready = 1");
-        self.alone(CommitPoint::DeviceRenewed, again).await.map(drop)
+    pub async fn homeserver_is_back(&self) -> Result<bool, StoreError> {
+        let found: Option<(i64,)> = sqlx::query_as("SELECT at FROM incidents WHERE kind = 'homeserver-back'")
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(found.is_some())
+    }
+
+    /// The homeserver was put back from a copy: every user of ours is to be published again with the same device, whose
+    /// former self is ended first. In one commit.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of it is kept.
+    pub async fn publish_again(&self, at: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.begin_unordered().await?;
+        sqlx::query("UPDATE our_users SET former_device = device_id, ready = 0 WHERE ready = 1")
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("INSERT INTO incidents (kind, at) VALUES ('homeserver-back', $1) ON CONFLICT DO NOTHING")
+            .bind(at.millis())
+            .execute(&mut *tx)
+            .await?;
+        self.commit(tx, CommitPoint::DeviceRenewed).await
+    }
+
+    /// The room and the event of the leg that landed last, which a homeserver that goes on still has.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn landed_last(&self) -> Result<Option<(OwnedRoomId, OwnedEventId)>, StoreError> {
+        let found: Option<(String, String)> = sqlx::query_as(
+            "SELECT p.room_id, o.event_id FROM outbox o JOIN portals p ON p.id = o.portal_id
+             WHERE o.state = 'sent' AND o.redacts IS NULL AND o.event_id IS NOT NULL AND p.room_id IS NOT NULL
+             ORDER BY o.seq DESC LIMIT 1",
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        found.map(|(room, event)| Ok((matrix_id("portals", room)?, matrix_id("outbox", event)?))).transpose()
     }
 
     /// All portals that have a room.
@@ -100,16 +134,31 @@ impl Store {
         sqlx::query_as(sql).fetch_all(&self.pool).await?.into_iter().map(conversations::portal).collect()
     }
 
-    /// The database has caught up with the rooms: what stands in none of them was not sent, and is encrypted anew.
+    /// The database has caught up with the rooms. What stands in none of those that were read was not sent, and is
+    /// encrypted anew. Where the homeserver had gone back, everything is known up to `place`.
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
-    pub async fn recovered(&self) -> Result<(), StoreError> {
+    pub async fn recovered(&self, read: &[PortalId], place: Option<&str>) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        sqlx::query("UPDATE outbox SET ciphertext = NULL WHERE state IN ('waiting', 'held')")
+        for portal in read {
+            sqlx::query(
+                "UPDATE outbox SET ciphertext = NULL WHERE portal_id = $1 AND state IN ('waiting', 'held')",
+            )
+            .bind(portal.as_str())
             .execute(&mut *tx)
             .await?;
-        sqlx::query("DELETE FROM incidents WHERE kind = 'restored'").execute(&mut *tx).await?;
+        }
+        sqlx::query(
+            "UPDATE intake SET caught_up_to = $1
+             WHERE one = 1 AND EXISTS (SELECT 1 FROM incidents WHERE kind = 'homeserver-back')",
+        )
+        .bind(place)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query("DELETE FROM incidents WHERE kind IN ('restored', 'homeserver-back')")
+            .execute(&mut *tx)
+            .await?;
         self.commit(tx, CommitPoint::Recovered).await
     }
 }

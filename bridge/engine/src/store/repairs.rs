@@ -147,13 +147,27 @@ impl Store {
         parsed.collect()
     }
 
-    /// The portals that a user of ours has sent messages to.
+    /// The portals that a user of ours writes to, of those where somebody takes part.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn portals_written_by(&self, sender: &UserId) -> Result<Vec<PortalId>, StoreError> {
-        let sql = "SELECT DISTINCT portal_id FROM outbox WHERE sender_user_id = $1 AND state = 'sent'";
-        let rows: Vec<(String,)> = sqlx::query_as(sql).bind(sender.as_str()).fetch_all(&self.pool).await?;
+    pub async fn portals_between(
+        &self,
+        sender: &UserId,
+        reader: &UserId,
+    ) -> Result<Vec<PortalId>, StoreError> {
+        let rows: Vec<(String,)> = sqlx::query_as(
+            "SELECT p.id FROM people r
+             JOIN participants t ON t.person_id = r.id
+             JOIN portals p ON p.conversation_id = t.conversation_id
+             WHERE r.user_id = $2
+                 AND (p.patient_id = r.id OR (p.patient_id IS NULL AND r.role <> 'patient'))
+                 AND EXISTS (SELECT 1 FROM outbox o WHERE o.sender_user_id = $1 AND o.portal_id = p.id)",
+        )
+        .bind(sender.as_str())
+        .bind(reader.as_str())
+        .fetch_all(&self.pool)
+        .await?;
         rows.iter().map(|(id,)| parsed(OUTBOX, id)).collect()
     }
 
@@ -204,7 +218,7 @@ impl Store {
     }
 
     /// Words are to be sent again from the record, and the events that they were voided, in one commit. Each event is
-    /// repaired once, however often this is asked.
+    /// repaired once, however often this is asked. The session is dealt with when nothing more can land in it.
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
@@ -216,6 +230,15 @@ impl Store {
         at: Timestamp,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
+        // What is on its way in that session, or may be, lands after this: then it is looked for once more.
+        let on_its_way: Option<(i64,)> = sqlx::query_as(
+            "SELECT seq FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') AND redacts IS NULL
+                 AND (session IS NULL OR session = $2) LIMIT 1",
+        )
+        .bind(of.portal.as_str())
+        .bind(&of.session.0)
+        .fetch_optional(&mut *tx)
+        .await?;
         for repair in repairs {
             let begun: Option<(i64,)> = sqlx::query_as("SELECT seq FROM outbox WHERE leg_id = $1")
                 .bind(repair.again.id.as_str())
@@ -234,12 +257,14 @@ impl Store {
                 .await?;
             self.add(&mut tx, &repair.redaction, message, at).await?;
         }
-        sqlx::query("DELETE FROM repair_sessions WHERE ours = $1 AND portal_id = $2 AND session = $3")
-            .bind(of.ours.as_str())
-            .bind(of.portal.as_str())
-            .bind(&of.session.0)
-            .execute(&mut *tx)
-            .await?;
+        if on_its_way.is_none() {
+            sqlx::query("DELETE FROM repair_sessions WHERE ours = $1 AND portal_id = $2 AND session = $3")
+                .bind(of.ours.as_str())
+                .bind(of.portal.as_str())
+                .bind(&of.session.0)
+                .execute(&mut *tx)
+                .await?;
+        }
         self.commit(tx, CommitPoint::RepairBegun).await
     }
 }

@@ -46,6 +46,10 @@ on_both! {
     a_leg_is_sent_as_the_bytes_that_were_kept
     a_message_is_sent_again_and_stands_for_itself
     what_is_never_read_is_not_sent_for_ever
+    what_is_on_its_way_is_looked_for_once_more
+    what_cannot_be_sent_again_is_not_voided
+    a_clock_that_was_set_back_renews_all_the_same
+    a_homeserver_that_is_back_is_known_until_it_is_dealt_with
     the_bots_words_are_sent_again_as_well
     ghosts_are_looked_after_in_turn
     a_place_in_a_session_is_one_events
@@ -297,8 +301,12 @@ async fn a_message_is_sent_again_and_stands_for_itself(database: &TestDatabase) 
     decided(&world, "$a").await;
     let ghost = user_id!("@_parlour_1:x");
     next_is_sent(&world, ghost, "$lost").await;
-    let written = world.store.portals_written_by(ghost).await.expect("read");
-    assert_eq!(written, std::slice::from_ref(&world.anns.id));
+    // Dr Murphy, Ann, Ben.
+    for (reader, wanted) in [("@u0:x", 0), ("@u1:x", 1), ("@u2:x", 0)] {
+        let reader = UserId::parse(reader).expect("a user");
+        let between = world.store.portals_between(ghost, &reader).await.expect("read");
+        assert_eq!(between, std::slice::from_ref(&world.anns.id)[..wanted], "{reader}");
+    }
     let other = world.store.session_name("other");
     assert!(world.store.sent_in(&world.anns, ghost, &other).await.expect("read").is_empty());
     let (session, mut sent) = unreadable(&world, ghost).await;
@@ -348,6 +356,79 @@ async fn what_is_never_read_is_not_sent_for_ever(database: &TestDatabase) {
         world.store.leg_has_landed(&redaction, &gone, AT).await.expect("landed");
     }
     assert!(unreadable(&world, ghost).await.1.is_empty());
+}
+
+async fn what_is_on_its_way_is_looked_for_once_more(database: &TestDatabase) {
+    let world = world(database).await;
+    let ghost = user_id!("@_parlour_1:x");
+    decided(&world, "$a").await;
+    next_is_sent(&world, ghost, "$0").await;
+    decided(&world, "$b").await;
+    let (session, sent) = unreadable(&world, ghost).await;
+    let reader = user_id!("@u1:x");
+    let named = std::slice::from_ref(&session);
+    world.store.sessions_are_unreadable(ghost, reader, named).await.expect("named");
+    assert_eq!(sent.len(), 1);
+    world.store.begin_repairs(&session, &world.conversation, &[], AT).await.expect("begun");
+    assert_eq!(world.store.unreadable_sessions().await.expect("read"), named, "the second may land in it");
+    next_is_sent(&world, ghost, "$1").await;
+    assert_eq!(unreadable(&world, ghost).await.1.len(), 2);
+    world.store.begin_repairs(&session, &world.conversation, &[], AT).await.expect("begun");
+    assert!(world.store.unreadable_sessions().await.expect("read").is_empty());
+}
+
+async fn what_cannot_be_sent_again_is_not_voided(database: &TestDatabase) {
+    let world = world(database).await;
+    let ghost = user_id!("@_parlour_1:x");
+    decided(&world, "$a").await;
+    next_is_sent(&world, ghost, "$0").await;
+    let (session, mut sent) = unreadable(&world, ghost).await;
+    begin_repair(&world, &session, sent.pop().expect("one message")).await;
+    let again = next(&world).await.expect("the words again");
+    world.store.leg_has_failed(&again, &world.conversation, "SEND-1", None, AT).await.expect("given up");
+    assert!(next(&world).await.is_none(), "the event stays that others could read");
+}
+
+async fn a_clock_that_was_set_back_renews_all_the_same(database: &TestDatabase) {
+    let world = world(database).await;
+    let fresh = OurUser {
+        user_id: owned_user_id!("@_parlour_1:x"),
+        person: Some(world.murphy.clone()),
+        device_id: "D".into(),
+        ready: false,
+        former_device: None,
+    };
+    world.store.our_user_or(&fresh).await.expect("chosen");
+    for at in [AT, Timestamp::from_millis(AT.millis() - 1000)] {
+        world.store.is_restored(at).await.expect("noticed");
+        assert_eq!(world.store.restored_at().await.expect("read"), Some(at));
+        assert_eq!(world.store.users_before(at).await.expect("read").len(), 1);
+        world.store.renew_device(&fresh.user_id, "E".into(), at).await.expect("renewed");
+        assert!(world.store.users_before(at).await.expect("read").is_empty());
+        world.store.recovered(&[], None).await.expect("recovered");
+        assert_eq!(world.store.restored_at().await.expect("read"), None);
+    }
+}
+
+async fn a_homeserver_that_is_back_is_known_until_it_is_dealt_with(database: &TestDatabase) {
+    let world = world(database).await;
+    let ghost = user_id!("@_parlour_1:x");
+    assert_eq!(world.store.landed_last().await.expect("read"), None);
+    decided(&world, "$a").await;
+    next_is_sent(&world, ghost, "$0").await;
+    let last = world.store.landed_last().await.expect("read");
+    assert_eq!(last, Some((owned_room_id!("!r1:x"), event_id("$0"))));
+    world.store.caught_up("s9").await.expect("kept");
+    world.store.recovered(&[], Some("s1")).await.expect("recovered");
+    assert_eq!(world.store.caught_up_to().await.expect("read").as_deref(), Some("s9"), "it never went back");
+    assert!(!world.store.homeserver_is_back().await.expect("read"));
+    for _ in 0..2 {
+        world.store.publish_again(AT).await.expect("kept");
+        assert!(world.store.homeserver_is_back().await.expect("read"));
+    }
+    world.store.recovered(&[], Some("s1")).await.expect("recovered");
+    assert!(!world.store.homeserver_is_back().await.expect("read"));
+    assert_eq!(world.store.caught_up_to().await.expect("read").as_deref(), Some("s1"));
 }
 
 async fn the_bots_words_are_sent_again_as_well(database: &TestDatabase) {

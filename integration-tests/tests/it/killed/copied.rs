@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use parlour_integration_tests::{read, say, trial::Trial, witness};
+use parlour_integration_tests::{proxy::Fate, read, say, trial::Trial, witness};
 use ruma::UserId;
 
 use super::{Killed, Scene, places_of, practice};
@@ -87,6 +87,50 @@ async fn a_database_put_back_from_a_plain_copy_is_noticed_and_doubles_nothing() 
         assert_eq!(counts, [3, 3], "nothing stands twice, and nobody was told anything");
     }
     for client in [murphy, ann, murphys, anns] {
+        client.stop().await;
+    }
+    trial.close().await;
+}
+
+/// After the copy nothing was said but in a conversation that it does not know. And one room cannot be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_noticed_by_a_conversation_that_it_does_not_know_and_one_room_holds_up_nobody() {
+    let mut trial = practice(None, 0).await;
+    let (murphy, ann) = (trial.sign_in("murphy", "first").await, trial.sign_in("ann", "first").await);
+    let (damaged, whole) = (
+        trial.begin(&murphy, "damaged", &[], &["ben"]).await,
+        trial.begin(&murphy, "whole", &[], &["ann"]).await,
+    );
+    let (hub, spoke) = (whole.hub(), whole.spoke(trial.person("ann")));
+    say(&murphy, &hub, "before").await;
+    read(&ann, &spoke, "before").await;
+    trial.quiet().await;
+    trial.kill_parlour().await;
+    let (data, yesterday) = (trial.data.join("parlour"), trial.data.join("yesterday"));
+    copy(&data, &yesterday);
+    trial.start_parlour().await;
+    let later = trial.begin(&murphy, "later", &[], &["ann"]).await;
+    say(&murphy, &later.hub(), "after").await;
+    read(&ann, &later.spoke(trial.person("ann")), "after").await;
+    trial.quiet().await;
+
+    trial.kill_parlour().await;
+    std::fs::remove_dir_all(&data).expect("removed");
+    copy(&yesterday, &data);
+    let history = parlour_integration_tests::room_path(&damaged.hub(), "messages");
+    trial.to_homeserver.judge(move |_, path| match path.starts_with(&history) {
+        true => Fate::Answer(500, r#"{"errcode":"M_UNKNOWN","error":"damaged"}"#),
+        false => Fate::Pass,
+    });
+    trial.start_parlour().await;
+    let log = trial.log();
+    assert_eq!(log.matches("put back from a copy by other means").count(), 1, "{log}");
+    assert!(log.contains("a room cannot be read back"), "{log}");
+    assert_eq!(log.matches("every device is renewed").count(), 1, "{log}");
+    say(&murphy, &hub, "and on").await;
+    read(&ann, &spoke, "and on").await;
+    assert_eq!(witness::others_words(&ann, &spoke, 2).await, ["before", "and on"]);
+    for client in [murphy, ann] {
         client.stop().await;
     }
     trial.close().await;
