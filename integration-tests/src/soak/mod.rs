@@ -160,6 +160,7 @@ pub async fn run(settings: &Settings) -> Report {
         cuts: cuts.counted(),
         unknown,
         at_rest,
+        false_alarms: trial.log().matches("put back from a copy").count(),
         traffic,
         whole: Duration::ZERO,
         kept: None,

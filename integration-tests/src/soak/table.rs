@@ -15,6 +15,8 @@ pub struct Report {
     pub(super) cuts: BTreeMap<&'static str, usize>,
     pub(super) unknown: usize,
     pub(super) at_rest: bool,
+    /// How often a database was taken for one that was put back from a copy, which none was.
+    pub(super) false_alarms: usize,
     pub(super) traffic: Duration,
     pub(super) whole: Duration,
     pub(super) kept: Option<PathBuf>,
@@ -90,6 +92,9 @@ impl Report {
         }
         if !self.at_rest {
             complaints.push("Parlour did not come to rest".to_owned());
+        }
+        if self.false_alarms > 0 {
+            complaints.push(format!("{} times a database was taken for a copy", self.false_alarms));
         }
         complaints
     }

@@ -188,7 +188,7 @@ async fn homeserver_restart_in_mid_poll() {
     assert_eq!((told(&murphy, &hub).await, told(&ann, &spoke).await), (0, 0));
     assert!(trial.parlour_runs());
     // A homeserver that was killed is not one that was put back from a copy.
-    assert!(!trial.log().contains("put back from a copy"), "{}", trial.log());
+    assert!(!trial.log().contains("was put back from a copy"), "{}", trial.log());
     for client in [murphy, ann] {
         client.stop().await;
     }
