@@ -2,7 +2,7 @@
 //! gone on. So every user of ours gets a new device before anything is sent, and the rooms are read back.
 //!
 //! `parlour restore` marks the database. One that was put back in another way is noticed by what stands in the rooms: a
-//! leg that it has not even encrypted ([`Core::catch_up`]).
+//! leg that it has not even encrypted ([`Core::take_in`]).
 //!
 //! Where the homeserver alone was put back from a copy, its world is older than the database. It may not know a ghost, gives
 //! away one-time keys that were used, and has lost room keys on their way. A new device would not do: whose client has seen
