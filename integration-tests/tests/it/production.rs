@@ -46,7 +46,7 @@ pub(crate) mod wedged;
 use std::time::Duration;
 
 use parlour::demo::client::{Client, Reading};
-use parlour_integration_tests::{LIMIT, Stage, proxy::Proxy, room_path};
+use parlour_integration_tests::{LIMIT, Stage, proxy::Proxy, room_path, witness};
 use reqwest::Method;
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde_json::{Value, json};
@@ -70,6 +70,17 @@ pub(crate) async fn heard(client: &Client, room: &RoomId) -> Vec<String> {
 pub(crate) async fn told(client: &Client, room: &RoomId) -> usize {
     let messages = client.history(room, 200).await.expect("the room");
     messages.iter().filter(|message| message.msgtype == "m.notice").count()
+}
+
+/// What somebody reads who was away all the time, and how many ciphertexts of others stand there.
+async fn all_that_stands(client: &Client, room: &RoomId, wanted: &[impl AsRef<str>]) {
+    client.resume().await;
+    let wanted: Vec<_> = wanted.iter().map(AsRef::as_ref).collect();
+    assert_eq!(witness::others_words(client, room, wanted.len()).await, wanted);
+    let mut counts = witness::ciphertexts(client, room).await;
+    counts.remove(client.user_id().as_str());
+    assert_eq!(counts.values().sum::<usize>(), wanted.len(), "each once: {counts:?}");
+    assert_eq!(told(client, room).await, 0);
 }
 
 /// An event as the homeserver gives it to a person.

@@ -1,11 +1,11 @@
 //! `kill -9` at the two moments that are known for losing messages. All other moments: `crash.rs`.
 
 use parlour::demo::client::Client;
-use parlour_integration_tests::{LIMIT, Talk, books::Books, read, say, trial::Trial, witness};
-use ruma::{OwnedEventId, RoomId};
+use parlour_integration_tests::{LIMIT, Talk, books::Books, read, say, trial::Trial};
+use ruma::OwnedEventId;
 use tokio::time::{Duration, Instant, sleep};
 
-use super::told;
+use super::all_that_stands;
 use crate::crash::{PROGRAM, Record};
 
 /// How often it is tried to end Parlour when its 200 has arrived.
@@ -65,21 +65,12 @@ impl Scene {
         let (hub, spoke) = (self.talk.hub(), self.talk.spoke(self.trial.person("ann")));
         let [murphy, ann] = &self.fresh;
         for (client, room, wanted) in [(murphy, &hub, to_murphy), (ann, &spoke, to_ann)] {
-            self.reads(client, room, wanted).await;
+            all_that_stands(client, room, wanted).await;
         }
         for client in [self.murphy, self.ann].into_iter().chain(self.fresh) {
             client.stop().await;
         }
         self.trial.close().await;
-    }
-
-    async fn reads(&self, client: &Client, room: &RoomId, wanted: &[String]) {
-        client.resume().await;
-        assert_eq!(witness::others_words(client, room, wanted.len()).await, wanted);
-        let mut counts = witness::ciphertexts(client, room).await;
-        counts.remove(client.user_id().as_str());
-        assert_eq!(counts.values().sum::<usize>(), wanted.len(), "each once: {counts:?}");
-        assert_eq!(told(client, room).await, 0);
     }
 
     /// Whether the homeserver has taken note of Parlour's 200 for an event.

@@ -6,11 +6,11 @@ use std::{
 };
 
 use parlour::demo::client::{Client, Message, Reading, Shield};
-use parlour_integration_tests::{LIMIT, proxy::Fate, read, refusal, say, trial::Trial, witness};
+use parlour_integration_tests::{LIMIT, proxy::Fate, read, refusal, say, trial::Trial};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId};
 use tokio::time::{Instant, timeout};
 
-use super::told;
+use super::all_that_stands;
 use crate::{
     backup::{Scene, back_up, of_others, scene},
     crash::PROGRAM,
@@ -106,16 +106,6 @@ async fn in_a_new_session(client: &Client, room: &RoomId, words: &str) {
     let known = client.matrix().get_room(room).expect("their room");
     known.discard_room_key().await.expect("a new session");
     say(client, room, words).await;
-}
-
-/// What somebody reads who was away all the time, and how many ciphertexts of others stand there.
-async fn all_that_stands(client: &Client, room: &RoomId, wanted: &[&str]) {
-    client.resume().await;
-    assert_eq!(witness::others_words(client, room, wanted.len()).await, wanted);
-    let mut counts = witness::ciphertexts(client, room).await;
-    counts.remove(client.user_id().as_str());
-    assert_eq!(counts.values().sum::<usize>(), wanted.len(), "each once: {counts:?}");
-    assert_eq!(told(client, room).await, 0);
 }
 
 /// A practice whose homeserver alone is put back from a copy. It has forgotten what was said since, who a ghost is, whose
