@@ -14,7 +14,7 @@ use crate::{
     store::{Conversation, Participant, Portal},
 };
 
-/// So long the homeserver may take to make a room, by far.
+/// So long the homeserver may take to make a room, by far, when nobody waits for it any more.
 const LONGEST_MAKING_MILLIS: i64 = 5_000;
 
 /// How far the making of something has come.
@@ -109,7 +109,12 @@ impl Core {
                 let answer = self
                     .homeserver
                     .call(CommitPoint::CreateRoom, Some(bot.intent()), http::Method::POST, path, &request)
-                    .await?;
+                    .await;
+                if answer.as_ref().is_err_and(HomeserverError::is_passing) {
+                    // It may be at it until now.
+                    self.store.portal_is_attempted(&portal.id, self.clock.now()).await?;
+                }
+                let answer = answer?;
                 let room_id = answer["room_id"].as_str().and_then(|id| OwnedRoomId::try_from(id).ok());
                 room_id.ok_or(HomeserverError::Nonsense(path))?
             }
