@@ -98,30 +98,41 @@ impl Sequence {
     }
 }
 
+/// How the homeserver stands to what it has told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It goes on from there.
+    GoesOn,
+    /// It counts from this lower place, and has what it had.
+    Lower(String),
+    /// It was put back from a copy.
+    WentBack,
+}
+
 /// What catching up has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CaughtUp {
     /// So many events that mattered had come by no transaction; they are taken in.
     Missed(usize),
-    /// Nothing is taken in: the homeserver has gone back.
-    WentBack,
+    /// Nothing is taken in: the homeserver stands at a lower place.
+    Lower,
 }
 
 impl Core {
-    /// Whether the homeserver has gone back behind what it has told: its database was put back from a copy. Asked from a place
+    /// How the homeserver stands to what it has told. When its database was put back from a copy it has gone back. Asked from a place
     /// that it has not come to yet, Synapse 1.163 answers as from where it is. And for a device it takes everything up to
     /// there as fetched, so this is asked before any inbox is looked into. A lower place alone is no proof: what it failed to
     /// keep counts until it starts anew. So the leg that landed last must be gone as well.
     ///
     /// # Errors
     /// When homeserver or database fail.
-    pub(crate) async fn homeserver_went_back(&self) -> Result<bool, CryptoError> {
-        let Some(bot) = bot_user_id(&self.settings.server_name) else { return Ok(false) };
+    pub(crate) async fn how_it_stands(&self) -> Result<Standing, CryptoError> {
+        let Some(bot) = bot_user_id(&self.settings.server_name) else { return Ok(Standing::GoesOn) };
         // Of the two that are remembered, either may be the later one.
         let inbox = self.store.machine_store(&bot).next_batch_token().await?;
         let places = self.store.caught_up_to().await?.into_iter().chain(inbox);
         let later = places.reduce(|one, other| if is_before(&one, &other) { other } else { one });
-        let Some(since) = later else { return Ok(false) };
+        let Some(since) = later else { return Ok(Standing::GoesOn) };
         let mut filter = everything_said(1);
         filter.room.timeline = RoomEventFilter::ignore_all();
         let mut request = sync_events::v3::Request::new();
@@ -129,9 +140,11 @@ impl Core {
         request.filter = Some(sync_events::v3::Filter::FilterDefinition(filter));
         let answer = self.homeserver.request(CommitPoint::ReadInbox, &Intent::user(&bot), request).await;
         match answer {
-            Ok(answer) => Ok(is_before(&answer.next_batch, &since) && self.last_leg_is_gone(&bot).await?),
+            Ok(answer) if !is_before(&answer.next_batch, &since) => Ok(Standing::GoesOn),
+            Ok(_) if self.last_leg_is_gone(&bot).await? => Ok(Standing::WentBack),
+            Ok(answer) => Ok(Standing::Lower(answer.next_batch)),
             // There is no such place, or no such user yet. It shows itself where they are needed.
-            Err(HomeserverError::Refused { status: 400 | 403, .. }) => Ok(false),
+            Err(HomeserverError::Refused { status: 400 | 403, .. }) => Ok(Standing::GoesOn),
             Err(error) => Err(error.into()),
         }
     }
@@ -145,6 +158,22 @@ impl Core {
             Err(HomeserverError::Refused { status: 403 | 404, .. }) => Ok(true),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The homeserver counts from a lower place, and was not put back: what is remembered of places is forgotten, and the rooms
+    /// are read back instead.
+    ///
+    /// # Errors
+    /// When homeserver or database fail; it can be said again.
+    pub(crate) async fn begin_from(&self, place: &str) -> Result<(), CryptoError> {
+        tracing::warn!(
+            "the homeserver counts events from a lower place than before: the rooms are read back"
+        );
+        if let Some(bot) = bot_user_id(&self.settings.server_name) {
+            self.store.machine_store(&bot).forget_place().await?;
+        }
+        self.read_all_back().await?;
+        Ok(self.store.caught_up(place).await?)
     }
 
     /// Asks for everything that was said since the place up to which everything is known, takes in what is not known, in the
@@ -184,7 +213,7 @@ impl Core {
         if is_before(&answer.next_batch, &since) {
             // The next look into the inbox begins as after a break, and deals with it.
             self.nothing_is_received();
-            return Ok(CaughtUp::WentBack);
+            return Ok(CaughtUp::Lower);
         }
         let mut missed = 0;
         for (room_id, room) in answer.rooms.join {

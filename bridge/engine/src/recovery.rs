@@ -62,9 +62,7 @@ impl Core {
             "the homeserver's database was put back from a copy: what was said after that copy is gone from its rooms, and \
              stands in the record alone; keys are published again, and the rooms are read back"
         );
-        self.store.publish_again(self.clock.now()).await?;
-        self.ghosts.machines.put_all_to_sleep().await;
-        Ok(())
+        self.store.publish_again(self.clock.now()).await
     }
 
     /// Reads all rooms back to what is known. What stands in a room is not sent again; what cannot be read any more is
@@ -74,6 +72,7 @@ impl Core {
     /// When homeserver or database fail; trying again goes on where it stopped.
     pub(crate) async fn recover(&self) -> Result<(), CryptoError> {
         let begun: Timestamp = self.clock.now();
+        let _nobody_else = self.catching_up.lock().await;
         let read = self.read_all_back().await?;
         let bot = self.ghosts.bot().await?;
         let mut unknown = 0;
@@ -104,16 +103,21 @@ impl Core {
         for portal in &portals {
             match self.read_back(portal).await {
                 Ok(()) => read.push(portal.id.clone()),
-                Err(error @ CryptoError::Database(_)) => return Err(error),
+                Err(CryptoError::Database(error))
+                    if error.may_pass() || matches!(error, StoreError::Taken) =>
+                {
+                    return Err(error.into());
+                }
                 Err(error) => {
                     tracing::error!(portal = %portal.id, %error, "a room cannot be read back");
                     passing = passing.or_else(|| error.may_pass().then_some(error));
                 }
             }
         }
-        let patient = self.looks_back.fetch_add(1, Ordering::Relaxed) < MOST_LOOKS_BACK || read.is_empty();
         match passing {
-            Some(error) if patient => Err(error),
+            // None at all can be read: that is no room's fault.
+            Some(error) if read.is_empty() => Err(error),
+            Some(error) if self.looks_back.fetch_add(1, Ordering::Relaxed) < MOST_LOOKS_BACK => Err(error),
             _ => {
                 self.looks_back.store(0, Ordering::Relaxed);
                 Ok(read)

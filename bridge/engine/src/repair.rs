@@ -44,8 +44,12 @@ impl Core {
         for portal in self.store.portals_between(ours, reader).await? {
             let portal = self.store.portal(&portal).await?;
             let Some(room_id) = &portal.room_id else { continue };
-            if let Some(session_id) = machine.session_in(room_id).await? {
-                let session = self.store.session_name(&session_id);
+            // One that it has left meanwhile is what they could not read.
+            let session = match machine.session_in(room_id).await? {
+                Some(session_id) => Some(self.store.session_name(&session_id)),
+                None => self.store.last_session(ours, &portal.id).await?,
+            };
+            if let Some(session) = session {
                 sessions.push(UnreadableSession { ours: ours.to_owned(), portal: portal.id, session });
             }
         }
@@ -63,6 +67,8 @@ impl Core {
             machine.leave_session(room_id).await?;
         }
         let now = self.clock.now();
+        // Asked first: what has landed by then is found below.
+        let is_all = !self.store.is_on_its_way(unreadable).await?;
         let sent = self.store.sent_in(&portal, &unreadable.ours, &unreadable.session).await?;
         let repairs: Vec<_> = sent
             .into_iter()
@@ -71,7 +77,7 @@ impl Core {
                 Repair { of, again, redaction, why: WEDGED }
             })
             .collect();
-        self.store.begin_repairs(unreadable, &portal.conversation, &repairs, now).await?;
+        self.store.begin_repairs(unreadable, &portal.conversation, &repairs, is_all, now).await?;
         if !repairs.is_empty() {
             tracing::info!(portal = %portal.id, messages = repairs.len(), why = WEDGED, "sent again from the record");
             self.wake_senders(std::slice::from_ref(&portal.id));

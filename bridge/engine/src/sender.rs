@@ -65,12 +65,7 @@ impl Core {
                     // News of a device wakes it; the look in between is for news that came just now.
                     return Again::After(if kept.is_ok() { HELD } else { AFTER_AN_ERROR });
                 }
-                // An event that is gone needs no redaction.
-                Err(error)
-                    if !error.may_pass()
-                        && (leg.attempts >= ATTEMPTS
-                            || matches!(leg.content, LegContent::Redaction { .. })) =>
-                {
+                Err(error) if !error.may_pass() && leg.attempts >= ATTEMPTS => {
                     if let Err(error) = self.give_up(&leg, &error).await {
                         tracing::error!(leg = %leg.id, %error, "the outbox could not be written");
                         return Again::After(AFTER_AN_ERROR);
@@ -226,7 +221,14 @@ impl Core {
         let path = format!("/_matrix/client/v3/rooms/{room_id}/redact/{event}/{transaction_id}");
         let body = json!({ LEG_FIELD: leg.id });
         let answer =
-            self.homeserver.call(CommitPoint::Redact, Some(ghost), http::Method::PUT, &path, &body).await?;
+            self.homeserver.call(CommitPoint::Redact, Some(ghost), http::Method::PUT, &path, &body).await;
+        let answer = match answer {
+            // An event that is gone needs none.
+            Err(error @ HomeserverError::Refused { status: 404, .. }) => {
+                return self.give_up(leg, &error.into()).await;
+            }
+            answer => answer?,
+        };
         let event = answer["event_id"].as_str().and_then(|id| OwnedEventId::try_from(id).ok());
         let event = event.ok_or(HomeserverError::Nonsense("PUT /redact"))?;
         Ok(self.store.leg_has_landed(&leg.id, &event, self.clock.now()).await?)

@@ -57,13 +57,16 @@ impl Machines {
         cell.get_or_try_init(|| self.wake(&user.user_id, display_name)).await.cloned()
     }
 
-    /// Has the machine of a ghost that stands on the homeserver awake the next time the inboxes are emptied. It does not
-    /// count as used.
+    /// Has the machine of a ghost awake the next time the inboxes are emptied, if it stands on the homeserver; one that does
+    /// not is made when it speaks. It does not count as used.
     ///
     /// # Errors
     /// When the crypto store fails.
     pub async fn look_after(&self, ghost: &OurUser) -> Result<(), CryptoError> {
         let _waking = self.waking.read().await;
+        if !self.store.our_user(&ghost.user_id).await?.is_some_and(|ghost| ghost.ready) {
+            return Ok(());
+        }
         let cell = self.cell(ghost, Timestamp::from_millis(0)).await;
         cell.get_or_try_init(|| self.wake(&ghost.user_id, "")).await.map(drop)
     }

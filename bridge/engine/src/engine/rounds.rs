@@ -10,7 +10,12 @@ use futures_util::FutureExt as _;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{Engine, EngineError};
-use crate::{catch_up::CaughtUp, crypto::CryptoError, portals::Progress, store::StoreError};
+use crate::{
+    catch_up::{CaughtUp, Standing},
+    crypto::CryptoError,
+    portals::Progress,
+    store::StoreError,
+};
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 /// How soon it is looked again whether the homeserver has made a room.
@@ -60,21 +65,26 @@ impl Engine {
             core.renew_devices().await?;
         }
         let known = core.store.homeserver_is_back().await?;
-        if known || core.homeserver_went_back().await? {
-            core.up_to_date.store(false, Ordering::Relaxed);
-            // What is under way ends; nothing else begins.
-            self.relays.stop().await;
-            self.senders.stop().await;
-            if !known {
-                core.publish_again().await?;
+        let standing = if known { Standing::WentBack } else { core.how_it_stands().await? };
+        match standing {
+            Standing::GoesOn => {}
+            Standing::Lower(place) => core.begin_from(&place).await?,
+            Standing::WentBack => {
+                core.up_to_date.store(false, Ordering::Relaxed);
+                // What is under way ends; nothing else begins.
+                self.relays.stop().await;
+                self.senders.stop().await;
+                if !known {
+                    core.publish_again().await?;
+                }
+                core.ghosts.machines.put_all_to_sleep().await;
             }
         }
         Ok(())
     }
 
     /// What comes after the first look after a break: everything that was said meanwhile is taken in, and messages travel.
-    /// They do not when the database turns out to be older than the world, or the homeserver: then all begins anew.
-    async fn come_up_to_date(&self) -> Result<bool, EngineError> {
+    async fn come_up_to_date(&self) -> Result<(), EngineError> {
         let core = &self.core;
         let caught_up = async {
             if core.store.restored_at().await?.is_some() || core.store.homeserver_is_back().await? {
@@ -83,15 +93,11 @@ impl Engine {
             }
             core.catch_up().await
         };
-        match caught_up.await {
-            Err(CryptoError::Database(StoreError::Older)) => {
-                core.notice_restore().await?;
-                return Ok(false);
-            }
-            Err(error) => return Err(error.into()),
-            Ok(CaughtUp::WentBack) => return Ok(false),
-            Ok(CaughtUp::Missed(0)) => {}
-            Ok(CaughtUp::Missed(missed)) => tracing::info!(missed, "events of the time before are taken in"),
+        match caught_up.await? {
+            // How it stands is asked once more.
+            CaughtUp::Lower => return Err(EngineError::CatchingUp),
+            CaughtUp::Missed(0) => {}
+            CaughtUp::Missed(missed) => tracing::info!(missed, "events of the time before are taken in"),
         }
         self.core.up_to_date.store(true, Ordering::Relaxed);
         self.core.open.store(true, Ordering::Relaxed);
@@ -104,19 +110,36 @@ impl Engine {
         // What it makes while it finds us reachable again it may lose sight of: that is asked for soon, too.
         self.core.trouble.notify_one();
         tracing::info!("messages travel");
-        Ok(true)
+        Ok(())
     }
 
     /// One look into the bot's inbox, and what follows from it.
     async fn receive_once(&self) -> Result<(), EngineError> {
+        match self.look().await {
+            // The next look deals with it.
+            Err(EngineError::Crypto(CryptoError::Database(StoreError::Older))) => {
+                Ok(self.core.notice_restore().await?)
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn look(&self) -> Result<(), EngineError> {
         let goes_on = self.core.receiving_since().is_some();
         if !goes_on {
             self.after_a_break().await?;
         }
         let bot = self.core.ghosts.bot().await?;
-        let news = bot.receive(Some(&self.core.ghosts.machines), goes_on).await?;
-        if !goes_on && !self.come_up_to_date().await? {
-            return Ok(());
+        let news = match bot.receive(Some(&self.core.ghosts.machines), goes_on).await {
+            Err(error) if !error.may_pass() && self.core.store.homeserver_is_back().await? => {
+                // It was put back once more meanwhile, to where it does not know the bot's device.
+                self.core.publish_again().await?;
+                return Err(error.into());
+            }
+            news => news?,
+        };
+        if !goes_on {
+            self.come_up_to_date().await?;
         }
         if news.repairs {
             self.core.repairs.notify_one();
@@ -200,7 +223,7 @@ async fn catch_up(weak: Weak<Engine>) {
         }
         match AssertUnwindSafe(core.catch_up()).catch_unwind().await {
             // What follows from it is the next look's matter.
-            Ok(Ok(CaughtUp::WentBack | CaughtUp::Missed(0))) => {}
+            Ok(Ok(CaughtUp::Lower | CaughtUp::Missed(0))) => {}
             Ok(Ok(CaughtUp::Missed(missed))) => {
                 tracing::warn!(missed, "the homeserver had lost sight of events: they are taken in now");
             }

@@ -99,9 +99,7 @@ impl Store {
     /// When the database fails; then nothing of it is kept.
     pub async fn publish_again(&self, at: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.begin_unordered().await?;
-        sqlx::query("UPDATE our_users SET former_device = device_id, ready = 0 WHERE ready = 1")
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query("UPDATE our_users SET former_device = device_id, ready = 0").execute(&mut *tx).await?;
         sqlx::query("INSERT INTO incidents (kind, at) VALUES ('homeserver-back', $1) ON CONFLICT DO NOTHING")
             .bind(at.millis())
             .execute(&mut *tx)
@@ -115,9 +113,11 @@ impl Store {
     /// When the database fails.
     pub async fn landed_last(&self) -> Result<Option<(OwnedRoomId, OwnedEventId)>, StoreError> {
         let found: Option<(String, String)> = sqlx::query_as(
-            "SELECT p.room_id, o.event_id FROM outbox o JOIN portals p ON p.id = o.portal_id
-             WHERE o.state = 'sent' AND o.redacts IS NULL AND o.event_id IS NOT NULL AND p.room_id IS NOT NULL
-             ORDER BY o.seq DESC LIMIT 1",
+            "SELECT p.room_id, l.event_id
+             FROM (SELECT conversation_id, event_id FROM ledger WHERE what = 'sent' ORDER BY seq DESC LIMIT 1) l
+             JOIN portals p ON p.conversation_id = l.conversation_id
+             JOIN mapping m ON m.portal_id = p.id AND m.event_id = l.event_id
+             WHERE p.room_id IS NOT NULL",
         )
         .fetch_optional(&self.pool)
         .await?;

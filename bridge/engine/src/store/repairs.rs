@@ -171,6 +171,43 @@ impl Store {
         rows.iter().map(|(id,)| parsed(OUTBOX, id)).collect()
     }
 
+    /// Whether something may still land in a portal that is encrypted with this session: it is on its way, or was not
+    /// encrypted yet when this is asked.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn is_on_its_way(&self, of: &UnreadableSession) -> Result<bool, StoreError> {
+        let found: Option<(i64,)> = sqlx::query_as(
+            "SELECT seq FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') AND redacts IS NULL
+                 AND (session IS NULL OR session = $2) LIMIT 1",
+        )
+        .bind(of.portal.as_str())
+        .bind(&of.session.0)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(found.is_some())
+    }
+
+    /// The session in which a user of ours has sent to a portal last.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_session(
+        &self,
+        sender: &UserId,
+        portal: &PortalId,
+    ) -> Result<Option<SessionName>, StoreError> {
+        let found: Option<(String,)> = sqlx::query_as(
+            "SELECT session FROM outbox WHERE sender_user_id = $1 AND portal_id = $2 AND session IS NOT NULL
+             ORDER BY seq DESC LIMIT 1",
+        )
+        .bind(sender.as_str())
+        .bind(portal.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(found.map(|(session,)| SessionName(session)))
+    }
+
     /// What a user of ours has sent to a portal in one Megolm session, oldest first. What was sent again since is not among
     /// it, nor what was sent again too often.
     ///
@@ -218,7 +255,7 @@ impl Store {
     }
 
     /// Words are to be sent again from the record, and the events that they were voided, in one commit. Each event is
-    /// repaired once, however often this is asked. The session is dealt with when nothing more can land in it.
+    /// repaired once, however often this is asked. The session is dealt with when this `is_all` that can land in it.
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
@@ -227,18 +264,10 @@ impl Store {
         of: &UnreadableSession,
         conversation: &ConversationId,
         repairs: &[Repair],
+        is_all: bool,
         at: Timestamp,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        // What is on its way in that session, or may be, lands after this: then it is looked for once more.
-        let on_its_way: Option<(i64,)> = sqlx::query_as(
-            "SELECT seq FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') AND redacts IS NULL
-                 AND (session IS NULL OR session = $2) LIMIT 1",
-        )
-        .bind(of.portal.as_str())
-        .bind(&of.session.0)
-        .fetch_optional(&mut *tx)
-        .await?;
         for repair in repairs {
             let begun: Option<(i64,)> = sqlx::query_as("SELECT seq FROM outbox WHERE leg_id = $1")
                 .bind(repair.again.id.as_str())
@@ -257,7 +286,7 @@ impl Store {
                 .await?;
             self.add(&mut tx, &repair.redaction, message, at).await?;
         }
-        if on_its_way.is_none() {
+        if is_all {
             sqlx::query("DELETE FROM repair_sessions WHERE ours = $1 AND portal_id = $2 AND session = $3")
                 .bind(of.ours.as_str())
                 .bind(of.portal.as_str())

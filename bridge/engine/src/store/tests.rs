@@ -290,8 +290,14 @@ async fn begin_repair(world: &World, of: &UnreadableSession, sent: SentLeg) -> [
     let [again, redaction] = says.map(|says| NewLeg { says, ..leg(&world.anns) });
     let ids = [again.id.clone(), redaction.id.clone()];
     let repairs = [Repair { of: sent, again, redaction, why: "wedged" }];
-    world.store.begin_repairs(of, &world.conversation, &repairs, AT).await.expect("begun");
-    world.store.begin_repairs(of, &world.conversation, &repairs, AT).await.expect("begun already");
+    assert!(!world.store.is_on_its_way(of).await.expect("read"));
+    for _ in 0..2 {
+        world
+            .store
+            .begin_repairs(of, &world.conversation, &repairs, true, AT)
+            .await
+            .expect("begun, or already");
+    }
     assert!(world.store.unreadable_sessions().await.expect("read").is_empty());
     ids
 }
@@ -369,11 +375,17 @@ async fn what_is_on_its_way_is_looked_for_once_more(database: &TestDatabase) {
     let named = std::slice::from_ref(&session);
     world.store.sessions_are_unreadable(ghost, reader, named).await.expect("named");
     assert_eq!(sent.len(), 1);
-    world.store.begin_repairs(&session, &world.conversation, &[], AT).await.expect("begun");
-    assert_eq!(world.store.unreadable_sessions().await.expect("read"), named, "the second may land in it");
+    assert!(world.store.is_on_its_way(&session).await.expect("read"), "the second may land in it");
+    world.store.begin_repairs(&session, &world.conversation, &[], false, AT).await.expect("begun");
+    assert_eq!(world.store.unreadable_sessions().await.expect("read"), named);
     next_is_sent(&world, ghost, "$1").await;
+    assert!(!world.store.is_on_its_way(&session).await.expect("read"));
     assert_eq!(unreadable(&world, ghost).await.1.len(), 2);
-    world.store.begin_repairs(&session, &world.conversation, &[], AT).await.expect("begun");
+    assert_eq!(
+        world.store.last_session(ghost, &world.anns.id).await.expect("read"),
+        Some(session.session.clone())
+    );
+    world.store.begin_repairs(&session, &world.conversation, &[], true, AT).await.expect("begun");
     assert!(world.store.unreadable_sessions().await.expect("read").is_empty());
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use parlour::demo::client::{Client, Message, Reading, Shield};
-use parlour_integration_tests::{LIMIT, proxy::Fate, read, refusal, say, trial::Trial};
+use parlour_integration_tests::{LIMIT, books::Books, proxy::Fate, read, refusal, say, trial::Trial};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId};
 use tokio::time::{Instant, timeout};
 
@@ -267,4 +267,35 @@ async fn homeserver_database_rebuilt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn homeserver_database_rebuilt_while_parlour_is_down() {
     homeserver_goes_back(false).await;
+}
+
+/// What a homeserver failed to keep counts until it starts anew: then it counts from a lower place, and has what it had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_homeserver_that_counts_from_a_lower_place_was_not_put_back() {
+    let mut trial = Trial::open(PROGRAM, None, 0, None).await;
+    let books = Books::of(&trial.data, None);
+    let (murphy, ann) = (trial.sign_in("murphy", "first").await, trial.sign_in("ann", "first").await);
+    let talk = trial.begin(&murphy, "lower", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(trial.person("ann")));
+    say(&murphy, &hub, "before").await;
+    read(&ann, &spoke, "before").await;
+    trial.quiet().await;
+    trial.kill_parlour().await;
+    let higher = "UPDATE intake SET caught_up_to = 's9' || SUBSTR(caught_up_to, 2)";
+    assert_eq!(books.change(higher).await, 1);
+    say(&murphy, &hub, "meanwhile").await;
+    trial.start_parlour().await;
+    read(&ann, &spoke, "meanwhile").await;
+    say(&ann, &spoke, "Ann after").await;
+    read(&murphy, &hub, "Ann after").await;
+    trial.quiet().await;
+    let log = trial.log();
+    assert_eq!(log.matches("counts events from a lower place").count(), 1, "{log}");
+    assert!(!log.contains("put back from a copy"), "{log}");
+    all_that_stands(&ann, &spoke, &["before", "meanwhile"]).await;
+    all_that_stands(&murphy, &hub, &["Ann after"]).await;
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    trial.close().await;
 }
