@@ -119,10 +119,10 @@ pub(crate) enum CaughtUp {
 }
 
 impl Core {
-    /// How the homeserver stands to what it has told. When its database was put back from a copy it has gone back. Asked from a place
-    /// that it has not come to yet, Synapse 1.163 answers as from where it is. And for a device it takes everything up to
-    /// there as fetched, so this is asked before any inbox is looked into. A lower place alone is no proof: what it failed to
-    /// keep counts until it starts anew. So the leg that landed last must be gone as well.
+    /// How the homeserver stands to what it has told. When its database was put back from a copy it has gone back. Asked from
+    /// a place that it has not come to yet, Synapse 1.163 answers as from where it is. And for a device it takes everything up
+    /// to there as fetched, so this is asked before any inbox is looked into. A lower place alone is no proof: what it failed
+    /// to keep counts until it starts anew. So the leg that landed last must be gone as well.
     ///
     /// # Errors
     /// When homeserver or database fail.
@@ -172,6 +172,8 @@ impl Core {
         if let Some(bot) = bot_user_id(&self.settings.server_name) {
             self.store.machine_store(&bot).forget_place().await?;
         }
+        // Without the place nothing tells whose devices have changed: who wakes asks for all.
+        self.ghosts.machines.put_all_to_sleep().await;
         self.read_all_back().await?;
         Ok(self.store.caught_up(place).await?)
     }
