@@ -78,9 +78,16 @@ impl Ghosts {
     /// The machine of a user of ours.
     pub(crate) async fn by_user(&self, user_id: &UserId) -> Result<Arc<Machine>, CryptoError> {
         let ours = self.store.our_user(user_id).await?.ok_or(StoreError::Malformed("our_users"))?;
-        let Some(person) = ours.person else { return self.bot().await };
-        let person = self.store.person(&person).await?.ok_or(StoreError::Malformed("our_users"))?;
-        self.of(&person).await
+        match self.stands_for(&ours).await? {
+            Some(person) => self.of(&person).await,
+            None => self.bot().await,
+        }
+    }
+
+    /// Whom a user of ours stands for; nobody is the bot.
+    async fn stands_for(&self, ours: &OurUser) -> Result<Option<Person>, StoreError> {
+        let Some(person) = &ours.person else { return Ok(None) };
+        self.store.person(person).await?.map(Some).ok_or(StoreError::Malformed("our_users"))
     }
 
     /// Wakes the next ghosts in turn, so that the inbox of one that does not speak is looked into as well: there it may say
@@ -105,11 +112,17 @@ impl Ghosts {
 
     /// Has a ghost awake; whether it is. One that is not keeps no other from it.
     async fn wakes(&self, ghost: &OurUser) -> bool {
-        let woken = self.machines.look_after(ghost).await;
-        if let Err(error) = &woken {
-            tracing::warn!(user_id = %ghost.user_id, %error, "a ghost does not wake; trying again");
+        let woken = async {
+            let person = self.stands_for(ghost).await?.ok_or(StoreError::Malformed("our_users"))?;
+            self.machines.look_after(ghost, person.name.as_str()).await
+        };
+        match woken.await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(user_id = %ghost.user_id, %error, "a ghost does not wake; trying again");
+                false
+            }
         }
-        woken.is_ok()
     }
 
     fn fresh(&self, user_id: OwnedUserId, person: Option<PersonId>) -> OurUser {

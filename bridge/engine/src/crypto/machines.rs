@@ -57,18 +57,14 @@ impl Machines {
         cell.get_or_try_init(|| self.wake(&user.user_id, display_name)).await.cloned()
     }
 
-    /// Has the machine of a ghost awake the next time the inboxes are emptied, if it stands on the homeserver; one that does
-    /// not is made when it speaks. It does not count as used.
+    /// As [`Machines::of`], so that the machine is awake the next time the inboxes are emptied. It does not count as used.
     ///
     /// # Errors
-    /// When the crypto store fails.
-    pub async fn look_after(&self, ghost: &OurUser) -> Result<(), CryptoError> {
+    /// When homeserver, database or crypto store fail.
+    pub async fn look_after(&self, ghost: &OurUser, display_name: &str) -> Result<(), CryptoError> {
         let _waking = self.waking.read().await;
-        if !self.store.our_user(&ghost.user_id).await?.is_some_and(|ghost| ghost.ready) {
-            return Ok(());
-        }
         let cell = self.cell(ghost, Timestamp::from_millis(0)).await;
-        cell.get_or_try_init(|| self.wake(&ghost.user_id, "")).await.map(drop)
+        cell.get_or_try_init(|| self.wake(&ghost.user_id, display_name)).await.map(drop)
     }
 
     async fn cell(&self, user: &OurUser, used: Timestamp) -> Arc<OnceCell<Arc<Machine>>> {
