@@ -1,0 +1,167 @@
+//! What a store promises of what is sent again.
+
+use parlour_domain::LegId;
+use ruma::{UserId, user_id};
+
+use super::{
+    super::{Leg, LegContent, NewLeg, Repair, Says, SentLeg, UnreadableSession, testing::TestDatabase},
+    AT, World, decided, event_id, leg, world,
+};
+
+pub(super) async fn next(world: &World) -> Option<Leg> {
+    world.store.next_leg(&world.anns).await.expect("the outbox")
+}
+
+/// The next leg was sent as this event, in the session `session`.
+pub(super) async fn next_is_sent(world: &World, by: &UserId, event: &str) {
+    let leg = next(world).await.expect("a leg");
+    world.store.leg_is_sealed(&leg, &world.anns, "{}", "session", by).await.expect("kept");
+    world.store.leg_has_landed(&leg.id, &event_id(event), AT).await.expect("landed");
+}
+
+/// What is to be sent again of what `by` has sent to Ann.
+async fn unreadable(world: &World, by: &UserId) -> (UnreadableSession, Vec<SentLeg>) {
+    let session = world.store.session_name("session");
+    let sent = world.store.sent_in(&world.anns, by, &session).await.expect("read");
+    (UnreadableSession { ours: by.to_owned(), portal: world.anns.id.clone(), session }, sent)
+}
+
+/// Sends one leg again, as `LegIds::again` has it; the ids of the two legs.
+async fn begin_repair(world: &World, of: &UnreadableSession, sent: SentLeg) -> [LegId; 2] {
+    let says = [sent.says.clone(), Says::Redaction(sent.event.clone(), of.ours.clone())];
+    let [again, redaction] = says.map(|says| NewLeg { says, ..leg(&world.anns) });
+    let ids = [again.id.clone(), redaction.id.clone()];
+    let repairs = [Repair { of: sent, again, redaction, why: "wedged" }];
+    assert!(!world.store.is_on_its_way(of).await.expect("read"));
+    for _ in 0..2 {
+        world
+            .store
+            .begin_repairs(of, &world.conversation, &repairs, true, AT)
+            .await
+            .expect("begun, or already");
+    }
+    assert!(world.store.unreadable_sessions().await.expect("read").is_empty());
+    ids
+}
+
+pub(super) async fn a_message_is_sent_again_and_stands_for_itself(database: &TestDatabase) {
+    let world = world(database).await;
+    decided(&world, "$a").await;
+    let ghost = user_id!("@_parlour_1:x");
+    next_is_sent(&world, ghost, "$lost").await;
+    // Dr Murphy, Ann, Ben.
+    for (reader, wanted) in [("@u0:x", 0), ("@u1:x", 1), ("@u2:x", 0)] {
+        let reader = UserId::parse(reader).expect("a user");
+        let between = world.store.portals_between(ghost, &reader).await.expect("read");
+        assert_eq!(between, std::slice::from_ref(&world.anns.id)[..wanted], "{reader}");
+    }
+    let other = world.store.session_name("other");
+    assert!(world.store.sent_in(&world.anns, ghost, &other).await.expect("read").is_empty());
+    let (session, mut sent) = unreadable(&world, ghost).await;
+    let reader = user_id!("@u1:x");
+    assert!(world.store.repair_is_wished(ghost, reader).await.expect("wished"));
+    assert!(!world.store.repair_is_wished(ghost, reader).await.expect("wished"), "it is no news");
+    assert_eq!(world.store.repairs_wished().await.expect("read"), [(ghost.to_owned(), reader.to_owned())]);
+    let named = std::slice::from_ref(&session);
+    world.store.sessions_are_unreadable(ghost, reader, named).await.expect("named");
+    assert!(world.store.repairs_wished().await.expect("read").is_empty());
+    assert_eq!(world.store.unreadable_sessions().await.expect("read"), named);
+    let lost = sent.pop().expect("one message");
+    assert!(sent.is_empty());
+    assert_eq!((&*lost.event, lost.sent_at), (&*event_id("$lost"), AT));
+    let message = lost.message.clone();
+    let [again, redaction] = begin_repair(&world, &session, lost).await;
+    assert!(unreadable(&world, ghost).await.1.is_empty(), "it is being sent again");
+    let found = next(&world).await.expect("a leg");
+    assert_eq!(found.id, again);
+    assert!(matches!(found.content, LegContent::Message { body, .. } if body == "Bring your card."));
+    next_is_sent(&world, ghost, "$again").await;
+    let found = next(&world).await.expect("a leg");
+    assert_eq!(found.id, redaction);
+    let LegContent::Redaction { by, event } = found.content else { panic!("the redaction") };
+    assert_eq!((&*by, &*event), (ghost, &*event_id("$lost")));
+    world.store.leg_has_landed(&redaction, &event_id("$redaction"), AT).await.expect("landed");
+    assert!(next(&world).await.is_none());
+    // Whoever answers either event answers the message.
+    for event in ["$lost", "$again"] {
+        let known = world.store.message_at(&world.anns.id, &event_id(event)).await.expect("read");
+        assert_eq!(known.map(|(id, _)| id), message, "{event}");
+    }
+    assert!(world.store.message_at(&world.anns.id, &event_id("$redaction")).await.expect("read").is_none());
+}
+
+pub(super) async fn what_is_never_read_is_not_sent_for_ever(database: &TestDatabase) {
+    let world = world(database).await;
+    decided(&world, "$a").await;
+    let ghost = user_id!("@_parlour_1:x");
+    next_is_sent(&world, ghost, "$0").await;
+    for time in 1..=3 {
+        let (session, mut sent) = unreadable(&world, ghost).await;
+        let [_, redaction] = begin_repair(&world, &session, sent.pop().expect("one message")).await;
+        assert!(sent.is_empty(), "the last event alone stands for it");
+        next_is_sent(&world, ghost, &format!("${time}")).await;
+        let gone = event_id(&format!("$gone{time}"));
+        world.store.leg_has_landed(&redaction, &gone, AT).await.expect("landed");
+    }
+    assert!(unreadable(&world, ghost).await.1.is_empty());
+}
+
+pub(super) async fn what_is_on_its_way_is_looked_for_once_more(database: &TestDatabase) {
+    let world = world(database).await;
+    let ghost = user_id!("@_parlour_1:x");
+    decided(&world, "$a").await;
+    next_is_sent(&world, ghost, "$0").await;
+    decided(&world, "$b").await;
+    let (session, sent) = unreadable(&world, ghost).await;
+    let reader = user_id!("@u1:x");
+    let named = std::slice::from_ref(&session);
+    world.store.sessions_are_unreadable(ghost, reader, named).await.expect("named");
+    assert_eq!(sent.len(), 1);
+    assert!(world.store.is_on_its_way(&session).await.expect("read"), "the second may land in it");
+    world.store.begin_repairs(&session, &world.conversation, &[], false, AT).await.expect("begun");
+    assert_eq!(world.store.unreadable_sessions().await.expect("read"), named);
+    next_is_sent(&world, ghost, "$1").await;
+    assert!(!world.store.is_on_its_way(&session).await.expect("read"));
+    assert_eq!(unreadable(&world, ghost).await.1.len(), 2);
+    assert_eq!(
+        world.store.last_session(ghost, &world.anns.id).await.expect("read"),
+        Some(session.session.clone())
+    );
+    world.store.begin_repairs(&session, &world.conversation, &[], true, AT).await.expect("begun");
+    assert!(world.store.unreadable_sessions().await.expect("read").is_empty());
+}
+
+pub(super) async fn what_cannot_be_sent_again_is_not_voided(database: &TestDatabase) {
+    let world = world(database).await;
+    let ghost = user_id!("@_parlour_1:x");
+    decided(&world, "$a").await;
+    next_is_sent(&world, ghost, "$0").await;
+    let (session, mut sent) = unreadable(&world, ghost).await;
+    begin_repair(&world, &session, sent.pop().expect("one message")).await;
+    let again = next(&world).await.expect("the words again");
+    world.store.leg_has_failed(&again, &world.conversation, "SEND-1", None, AT).await.expect("given up");
+    assert!(next(&world).await.is_none(), "the event stays that others could read");
+}
+
+pub(super) async fn the_bots_words_are_sent_again_as_well(database: &TestDatabase) {
+    let world = world(database).await;
+    let bot = user_id!("@_parlour_bot:x");
+    let words =
+        |text: &str| NewLeg { says: Says::Notice(text.to_owned(), Some(event_id("$a"))), ..leg(&world.anns) };
+    let mut tx = world.store.begin().await.expect("begun");
+    world.store.add(&mut tx, &words("Not delivered."), None, AT).await.expect("added");
+    world.store.commit(tx, crate::CommitPoint::EventDecided).await.expect("kept");
+    next_is_sent(&world, bot, "$lost").await;
+    let (session, mut sent) = unreadable(&world, bot).await;
+    let [again, redaction] = begin_repair(&world, &session, sent.pop().expect("the notice")).await;
+    let found = next(&world).await.expect("a leg");
+    assert_eq!(found.id, again);
+    let LegContent::Notice { body, about } = found.content else { panic!("the bot's words") };
+    assert_eq!((&*body, about), ("Not delivered.", Some(event_id("$a"))));
+    next_is_sent(&world, bot, "$again").await;
+    let found = next(&world).await.expect("a leg");
+    assert_eq!(found.id, redaction);
+    assert!(matches!(found.content, LegContent::Redaction { by, event } if by == bot && event == "$lost"));
+    world.store.leg_has_landed(&redaction, &event_id("$redaction"), AT).await.expect("landed");
+    assert!(next(&world).await.is_none());
+}
