@@ -34,6 +34,7 @@ use crate::{
     relay::Tries,
     secret::Secret,
     store::{DatabaseUrl, Figures, MasterKey, Store, StoreError},
+    turns::Turns,
 };
 
 /// What an engine is told at its start.
@@ -106,6 +107,7 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     pub(crate) store: Store,
     pub(crate) homeserver: Homeserver,
+    pub(crate) turns: Turns,
     pub(crate) ghosts: Ghosts,
     pub(crate) leg_ids: LegIds,
     pub(crate) clock: Arc<dyn Clock>,
@@ -220,6 +222,7 @@ impl Engine {
             settings,
             store,
             homeserver,
+            turns: Turns::new(),
             ghosts,
             leg_ids,
             clock,

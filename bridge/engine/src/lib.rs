@@ -25,6 +25,7 @@ mod repair;
 mod secret;
 mod sender;
 mod store;
+mod turns;
 
 pub use commit_point::CommitPoint;
 pub use counts::Counts;

@@ -1,0 +1,293 @@
+//! Turns: how many requests the homeserver has from us at once, and whose is next.
+//!
+//! What makes many requests at once (a message to five hundred patients, a conversation with all of them) asks for a turn
+//! for each. A turn that is free goes to the party that has the fewest requests under way, so that a message to one patient
+//! overtakes one to all. How many turns there are follows from how the homeserver answers.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use parlour_domain::{ConversationId, MessageId, PortalId};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::homeserver::HomeserverError;
+
+/// Few enough for any homeserver, enough to go on.
+const FEWEST: f64 = 4.0;
+/// More than this at once no homeserver answers any sooner: its events are made one after the other.
+const MOST: f64 = 50.0;
+const AT_FIRST: f64 = 32.0;
+/// What is asked of a homeserver that is not overrun is answered within this time, with all turns taken.
+const SLOW: Duration = Duration::from_secs(2);
+/// After an answer that was slow, and after one that said that it was too much.
+const LESS: f64 = 0.8;
+const MUCH_LESS: f64 = 0.5;
+/// How many turns a conversation that is being made may have: making a room is twenty times the work of a message, and
+/// whoever writes meanwhile waits for what the homeserver has begun.
+const MAKING: usize = 8;
+
+/// On whose behalf a request is made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Party {
+    /// A message's legs.
+    Message(MessageId),
+    /// What is said in one portal and is no message.
+    Portal(PortalId),
+    /// A conversation that is being made.
+    Making(ConversationId),
+}
+
+impl Party {
+    fn most(&self) -> usize {
+        match self {
+            Self::Message(_) | Self::Portal(_) => usize::MAX,
+            Self::Making(_) => MAKING,
+        }
+    }
+}
+
+/// The turns at the homeserver. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Turns(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    limit: f64,
+    under_way: usize,
+    parties: HashMap<Party, Queue>,
+    served: u64,
+    lowered: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<oneshot::Sender<Turn>>,
+    under_way: usize,
+    /// When it was served last, in turns.
+    served: u64,
+}
+
+/// A turn that was given; dropped, it is free.
+#[derive(Debug)]
+struct Turn {
+    /// None when its end is counted already.
+    turns: Option<Turns>,
+    party: Party,
+    begun: Instant,
+}
+
+impl Turns {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(State {
+            limit: AT_FIRST,
+            under_way: 0,
+            parties: HashMap::new(),
+            served: 0,
+            lowered: None,
+        })))
+    }
+
+    /// Does this when it is its party's turn.
+    pub(crate) async fn take<T>(
+        &self,
+        party: &Party,
+        work: impl Future<Output = Result<T, HomeserverError>>,
+    ) -> Result<T, HomeserverError> {
+        let turn = self.turn(party).await;
+        let outcome = work.await;
+        self.state().learn(turn.begun, turn.begun.elapsed(), outcome.as_ref().err());
+        outcome
+    }
+
+    async fn turn(&self, party: &Party) -> Turn {
+        let (given, mine) = oneshot::channel();
+        {
+            let mut state = self.state();
+            state.parties.entry(party.clone()).or_default().waiting.push_back(given);
+            self.give(&mut state);
+        }
+        match mine.await {
+            Ok(turn) => turn,
+            // Nobody drops what waits.
+            Err(_) => Turn { turns: None, party: party.clone(), begun: Instant::now() },
+        }
+    }
+
+    /// Gives the turns that are free.
+    fn give(&self, state: &mut State) {
+        while (state.under_way as f64) < state.limit {
+            let next = state
+                .parties
+                .iter_mut()
+                .filter(|(party, queue)| !queue.waiting.is_empty() && queue.under_way < party.most())
+                .min_by_key(|(_, queue)| (queue.under_way, queue.served));
+            let Some((party, queue)) = next else { return };
+            let Some(waiting) = queue.waiting.pop_front() else { return };
+            let turn = Turn { turns: Some(self.clone()), party: party.clone(), begun: Instant::now() };
+            state.served += 1;
+            queue.served = state.served;
+            queue.under_way += 1;
+            state.under_way += 1;
+            if let Err(mut turn) = waiting.send(turn) {
+                // Whoever waited does not any more. Its end is counted here, where the state is held already.
+                turn.turns = None;
+                state.ended(&turn.party);
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(turns) = self.turns.take() else { return };
+        let mut state = turns.state();
+        state.ended(&self.party);
+        turns.give(&mut state);
+    }
+}
+
+impl State {
+    fn ended(&mut self, party: &Party) {
+        self.under_way = self.under_way.saturating_sub(1);
+        if let Some(queue) = self.parties.get_mut(party) {
+            queue.under_way = queue.under_way.saturating_sub(1);
+            if queue.under_way == 0 && queue.waiting.is_empty() {
+                self.parties.remove(party);
+            }
+        }
+    }
+
+    /// What an answer tells about how many turns there should be.
+    fn learn(&mut self, begun: Instant, took: Duration, error: Option<&HomeserverError>) {
+        let too_much = match error {
+            Some(HomeserverError::Unreachable(_)) => true,
+            Some(HomeserverError::Refused { status, .. }) => *status == 429 || *status >= 500,
+            _ => false,
+        };
+        let factor = match (too_much, took > SLOW) {
+            (true, _) => MUCH_LESS,
+            (false, true) => LESS,
+            (false, false) => {
+                // Only when more are wanted is it known that more are borne.
+                if (self.under_way as f64) >= self.limit.floor() {
+                    self.limit = (self.limit + 1.0 / self.limit).min(MOST);
+                }
+                return;
+            }
+        };
+        // What was asked before the last step down says nothing about the time after it.
+        if self.lowered.is_none_or(|lowered| begun > lowered) {
+            self.limit = (self.limit * factor).max(FEWEST);
+            self.lowered = Some(Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn message(n: u8) -> Party {
+        Party::Message(MessageId::from_bytes([n; 16]))
+    }
+
+    fn refused(status: u16) -> HomeserverError {
+        HomeserverError::Refused { status, code: String::new(), retry_after: None }
+    }
+
+    #[tokio::test]
+    async fn a_message_to_one_overtakes_a_message_to_all() {
+        let turns = Turns::new();
+        let (asked, mut begun) = mpsc::unbounded_channel();
+        let ask = |party: Party| {
+            let (turns, asked) = (turns.clone(), asked.clone());
+            tokio::spawn(async move {
+                let work = async {
+                    let _ = asked.send(party.clone());
+                    std::future::pending::<Result<(), HomeserverError>>().await
+                };
+                turns.take(&party, work).await
+            })
+        };
+        let all = message(1);
+        let tasks: Vec<_> = (0..100).map(|_| ask(all.clone())).collect();
+        for _ in 0..AT_FIRST as usize {
+            assert_eq!(begun.recv().await, Some(all.clone()));
+        }
+        let one = ask(message(2));
+        while turns.state().parties.get(&message(2)).is_none() {
+            tokio::task::yield_now().await;
+        }
+        tasks[0].abort();
+        assert_eq!(begun.recv().await, Some(message(2)), "the turn that is free is the single message's");
+        one.abort();
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        for task in tasks {
+            let _ = task.await;
+        }
+        let _ = one.await;
+        let state = turns.state();
+        assert_eq!((state.under_way, state.parties.len()), (0, 0), "nothing is left");
+    }
+
+    #[tokio::test]
+    async fn a_conversation_that_is_made_leaves_turns_to_others() {
+        let turns = Turns::new();
+        let making = Party::Making(ConversationId::from_bytes([1; 16]));
+        let (asked, mut begun) = mpsc::unbounded_channel();
+        let tasks: Vec<_> = (0..20)
+            .map(|_| {
+                let (turns, making, asked) = (turns.clone(), making.clone(), asked.clone());
+                tokio::spawn(async move {
+                    let work = async {
+                        let _ = asked.send(());
+                        std::future::pending::<Result<(), HomeserverError>>().await
+                    };
+                    turns.take(&making, work).await
+                })
+            })
+            .collect();
+        for _ in 0..MAKING {
+            begun.recv().await.expect("a turn");
+        }
+        turns.take(&message(1), async { Ok(()) }).await.expect("a turn is free");
+        assert_eq!(turns.state().under_way, MAKING);
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test]
+    async fn the_limit_follows_the_answers() {
+        let turns = Turns::new();
+        let one = message(1);
+        let limit = || turns.state().limit;
+        turns.take(&one, async { Ok(()) }).await.expect("a turn");
+        assert!((limit() - AT_FIRST).abs() < 0.1, "a turn alone proves nothing");
+        let _ = turns.take(&one, async { Err::<(), _>(refused(404)) }).await;
+        assert!(
+            (limit() - AT_FIRST).abs() < 0.1,
+            "a refusal that is meant says nothing about how much is borne"
+        );
+        let _ = turns.take(&one, async { Err::<(), _>(refused(429)) }).await;
+        assert!((limit() - AT_FIRST / 2.0).abs() < 0.1);
+        for _ in 0..20 {
+            let _ = turns.take(&one, async { Err::<(), _>(refused(502)) }).await;
+        }
+        assert!((limit() - FEWEST).abs() < 0.1);
+        let before = Instant::now();
+        turns.state().learn(before, Duration::from_millis(1), None);
+        assert!((limit() - FEWEST).abs() < 0.1);
+        let held: Vec<_> = futures_util::future::join_all((0..4).map(|_| turns.turn(&one))).await;
+        turns.state().learn(before, Duration::from_millis(1), None);
+        assert!(limit() > FEWEST, "all were taken, and the answer was quick");
+        drop(held);
+    }
+}
