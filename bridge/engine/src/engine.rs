@@ -33,6 +33,7 @@ use crate::{
     portals::Progress,
     relay::Tries,
     secret::Secret,
+    sender::Sender,
     store::{DatabaseUrl, Figures, MasterKey, Store, StoreError},
     turns::Turns,
 };
@@ -99,7 +100,7 @@ pub enum EngineError {
 /// Whose worker is to look.
 enum Wake {
     Relay(ConversationId),
-    Sender(PortalId),
+    Senders(Vec<PortalId>),
 }
 
 /// What all parts of the engine share.
@@ -160,8 +161,8 @@ impl Core {
 
     /// Has these portals' senders look.
     pub(crate) fn wake_senders(&self, portals: &[PortalId]) {
-        for portal in portals {
-            self.wake(Wake::Sender(portal.clone()));
+        if !portals.is_empty() {
+            self.wake(Wake::Senders(portals.to_vec()));
         }
     }
 
@@ -180,7 +181,7 @@ impl Core {
 pub struct Engine {
     core: Arc<Core>,
     relays: Keyed<ConversationId>,
-    senders: Keyed<PortalId>,
+    sender: Sender,
     making: Mutex<()>,
     unfinished: Notify,
     tasks: Mutex<JoinSet<()>>,
@@ -243,7 +244,7 @@ impl Engine {
         let engine = Arc::new(Self {
             core,
             relays: Keyed::new(),
-            senders: Keyed::new(),
+            sender: Sender::new(),
             making: Mutex::default(),
             unfinished: Notify::new(),
             tasks: Mutex::default(),
@@ -254,7 +255,7 @@ impl Engine {
             while let (Some(wake), Some(engine)) = (woken.recv().await, weak.upgrade()) {
                 match wake {
                     Wake::Relay(conversation) => engine.wake_relay(&conversation).await,
-                    Wake::Sender(portal) => engine.wake_sender(&portal).await,
+                    Wake::Senders(portals) => engine.sender.wake(&engine.core, portals).await,
                 }
             }
         });
@@ -267,7 +268,7 @@ impl Engine {
     pub async fn stop(&self) {
         self.tasks.lock().await.shutdown().await;
         self.relays.stop().await;
-        self.senders.stop().await;
+        self.sender.stop().await;
         self.core.store.close().await;
     }
 
@@ -467,14 +468,5 @@ impl Engine {
             async move { core.relay(&conversation).await }
         };
         self.relays.wake(conversation, work).await;
-    }
-
-    async fn wake_sender(&self, portal: &PortalId) {
-        let core = Arc::clone(&self.core);
-        let work = move |portal| {
-            let core = Arc::clone(&core);
-            async move { core.send_waiting(&portal).await }
-        };
-        self.senders.wake(portal, work).await;
     }
 }

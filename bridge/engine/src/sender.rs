@@ -1,295 +1,419 @@
-//! The sender: each portal's legs in order, encrypted once, stored, then sent until they stand in the room.
+//! The sender: every portal's legs in order, those of different portals side by side. What one user of ours says in many
+//! portals is encrypted together; each leg is sent when its message has a turn at the homeserver; and what has landed
+//! meanwhile is written down together.
 
-use std::time::Duration;
+mod delivery;
 
-use parlour_domain::{LEG_FIELD, PortalId, Refusal};
-use ruma::{
-    EventId, OwnedEventId, OwnedUserId,
-    api::client::message::send_message_event,
-    events::{AnyMessageLikeEventContent, MessageLikeEventType},
-    serde::Raw,
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, HashSet},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
 };
-use serde_json::{Value, json};
 
+use futures_util::FutureExt as _;
+use parlour_domain::{LegId, MessageId, PersonId, PortalId};
+use ruma::{OwnedEventId, OwnedUserId};
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
+
+use self::delivery::{Failed, LONGEST_PAUSE, Prepared};
+#[cfg(feature = "faults")]
+use crate::faults::faulty;
 use crate::{
-    commit_point::CommitPoint,
-    crypto::{CryptoError, Machine, Sealed},
+    crypto::CryptoError,
     engine::Core,
-    faults::faulty,
-    homeserver::{HomeserverError, encoded},
-    keyed::Again,
-    portals::people_of,
-    store::{Leg, LegContent, Portal, StoreError},
+    store::{Leg, LegContent, StoreError},
 };
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-const HELD: Duration = Duration::from_secs(60);
-/// How often sending a leg may fail for a reason that does not pass before it is given up: with the pauses between,
-/// about three quarters of an hour.
-const ATTEMPTS: i64 = 15;
-const AT_FIRST: Duration = Duration::from_millis(200);
-const WHILE_IT_PASSES: Duration = Duration::from_secs(5);
+const AFTER_A_PANIC: Duration = Duration::from_secs(5);
+/// How long after the last look at a leg that nobody can read there is another. News of a device is what ends the waiting.
+const HELD: Duration = Duration::from_secs(600);
+/// How many legs are encrypted together.
+const MOST_TOGETHER: usize = 250;
+/// How many legs a message has that is encrypted before those that have more.
+const FEW: usize = 8;
 
-enum Delivered {
-    Landed,
-    Held,
+/// Who says something.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Speaker {
+    Bot,
+    Ghost(PersonId),
+    User(OwnedUserId),
 }
 
-impl Core {
-    /// Sends what waits for a portal, in order, until nothing does, somebody has to sign in first, or it fails.
-    pub(crate) async fn send_waiting(&self, portal: &PortalId) -> Again {
+impl Speaker {
+    fn of(leg: &Leg) -> Self {
+        match &leg.content {
+            LegContent::Message { sender, .. } => Self::Ghost(sender.clone()),
+            LegContent::Notice { .. } => Self::Bot,
+            LegContent::Redaction { by, .. } => Self::User(by.clone()),
+        }
+    }
+}
+
+/// The sender of an engine; dropping it ends all its work.
+pub(crate) struct Sender(Mutex<Option<Running>>);
+
+struct Running {
+    wakes: mpsc::UnboundedSender<Vec<PortalId>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Sender {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Has it look at these portals, now or as soon as it is done with what it does there.
+    pub(crate) async fn wake(&self, core: &Arc<Core>, portals: Vec<PortalId>) {
+        let mut running = self.0.lock().await;
+        let running = running.get_or_insert_with(|| {
+            let (wakes, woken) = mpsc::unbounded_channel();
+            Running { wakes, task: tokio::spawn(Dispatch::new(Arc::clone(core)).run(woken)) }
+        });
+        // It listens for as long as it is there.
+        let _ = running.wakes.send(portals);
+    }
+
+    /// Ends all its work, and waits until it has ended.
+    pub(crate) async fn stop(&self) {
+        let Some(mut running) = self.0.lock().await.take() else { return };
+        let (nobody, _) = mpsc::unbounded_channel();
+        // Told by the end of the channel.
+        drop(std::mem::replace(&mut running.wakes, nobody));
+        let _ = (&mut running.task).await;
+    }
+}
+
+/// Something that was begun and has ended.
+enum Done {
+    /// Legs were to be encrypted.
+    Prepared { speaker: Speaker, legs: Vec<Leg>, outcomes: Vec<Result<Prepared, Failed>> },
+    /// A leg was sent; none stands in its room already, or is not to be sent.
+    Delivered { leg: Leg, event: Option<OwnedEventId> },
+    /// These portals are to be looked at again, after this time.
+    Again(Vec<PortalId>, Duration),
+    /// What has landed in these portals is written down.
+    Kept(Vec<PortalId>),
+    /// It panicked.
+    Panicked(Work, Vec<PortalId>),
+}
+
+/// What kind of thing was begun.
+#[derive(Clone)]
+enum Work {
+    Sealing(Speaker),
+    Delivering,
+    Keeping,
+}
+
+struct Dispatch {
+    core: Arc<Core>,
+    /// Where something is under way; and whether it was woken meanwhile.
+    busy: HashMap<PortalId, bool>,
+    /// When portals are to be looked at again.
+    later: BinaryHeap<Reverse<(Instant, PortalId)>>,
+    /// Who encrypts just now.
+    sealing: HashSet<Speaker>,
+    /// What waits to be encrypted.
+    waiting: HashMap<Speaker, Vec<Leg>>,
+    /// What has landed and is not written down.
+    landed: Vec<(PortalId, LegId, OwnedEventId)>,
+    keeping: bool,
+    tasks: JoinSet<Done>,
+}
+
+impl Dispatch {
+    fn new(core: Arc<Core>) -> Self {
+        Self {
+            core,
+            busy: HashMap::new(),
+            later: BinaryHeap::new(),
+            sealing: HashSet::new(),
+            waiting: HashMap::new(),
+            landed: Vec::new(),
+            keeping: false,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    async fn run(mut self, mut woken: mpsc::UnboundedReceiver<Vec<PortalId>>) {
         loop {
-            if !self.may_work() {
-                // When that ends, everybody is woken.
-                return Again::WhenWoken;
+            let next = self.later.peek().map(|Reverse((at, _))| *at);
+            let mut portals = HashSet::new();
+            tokio::select! {
+                wake = woken.recv() => match wake {
+                    Some(wake) => portals.extend(wake),
+                    None => break,
+                },
+                Some(done) = self.tasks.join_next() => portals.extend(self.done(done.ok())),
+                () = until(next) => {}
             }
-            let leg = match self.next_leg(portal).await {
-                Ok(Some(leg)) => leg,
-                Ok(None) => return Again::WhenWoken,
-                Err(error) => {
-                    tracing::error!(%portal, %error, "the outbox could not be read");
-                    return Again::After(AFTER_AN_ERROR);
-                }
-            };
-            if let Some(early) = self.too_early(&leg) {
-                return Again::After(early);
+            // Whatever else has happened by now is looked at together.
+            while let Ok(wake) = woken.try_recv() {
+                portals.extend(wake);
             }
-            match self.deliver(&leg).await {
-                Ok(Delivered::Landed) => {}
-                Ok(Delivered::Held) => {
-                    if !leg.held {
-                        tracing::info!(leg = %leg.id, "held until somebody can read it");
-                    }
-                    let kept = if leg.held { Ok(()) } else { self.store.leg_is_held(leg.seq).await };
-                    // News of a device wakes it; the look in between is for news that came just now.
-                    return Again::After(if kept.is_ok() { HELD } else { AFTER_AN_ERROR });
-                }
-                Err(error) if !error.may_pass() && leg.attempts >= ATTEMPTS => {
-                    if let Err(error) = self.give_up(&leg, &error).await {
-                        tracing::error!(leg = %leg.id, %error, "the outbox could not be written");
-                        return Again::After(AFTER_AN_ERROR);
-                    }
-                }
-                Err(error) => return self.put_off(&leg, &error).await,
+            while let Some(done) = self.tasks.try_join_next() {
+                portals.extend(self.done(done.ok()));
+            }
+            self.keep_what_landed();
+            portals.extend(self.due());
+            self.look(portals).await;
+        }
+        self.tasks.shutdown().await;
+    }
+
+    /// Where it is time to look again.
+    fn due(&mut self) -> Vec<PortalId> {
+        let (now, mut due) = (Instant::now(), Vec::new());
+        while let Some(Reverse((at, _))) = self.later.peek() {
+            if *at > now {
+                break;
+            }
+            due.extend(self.later.pop().map(|Reverse((_, portal))| portal));
+        }
+        due
+    }
+
+    fn later(&mut self, portal: PortalId, after: Duration) {
+        self.later.push(Reverse((Instant::now() + after, portal)));
+    }
+
+    /// Begins what is to be done in these portals.
+    async fn look(&mut self, portals: HashSet<PortalId>) {
+        let mut free = Vec::with_capacity(portals.len());
+        for portal in portals {
+            match self.busy.get_mut(&portal) {
+                Some(woken) => *woken = true,
+                None => free.push(portal),
             }
         }
+        // When that ends, everybody is woken.
+        if free.is_empty() || !self.core.may_work() {
+            return;
+        }
+        let legs = match self.next_legs(&free).await {
+            Ok(legs) => legs,
+            Err(error) => {
+                tracing::error!(%error, "the outbox could not be read");
+                free.into_iter().for_each(|portal| self.later(portal, AFTER_AN_ERROR));
+                return;
+            }
+        };
+        for (portal, leg) in legs {
+            match leg {
+                Ok(leg) => match self.too_early(&leg) {
+                    Some(early) => self.later(portal, early),
+                    None => self.begin(leg),
+                },
+                Err(error) => {
+                    tracing::error!(%portal, %error, "the outbox could not be read");
+                    self.later(portal, AFTER_AN_ERROR);
+                }
+            }
+        }
+        self.seal_what_waits();
+    }
+
+    async fn next_legs(
+        &self,
+        portals: &[PortalId],
+    ) -> Result<Vec<(PortalId, Result<Leg, StoreError>)>, StoreError> {
+        #[cfg(feature = "faults")]
+        if faulty!(self.core.settings, Unordered) {
+            return self.core.store.newest_legs(portals).await;
+        }
+        self.core.store.next_legs(portals).await
     }
 
     /// How long a leg that was put off still waits. Nothing is put off for longer than the longest pause: what seems to
     /// be was put off before the clock was set back, and is due.
     fn too_early(&self, leg: &Leg) -> Option<Duration> {
-        let early = u64::try_from(leg.next_attempt_at.millis() - self.clock.now().millis()).ok()?;
+        let early = u64::try_from(leg.next_attempt_at.millis() - self.core.clock.now().millis()).ok()?;
         Some(Duration::from_millis(early)).filter(|early| !early.is_zero() && *early <= LONGEST_PAUSE)
     }
 
-    async fn next_leg(&self, portal: &PortalId) -> Result<Option<Leg>, StoreError> {
-        let portal = self.store.portal(portal).await?;
-        #[cfg(feature = "faults")]
-        if faulty!(self.settings, Unordered) {
-            return self.store.newest_leg(&portal).await;
+    fn begin(&mut self, leg: Leg) {
+        self.busy.insert(leg.portal.id.clone(), false);
+        let speaker = Speaker::of(&leg);
+        if leg.sealed.is_none() && !matches!(leg.content, LegContent::Redaction { .. }) {
+            self.waiting.entry(speaker).or_default().push(leg);
+            return;
         }
-        self.store.next_leg(&portal).await
+        let core = Arc::clone(&self.core);
+        self.spawn(Work::Delivering, vec![leg.portal.id.clone()], async move {
+            match core.resume(&leg).await {
+                Ok(event) => Done::Delivered { leg, event },
+                Err(error) => core.again(&leg, &error).await,
+            }
+        });
     }
 
-    /// The homeserver will not take it, however often it is tried: its sender is told, and the next legs go on.
-    async fn give_up(&self, leg: &Leg, error: &CryptoError) -> Result<(), CryptoError> {
-        let refusal = Refusal::Undeliverable;
-        tracing::error!(leg = %leg.id, %error, code = refusal.code(), "a leg is given up");
-        let portal = self.store.portal(&leg.portal).await?;
-        let now = self.clock.now();
-        let notice = match &leg.content {
-            LegContent::Message { source: (home, source), .. } => {
-                let words = format!("{} ({})", refusal.sentence(), refusal.code());
-                Some(self.leg_ids.notice(source, home, refusal.code(), words, now))
+    /// Has everybody encrypt who does not just now: one batch each.
+    fn seal_what_waits(&mut self) {
+        let speakers: Vec<_> =
+            self.waiting.keys().filter(|speaker| !self.sealing.contains(speaker)).cloned().collect();
+        for speaker in speakers {
+            let Some(waiting) = self.waiting.remove(&speaker) else { continue };
+            let (batch, rest) = batch(waiting);
+            if !rest.is_empty() {
+                self.waiting.insert(speaker.clone(), rest);
             }
-            LegContent::Notice { .. } | LegContent::Redaction { .. } => None,
-        };
-        self.store.leg_has_failed(leg, &portal.conversation, refusal.code(), notice.as_ref(), now).await?;
-        self.counts.given_up();
-        if let Some(notice) = notice {
-            self.wake_senders(&[notice.portal]);
+            self.sealing.insert(speaker.clone());
+            let core = Arc::clone(&self.core);
+            let portals = batch.iter().map(|leg| leg.portal.id.clone()).collect();
+            self.spawn(Work::Sealing(speaker.clone()), portals, async move {
+                let outcomes = core.prepare(&speaker, &batch).await;
+                Done::Prepared { speaker, legs: batch, outcomes }
+            });
         }
-        Ok(())
     }
 
-    async fn put_off(&self, leg: &Leg, error: &CryptoError) -> Again {
-        let asked = match error {
-            CryptoError::Homeserver(HomeserverError::Refused { retry_after, .. }) => *retry_after,
-            _ => None,
-        };
-        let counts = !error.may_pass();
-        let pause = match asked {
-            // Who asks for more is asked again earlier, and says so again.
-            Some(asked) => asked.min(LONGEST_PAUSE),
-            None if counts => {
-                (AFTER_AN_ERROR * 2u32.saturating_pow(leg.attempts.clamp(0, 16) as u32)).min(LONGEST_PAUSE)
+    /// What follows from something that has ended: where to look again at once.
+    fn done(&mut self, done: Option<Done>) -> Vec<PortalId> {
+        match done {
+            Some(Done::Prepared { speaker, legs, outcomes }) => {
+                self.sealing.remove(&speaker);
+                let again = legs.into_iter().zip(outcomes).map(|(leg, outcome)| self.prepared(leg, outcome));
+                again.flatten().collect()
             }
-            // The bot notices at once when the homeserver is back, and wakes everybody.
-            None if self.receiving_since().is_none() => LONGEST_PAUSE,
-            // One connection that was cut says nothing of the next.
-            None if leg.next_attempt_at.millis() == 0 => AT_FIRST,
-            None => WHILE_IT_PASSES,
-        };
-        tracing::warn!(leg = %leg.id, attempts = leg.attempts, %error, "a leg is tried again");
-        self.counts.retried();
-        let next = self.clock.now().plus_millis(pause.as_millis() as i64);
-        if let Err(error) = self.store.leg_is_put_off(leg.seq, counts, next).await {
-            tracing::error!(leg = %leg.id, %error, "the outbox could not be written");
-        }
-        Again::After(pause)
-    }
-
-    async fn deliver(&self, leg: &Leg) -> Result<Delivered, CryptoError> {
-        let portal = self.store.portal(&leg.portal).await?;
-        let machine = match &leg.content {
-            LegContent::Redaction { by, .. } => self.ghosts.by_user(by).await?,
-            LegContent::Message { sender, .. } => {
-                let person = self.store.person(sender).await?.ok_or(StoreError::Malformed("messages"))?;
-                self.ghosts.of(&person).await?
+            Some(Done::Delivered { leg, event: Some(event) }) => {
+                self.landed.push((leg.portal.id, leg.id, event));
+                Vec::new()
             }
-            LegContent::Notice { .. } => self.ghosts.bot().await?,
-        };
-        self.ghosts.join(&portal, &machine.intent().user_id).await?;
-        if let LegContent::Redaction { event, .. } = &leg.content {
-            self.redact(leg, &portal, &machine, event).await?;
-            return Ok(Delivered::Landed);
-        }
-        let ciphertext = match &leg.sealed {
-            Some((ciphertext, _)) => {
-                // Sending it was begun before, and how that ended is not known. The homeserver remembers transaction ids
-                // for a day and not for ever; the room tells for certain.
-                if !faulty!(self.settings, NewTransactionId) {
-                    self.read_back(&portal).await?;
+            Some(Done::Delivered { leg, event: None }) => self.freed(vec![leg.portal.id], Duration::ZERO),
+            Some(Done::Again(portals, after)) => self.freed(portals, after),
+            Some(Done::Kept(portals)) => {
+                self.keeping = false;
+                self.freed(portals, Duration::ZERO)
+            }
+            Some(Done::Panicked(work, portals)) => {
+                tracing::error!("sending panicked");
+                match work {
+                    Work::Sealing(speaker) => drop(self.sealing.remove(&speaker)),
+                    Work::Keeping => self.keeping = false,
+                    Work::Delivering => {}
                 }
-                if self.store.has_landed(leg.seq).await? {
-                    return Ok(Delivered::Landed);
-                }
-                ciphertext.clone()
+                self.freed(portals, AFTER_A_PANIC)
             }
-            None => match self.seal(leg, &portal, &machine).await? {
-                Some(ciphertext) => ciphertext,
-                None => return Ok(Delivered::Held),
-            },
-        };
-        self.put(leg, &portal, &machine, ciphertext).await?;
-        Ok(Delivered::Landed)
+            None => Vec::new(),
+        }
     }
 
-    /// Encrypts a leg and writes the ciphertext down before anything of it is sent.
-    async fn seal(
-        &self,
-        leg: &Leg,
-        portal: &Portal,
-        machine: &Machine,
-    ) -> Result<Option<String>, CryptoError> {
-        let Some(room_id) = &portal.room_id else { return Ok(None) };
-        let participants = self.store.participants(&portal.conversation).await?;
-        let mut readers: Vec<OwnedUserId> = Vec::new();
-        for participant in people_of(portal, &participants) {
-            if self.store.has_joined(&portal.id, &participant.person.user_id).await? {
-                readers.push(participant.person.user_id.clone());
+    /// What follows when a leg was to be encrypted.
+    fn prepared(&mut self, leg: Leg, outcome: Result<Prepared, Failed>) -> Vec<PortalId> {
+        let (core, portal) = (Arc::clone(&self.core), leg.portal.id.clone());
+        match outcome {
+            Ok(Prepared::Ready { intent, ciphertext }) => {
+                self.spawn(Work::Delivering, vec![portal], async move {
+                    match core.put(&leg, &intent, ciphertext).await {
+                        Ok(event) => Done::Delivered { leg, event: Some(event) },
+                        Err(error) => core.again(&leg, &error).await,
+                    }
+                });
+                Vec::new()
             }
-        }
-        let bot = self.ghosts.bot().await?;
-        let sealing = if faulty!(self.settings, BotEncrypts) { &*bot } else { machine };
-        let sealed = sealing.seal(room_id, &readers, "m.room.message", &plaintext(&leg.content)).await?;
-        let Sealed::Ciphertext { mut content, session_id } = sealed else { return Ok(None) };
-        let is_ghost = machine.intent().user_id != bot.intent().user_id;
-        if is_ghost {
-            bot.learn_session(machine, room_id, &session_id).await?;
-        }
-        content[LEG_FIELD] = json!(leg.id);
-        let ciphertext = serde_json::to_string(&content)?;
-        let sender = &machine.intent().user_id;
-        self.store.leg_is_sealed(leg, portal, &ciphertext, &session_id, sender).await?;
-        Ok(Some(ciphertext))
-    }
-
-    /// `PUT /redact`: an event that somebody could not read goes, now that its message stands there again.
-    async fn redact(
-        &self,
-        leg: &Leg,
-        portal: &Portal,
-        machine: &Machine,
-        event: &EventId,
-    ) -> Result<(), CryptoError> {
-        let Some(room_id) = &portal.room_id else { return Ok(()) };
-        let ghost = machine.intent();
-        let [room_id, event] = [room_id.as_str(), event.as_str()].map(encoded);
-        let transaction_id = format!("parlour.{}.{}", leg.id, ghost.user_id.localpart());
-        let path = format!("/_matrix/client/v3/rooms/{room_id}/redact/{event}/{transaction_id}");
-        let body = json!({ LEG_FIELD: leg.id });
-        let answer =
-            self.homeserver.call(CommitPoint::Redact, Some(ghost), http::Method::PUT, &path, &body).await;
-        let answer = match answer {
-            // An event that is gone needs none.
-            Err(error @ HomeserverError::Refused { status: 404, .. }) => {
-                return self.give_up(leg, &error.into()).await;
+            Ok(Prepared::NotIn(machine)) => {
+                self.spawn(Work::Delivering, vec![portal.clone()], async move {
+                    match core.joined(&leg, &machine.intent().user_id).await {
+                        Ok(()) => Done::Again(vec![portal], Duration::ZERO),
+                        Err(error) => core.again(&leg, &error).await,
+                    }
+                });
+                Vec::new()
             }
-            answer => answer?,
-        };
-        let event = answer["event_id"].as_str().and_then(|id| OwnedEventId::try_from(id).ok());
-        let event = event.ok_or(HomeserverError::Nonsense("PUT /redact"))?;
-        Ok(self.store.leg_has_landed(&leg.id, &event, self.clock.now()).await?)
-    }
-
-    /// `PUT /send` under an id that names leg and ghost, with the device, so that a repetition is the same event.
-    async fn put(
-        &self,
-        leg: &Leg,
-        portal: &Portal,
-        machine: &Machine,
-        ciphertext: String,
-    ) -> Result<(), CryptoError> {
-        let Some(room_id) = &portal.room_id else { return Ok(()) };
-        let ghost = &machine.intent().user_id;
-        let body: Raw<AnyMessageLikeEventContent> = Raw::from_json_string(ciphertext)?;
-        let mut transaction_id = format!("parlour.{}.{}", leg.id, ghost.localpart());
-        if faulty!(self.settings, NewTransactionId) {
-            transaction_id.push_str(PortalId::from_bytes(self.ghosts.chance.bytes()).as_str());
-        }
-        let mut request = send_message_event::v3::Request::new_raw(
-            room_id.clone(),
-            transaction_id.into(),
-            MessageLikeEventType::RoomEncrypted,
-            body,
-        );
-        request.timestamp = Some(leg.sent_at.to_matrix());
-        let again = faulty!(self.settings, SendTwice).then(|| request.clone());
-        match self.homeserver.request(CommitPoint::SendEvent, machine.intent(), request).await {
-            Ok(answer) => {
-                self.store.leg_has_landed(&leg.id, &answer.event_id, self.clock.now()).await?;
-                self.counts.sent();
-                if let Some(mut again) = again {
-                    again.txn_id = format!("{}.again", again.txn_id).into();
-                    self.homeserver.request(CommitPoint::SendEvent, machine.intent(), again).await?;
-                }
-                Ok(())
-            }
+            Ok(Prepared::Held) => self.freed(vec![portal], HELD),
+            Ok(Prepared::Gone) => self.freed(vec![portal], Duration::ZERO),
             Err(error) => {
-                if error.is("M_FORBIDDEN") {
-                    // Not in the room after all: joined again on the next attempt.
-                    self.store.not_joined(&portal.id, ghost).await?;
-                }
-                Err(error.into())
+                self.spawn(Work::Delivering, vec![portal], async move { core.again(&leg, &error).await });
+                Vec::new()
             }
         }
+    }
+
+    /// Nothing is under way in these portals any more. Those to be looked at at once: all, or those that were woken.
+    fn freed(&mut self, portals: Vec<PortalId>, after: Duration) -> Vec<PortalId> {
+        let mut at_once = Vec::new();
+        for portal in portals {
+            let woken = self.busy.remove(&portal).unwrap_or(false);
+            if woken || after.is_zero() {
+                at_once.push(portal);
+            } else {
+                self.later(portal, after);
+            }
+        }
+        at_once
+    }
+
+    /// Writes down what has landed, unless that is being done just now: then together with what lands meanwhile.
+    fn keep_what_landed(&mut self) {
+        if self.keeping || self.landed.is_empty() {
+            return;
+        }
+        self.keeping = true;
+        let mut portals = Vec::with_capacity(self.landed.len());
+        let mut legs = Vec::with_capacity(self.landed.len());
+        for (portal, leg, event) in self.landed.drain(..) {
+            portals.push(portal);
+            legs.push((leg, event));
+        }
+        let core = Arc::clone(&self.core);
+        self.spawn(Work::Keeping, portals.clone(), async move {
+            if let Err(error) = core.store.legs_have_landed(&legs, core.clock.now()).await {
+                // They stand in their rooms, where they are found.
+                tracing::error!(%error, "the outbox could not be written");
+            }
+            Done::Kept(portals)
+        });
+    }
+
+    fn spawn<F>(&mut self, work: Work, portals: Vec<PortalId>, doing: F)
+    where
+        F: Future<Output = Done> + Send + 'static,
+    {
+        self.tasks.spawn(async move {
+            // A panic must not end all later looks at these portals: nobody else would ever do it.
+            let done = AssertUnwindSafe(doing).catch_unwind().await;
+            done.unwrap_or(Done::Panicked(work, portals))
+        });
     }
 }
 
-/// What is encrypted: built anew from what may travel, so that nothing else can.
-fn plaintext(content: &LegContent) -> Value {
-    let (msgtype, body, answers) = match content {
-        LegContent::Message { body, answers, .. } => ("m.text", body, answers),
-        LegContent::Notice { body, about } => ("m.notice", body, about),
-        // It is not encrypted, and never comes here.
-        LegContent::Redaction { .. } => return Value::Null,
-    };
-    // An empty `m.mentions`: nobody is mentioned, whatever words stand there (Matrix v1.19 §User and room mentions).
-    let mut plaintext = json!({ "msgtype": msgtype, "body": body, "m.mentions": {} });
-    if let Some(event_id) = answers {
-        plaintext["m.relates_to"] = json!({ "m.in_reply_to": { "event_id": event_id } });
+impl Core {
+    /// Sending a leg failed.
+    async fn again(&self, leg: &Leg, error: &CryptoError) -> Done {
+        Done::Again(vec![leg.portal.id.clone()], self.has_failed(leg, error).await)
     }
-    plaintext
+}
+
+/// What is encrypted next of what waits, and the rest. A message to few does not wait for one to many to be encrypted.
+fn batch(mut waiting: Vec<Leg>) -> (Vec<Leg>, Vec<Leg>) {
+    let mut sizes: HashMap<Option<MessageId>, usize> = HashMap::new();
+    for leg in &waiting {
+        *sizes.entry(leg.message.clone()).or_default() += 1;
+    }
+    let size = |leg: &Leg| sizes.get(&leg.message).copied().unwrap_or_default();
+    waiting.sort_by_key(|leg| (size(leg), leg.seq));
+    let small = waiting.iter().take_while(|leg| size(leg) <= FEW).count();
+    let rest = waiting.split_off(if small > 0 { small } else { waiting.len() }.min(MOST_TOGETHER));
+    (waiting, rest)
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }

@@ -231,29 +231,6 @@ impl Machine {
         let sessions = self.keys.get_sessions(key).await?.unwrap_or_default();
         Ok(sessions.iter().map(|session| session.session_id().to_owned()).collect())
     }
-
-    /// Takes in the session that a ghost has made for a room, unless it has it, so that the bot can hand history on
-    /// (MSC4268).
-    ///
-    /// # Errors
-    /// When a crypto store fails.
-    pub async fn learn_session(
-        &self,
-        ghost: &Machine,
-        room: &RoomId,
-        session_id: &str,
-    ) -> Result<(), CryptoError> {
-        if self.olm().await.store().get_inbound_group_session(room, session_id).await?.is_some() {
-            return Ok(());
-        }
-        // This one alone: `export_room_keys` would open all that the ghost has.
-        let found = ghost.olm().await.store().get_inbound_group_session(room, session_id).await?;
-        if let Some(session) = found {
-            let exported = session.export().await;
-            self.olm().await.store().import_exported_room_keys(vec![exported], |_, _| {}).await?;
-        }
-        Ok(())
-    }
 }
 
 /// The Olm sessions that there are with devices, by the device's key.

@@ -1,44 +1,25 @@
 //! One user's machine: its keys, and the requests that it asks for.
 
 use std::{
-    ops::Deref,
+    collections::{HashMap, HashSet},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use matrix_sdk_crypto::{
-    CollectStrategy, EncryptionSettings, OlmMachine,
+    OlmMachine,
     store::CryptoStore as _,
-    types::requests::{AnyOutgoingRequest, ToDeviceRequest, UploadSigningKeysRequest},
+    types::requests::{AnyOutgoingRequest, UploadSigningKeysRequest},
 };
-use ruma::{
-    OwnedUserId, RoomId, TransactionId,
-    api::client::{keys, to_device::send_event_to_device},
-    events::AnyMessageLikeEventContent,
-    serde::Raw,
-};
+use ruma::{OwnedUserId, RoomId, TransactionId, api::client::keys};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, RwLock, RwLockReadGuard};
 
-use super::CryptoError;
+use super::{CryptoError, sealing::Device};
 use crate::{
     commit_point::CommitPoint,
-    ghosts::BOT,
     homeserver::{Homeserver, HomeserverError, Intent},
     store::MachineStore,
 };
-
-/// What became of an attempt to encrypt.
-pub enum Sealed {
-    /// The content of the `m.room.encrypted` event, and the session it was encrypted with.
-    Ciphertext {
-        /// The content, as an object.
-        content: Value,
-        /// The Megolm session.
-        session_id: String,
-    },
-    /// Nobody in the room has a cross-signed device: whoever signs in later could not read it.
-    NobodyCanRead,
-}
 
 /// The machine of the bot or of a ghost. It neither asks for room keys nor forwards any: the SDK's feature for that
 /// is not compiled in.
@@ -50,7 +31,11 @@ pub struct Machine {
     pub(super) keys: MachineStore,
     pub(super) homeserver: Homeserver,
     /// Sharing and encrypting are one step: encrypting without a live session is not survivable.
-    sealing: Mutex<()>,
+    pub(super) sealing: Mutex<()>,
+    /// What is known of people's devices, until they are asked for anew.
+    pub(super) devices: std::sync::Mutex<HashMap<OwnedUserId, Vec<Device>>>,
+    /// The Megolm sessions that the bot has learned of this machine.
+    pub(super) learned: std::sync::Mutex<HashSet<String>>,
     /// The machine's own requests go out one batch at a time.
     sending: Mutex<()>,
     /// Its inbox is looked into by one at a time, so that nothing is taken in twice.
@@ -68,6 +53,8 @@ impl Machine {
             keys,
             homeserver,
             sealing: Mutex::new(()),
+            devices: std::sync::Mutex::default(),
+            learned: std::sync::Mutex::default(),
             sending: Mutex::new(()),
             looking: Mutex::new(()),
             clashed: AtomicBool::new(false),
@@ -140,95 +127,6 @@ impl Machine {
         }
     }
 
-    /// Encrypts for the devices of these people that their own identity has signed, sharing the room's session
-    /// with those that do not have it.
-    ///
-    /// # Errors
-    /// When the homeserver or the crypto store fails; nothing is lost by trying again.
-    pub async fn seal(
-        &self,
-        room: &RoomId,
-        readers: &[OwnedUserId],
-        event_type: &str,
-        content: &Value,
-    ) -> Result<Sealed, CryptoError> {
-        let _sealing = self.sealing.lock().await;
-        let users = || readers.iter().map(Deref::deref);
-        self.olm().await.update_tracked_users(users()).await?;
-        self.flush().await?;
-        if !self.somebody_can_read(readers).await? {
-            return Ok(Sealed::NobodyCanRead);
-        }
-        let mut missing = self.olm().await.get_missing_sessions(users()).await?;
-        if missing.is_some() && self.looks_before_claiming().await {
-            missing = self.olm().await.get_missing_sessions(users()).await?;
-        }
-        if let Some((id, claim)) = missing {
-            let response = self.homeserver.request(CommitPoint::ClaimKeys, &self.intent, claim).await?;
-            self.olm().await.mark_request_as_sent(&id, &response).await?;
-        }
-        if !self.somebody_can_be_reached(readers).await? {
-            // No one-time key was to be had of any device: the room's session would reach nobody.
-            return Ok(Sealed::NobodyCanRead);
-        }
-        let settings = EncryptionSettings {
-            sharing_strategy: CollectStrategy::IdentityBasedStrategy,
-            ..EncryptionSettings::default()
-        };
-        let shares = self.olm().await.share_room_key(room, users(), settings).await?;
-        for share in &shares {
-            self.send_to_device(share).await?;
-        }
-        let content: Raw<AnyMessageLikeEventContent> =
-            Raw::from_json(serde_json::value::to_raw_value(content)?);
-        let encrypted = self.olm().await.encrypt_room_event_raw(room, event_type, &content).await?;
-        Ok(Sealed::Ciphertext {
-            content: encrypted.content.deserialize_as_unchecked()?,
-            session_id: encrypted.encryption_info.session_id().unwrap_or_default().to_owned(),
-        })
-    }
-
-    /// Looks into a ghost's inbox before it begins Olm with devices: they may have begun it already, and of two sessions
-    /// that cross nobody can tell whether the other side has lost one. Whether it has looked.
-    async fn looks_before_claiming(&self) -> bool {
-        if self.intent.user_id.localpart() == BOT {
-            // It does all the time.
-            return false;
-        }
-        match self.receive(None, false).await {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::warn!(user_id = %self.intent.user_id, %error, "a ghost speaks without a look into its inbox");
-                false
-            }
-        }
-    }
-
-    async fn somebody_can_read(&self, readers: &[OwnedUserId]) -> Result<bool, CryptoError> {
-        for user_id in readers {
-            let devices = self.olm().await.get_user_devices(user_id, None).await?;
-            if devices.devices().any(|device| device.is_cross_signed_by_owner()) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether there is an Olm session with any device that would get the room's session.
-    async fn somebody_can_be_reached(&self, readers: &[OwnedUserId]) -> Result<bool, CryptoError> {
-        for user_id in readers {
-            let devices = self.olm().await.get_user_devices(user_id, None).await?;
-            for device in devices.devices().filter(|device| device.is_cross_signed_by_owner()) {
-                let Some(key) = device.curve25519_key() else { continue };
-                let sessions = self.keys.get_sessions(&key.to_base64()).await?;
-                if sessions.is_some_and(|sessions| !sessions.is_empty()) {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-
     /// The Megolm session that is used in a room now, if there is one.
     pub(crate) async fn session_in(&self, room: &RoomId) -> Result<Option<String>, CryptoError> {
         let session = self.keys.get_outbound_group_session(room).await?;
@@ -242,7 +140,11 @@ impl Machine {
         Ok(())
     }
 
-    async fn send(&self, id: &TransactionId, request: &AnyOutgoingRequest) -> Result<(), CryptoError> {
+    pub(super) async fn send(
+        &self,
+        id: &TransactionId,
+        request: &AnyOutgoingRequest,
+    ) -> Result<(), CryptoError> {
         let (homeserver, intent) = (&self.homeserver, &self.intent);
         match request {
             AnyOutgoingRequest::KeysUpload(upload) => {
@@ -255,12 +157,18 @@ impl Machine {
                 request.timeout = query.timeout;
                 let response = homeserver.request(CommitPoint::QueryKeys, intent, request).await?;
                 self.olm().await.mark_request_as_sent(id, &response).await?;
+                self.forget_devices(query.device_keys.keys());
             }
             AnyOutgoingRequest::KeysClaim(claim) => {
                 let response = homeserver.request(CommitPoint::ClaimKeys, intent, claim.clone()).await?;
                 self.olm().await.mark_request_as_sent(id, &response).await?;
             }
-            AnyOutgoingRequest::ToDeviceRequest(share) => self.send_to_device(share).await?,
+            AnyOutgoingRequest::ToDeviceRequest(message) => {
+                let response = self
+                    .send_to_devices(&message.event_type, &message.txn_id, message.messages.clone())
+                    .await?;
+                self.olm().await.mark_request_as_sent(id, &response).await?;
+            }
             AnyOutgoingRequest::SignatureUpload(upload) => {
                 let response =
                     homeserver.request(CommitPoint::UploadSignatures, intent, upload.clone()).await?;
@@ -271,17 +179,6 @@ impl Machine {
                 tracing::debug!("a verification request is left unanswered")
             }
         }
-        Ok(())
-    }
-
-    async fn send_to_device(&self, share: &ToDeviceRequest) -> Result<(), CryptoError> {
-        let request = send_event_to_device::v3::Request::new_raw(
-            share.event_type.clone(),
-            share.txn_id.clone(),
-            share.messages.clone(),
-        );
-        let response = self.homeserver.request(CommitPoint::SendToDevices, &self.intent, request).await?;
-        self.olm().await.mark_request_as_sent(&share.txn_id, &response).await?;
         Ok(())
     }
 }

@@ -3,10 +3,12 @@
 mod bot;
 mod machine;
 mod machines;
+mod sealing;
 
 pub use bot::{Deciphered, Unreadable};
-pub use machine::{Machine, Sealed};
+pub use machine::Machine;
 pub use machines::Machines;
+pub use sealing::{Sealed, ToSeal};
 
 /// Why something of encryption did not work out.
 #[derive(Debug, thiserror::Error)]

@@ -73,7 +73,7 @@ impl Engine {
                 core.up_to_date.store(false, Ordering::Relaxed);
                 // What is under way ends; nothing else begins.
                 self.relays.stop().await;
-                self.senders.stop().await;
+                self.sender.stop().await;
                 if !known {
                     core.publish_again().await?;
                 }

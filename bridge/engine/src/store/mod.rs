@@ -13,6 +13,7 @@ mod record;
 mod recovery;
 mod repairs;
 mod seal;
+mod sending;
 mod settings;
 #[cfg(test)]
 mod testing;
@@ -34,6 +35,7 @@ pub use outbox::{Leg, LegContent, NewLeg, Says};
 pub use people::OurUser;
 pub use repairs::{Repair, SentLeg, UnreadableSession};
 pub use seal::{InvalidMasterKey, MasterKey};
+pub use sending::{PutOff, SealedLeg};
 
 use crate::commit_point::{CommitPoint, through};
 use database::{Backend, Claim};

@@ -1,10 +1,10 @@
 //! What goes out: one row a leg, its ciphertext stored before it is sent.
 
 use parlour_domain::{ConversationId, LegId, MessageId, PersonId, PortalId, Timestamp};
-use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedUserId};
 
 use super::{
-    Portal, Store, StoreError, matrix_id, one_row, parsed, record,
+    Portal, Store, StoreError, matrix_id, one_row, parsed,
     record::{ledger, map},
     seal::{Owner, Place},
     transaction::Transaction,
@@ -71,7 +71,9 @@ pub struct Leg {
     /// Its id.
     pub id: LegId,
     /// Where it goes.
-    pub portal: PortalId,
+    pub portal: Portal,
+    /// The message that it is a leg of; none is the bot's own words, or the redaction of some.
+    pub message: Option<MessageId>,
     /// What it says.
     pub content: LegContent,
     /// The original time.
@@ -86,15 +88,7 @@ pub struct Leg {
     pub next_attempt_at: Timestamp,
 }
 
-const OUTBOX: &str = "outbox";
-const NEXT: &str = "SELECT seq, leg_id, message_id, notice, notice_about, redacts, sent_at, ciphertext, sender_user_id, attempts,
-        next_attempt_at, state
-     FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') ORDER BY seq LIMIT 1";
-#[cfg(feature = "faults")]
-const NEWEST: &str = "SELECT seq, leg_id, message_id, notice, notice_about, redacts, sent_at, ciphertext, sender_user_id, attempts,
-        next_attempt_at, state
-     FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') ORDER BY seq DESC LIMIT 1";
-
+pub(super) const OUTBOX: &str = "outbox";
 /// Where a leg's values stand.
 pub(super) fn place<'a>(column: &'static str, leg: &'a LegId) -> Place<'a> {
     Place { table: OUTBOX, column, row: leg.as_str() }
@@ -271,152 +265,6 @@ impl Store {
         self.commit(tx, CommitPoint::LegFailed).await
     }
 
-    /// The next leg of a portal, the oldest that is not sent.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn next_leg(&self, portal: &Portal) -> Result<Option<Leg>, StoreError> {
-        self.leg_by(NEXT, portal).await
-    }
-
-    /// The leg of a portal that was added last, for the fault of that name.
-    #[cfg(feature = "faults")]
-    pub(crate) async fn newest_leg(&self, portal: &Portal) -> Result<Option<Leg>, StoreError> {
-        self.leg_by(NEWEST, portal).await
-    }
-
-    async fn leg_by(&self, query: &'static str, portal: &Portal) -> Result<Option<Leg>, StoreError> {
-        type Row = (
-            i64,
-            String,
-            Option<String>,
-            Option<Vec<u8>>,
-            Option<String>,
-            Option<String>,
-            i64,
-            Option<Vec<u8>>,
-            Option<String>,
-            i64,
-            i64,
-            String,
-        );
-        let row: Option<Row> =
-            sqlx::query_as(query).bind(portal.id.as_str()).fetch_optional(&self.pool).await?;
-        let Some((
-            seq,
-            id,
-            message,
-            notice,
-            about,
-            redacts,
-            sent_at,
-            ciphertext,
-            sender,
-            attempts,
-            next,
-            state,
-        )) = row
-        else {
-            return Ok(None);
-        };
-        let id: LegId = parsed(OUTBOX, &id)?;
-        let key = self.portal_key(portal).await?;
-        let sender: Option<OwnedUserId> = sender.map(|id| matrix_id(OUTBOX, id)).transpose()?;
-        let content = match (message, notice, redacts) {
-            (_, None, Some(event)) => LegContent::Redaction {
-                by: sender.clone().ok_or(StoreError::Malformed(OUTBOX))?,
-                event: matrix_id(OUTBOX, event)?,
-            },
-            (Some(message), None, None) => self.content_of(portal, parsed(OUTBOX, &message)?).await?,
-            (None, Some(body), None) => LegContent::Notice {
-                body: key.open_text(place("notice", &id), &body)?,
-                about: about.map(|id| matrix_id(OUTBOX, id)).transpose()?,
-            },
-            _ => return Err(StoreError::Malformed(OUTBOX)),
-        };
-        let ciphertext =
-            ciphertext.map(|sealed| key.open_text(place("ciphertext", &id), &sealed)).transpose()?;
-        Ok(Some(Leg {
-            seq,
-            portal: portal.id.clone(),
-            content,
-            sent_at: Timestamp::from_millis(sent_at),
-            sealed: ciphertext.zip(sender),
-            held: state == "held",
-            attempts,
-            next_attempt_at: Timestamp::from_millis(next),
-            id,
-        }))
-    }
-
-    /// What a message says in a portal.
-    async fn content_of(&self, portal: &Portal, message: MessageId) -> Result<LegContent, StoreError> {
-        type Row = (String, Vec<u8>, Option<String>, Option<String>, String, String);
-        let (sender, body, lane, answers, home, source): Row = sqlx::query_as(
-            "SELECT m.sender_id, m.body, m.lane, x.event_id, m.portal_id, m.event_id FROM messages m
-             LEFT JOIN mapping x ON x.message_id = m.answers AND x.portal_id = $2 AND x.current = 1
-             WHERE m.id = $1",
-        )
-        .bind(message.as_str())
-        .bind(portal.id.as_str())
-        .fetch_one(&self.pool)
-        .await?;
-        let lane = lane.as_deref().map(|id| parsed::<PersonId>("messages", id)).transpose()?;
-        let key = self.key(&record::owner(lane.as_ref(), &portal.conversation)).await?;
-        Ok(LegContent::Message {
-            sender: parsed("messages", &sender)?,
-            body: key.open_text(record::words(&message), &body)?,
-            answers: answers.map(|id| matrix_id("mapping", id)).transpose()?,
-            source: (parsed("messages", &home)?, matrix_id("messages", source)?),
-        })
-    }
-
-    /// A leg is encrypted: from now on exactly these bytes are sent, by this user.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn leg_is_sealed(
-        &self,
-        leg: &Leg,
-        portal: &Portal,
-        ciphertext: &str,
-        session_id: &str,
-        sender: &UserId,
-    ) -> Result<(), StoreError> {
-        let key = self.portal_key(portal).await?;
-        let sealed = sqlx::query(
-            "UPDATE outbox SET ciphertext = $2, sender_user_id = $3, session = $4, state = 'waiting'
-             WHERE seq = $1 AND ciphertext IS NULL AND state IN ('waiting', 'held')",
-        )
-        .bind(leg.seq)
-        .bind(key.seal(place("ciphertext", &leg.id), ciphertext.as_bytes()))
-        .bind(sender.as_str())
-        .bind(self.session_name(session_id).as_str().to_owned());
-        one_row(OUTBOX, &self.alone(CommitPoint::LegSealed, sealed).await?)
-    }
-
-    /// Nobody in the portal can read the leg yet.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn leg_is_held(&self, seq: i64) -> Result<(), StoreError> {
-        let held =
-            sqlx::query("UPDATE outbox SET state = 'held' WHERE seq = $1 AND state IN ('waiting', 'held')")
-                .bind(seq);
-        one_row(OUTBOX, &self.alone(CommitPoint::LegHeld, held).await?)
-    }
-
-    /// Sending a leg failed; it is tried again not before `next`. Only a failure that does not pass counts as an
-    /// attempt.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn leg_is_put_off(&self, seq: i64, counts: bool, next: Timestamp) -> Result<(), StoreError> {
-        let sql = "UPDATE outbox SET attempts = attempts + $3, next_attempt_at = $2 WHERE seq = $1";
-        let put_off = sqlx::query(sql).bind(seq).bind(next.millis()).bind(i64::from(counts));
-        one_row(OUTBOX, &self.alone(CommitPoint::LegPutOff, put_off).await?)
-    }
-
     /// Whether an event of ours stands in a room whose leg is not known.
     ///
     /// # Errors
@@ -427,34 +275,5 @@ impl Store {
             .fetch_optional(&self.pool)
             .await?;
         Ok(found.is_some())
-    }
-
-    /// Whether a leg stands in its room.
-    ///
-    /// # Errors
-    /// When the database fails, or there is no such leg.
-    pub async fn has_landed(&self, seq: i64) -> Result<bool, StoreError> {
-        let (state,): (String,) =
-            sqlx::query_as("SELECT state FROM outbox WHERE seq = $1").bind(seq).fetch_one(&self.pool).await?;
-        Ok(state == "sent")
-    }
-
-    /// A leg stands in its room as this event, by the homeserver's answer. Its echo may have told before; an unknown
-    /// leg, and one that stands already, change nothing.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn leg_has_landed(
-        &self,
-        leg: &LegId,
-        event: &EventId,
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        match landed(&mut tx, leg, event, at).await? {
-            Some(_) => self.commit(tx, CommitPoint::LegLanded).await,
-            // Its echo has told already.
-            None => self.leave(tx).await,
-        }
     }
 }

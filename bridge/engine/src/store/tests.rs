@@ -11,8 +11,8 @@ use parlour_domain::{
 use ruma::{EventId, OwnedEventId, UserId, owned_room_id, owned_user_id, user_id};
 
 use super::{
-    Arrived, InboxRow, LegContent, MasterKey, MegolmIndex, NewLeg, OurUser, Outcome, Portal, RelayedMessage,
-    Says, Store, StoreError,
+    Arrived, InboxRow, Leg, LegContent, MasterKey, MegolmIndex, NewLeg, OurUser, Outcome, Portal,
+    RelayedMessage, Says, SealedLeg, Store, StoreError,
     database::Backend,
     inbox::Touched,
     testing::{Counting, TestDatabase},
@@ -49,6 +49,7 @@ on_both! {
     an_event_is_kept_once_whatever_transaction_it_comes_in
     writers_side_by_side_share_no_place_in_the_order
     what_becomes_of_an_event_is_one_commit
+    the_next_leg_of_each_portal_is_found_at_once
     an_echo_settles_its_leg_with_its_transaction
     an_echo_that_comes_before_its_leg_settles_it_when_it_comes
     a_leg_is_sent_as_the_bytes_that_were_kept
@@ -218,7 +219,7 @@ async fn what_becomes_of_an_event_is_one_commit(database: &TestDatabase) {
     let outcome = message(&world, "$a", vec![first.clone()]);
     world.store.finish(&row, &outcome, None, AT).await.expect("decided");
     assert!(waiting(&world).await.is_empty());
-    let sent = world.store.next_leg(&world.anns).await.expect("the outbox").expect("a leg");
+    let sent = next(&world).await.expect("a leg");
     assert_eq!(sent.id, first.id);
     assert!(matches!(sent.content, LegContent::Message { body, .. } if body == "Bring your card."));
     // Decided a second time, nothing of it is kept: neither the message nor its leg.
@@ -229,8 +230,30 @@ async fn what_becomes_of_an_event_is_one_commit(database: &TestDatabase) {
     assert_eq!(world.store.portals_waiting().await.expect("portals"), std::slice::from_ref(&world.anns.id));
     let found = world.store.message_at(&world.hub.id, &event_id("$a")).await.expect("the record");
     assert!(matches!(found, Some((_, Reach::Everybody))));
-    world.store.leg_has_landed(&first.id, &event_id("$landed"), AT).await.expect("landed");
-    assert!(world.store.next_leg(&world.anns).await.expect("the outbox").is_none());
+    world.store.legs_have_landed(&[(first.id.clone(), event_id("$landed"))], AT).await.expect("landed");
+    assert!(next(&world).await.is_none());
+}
+
+async fn the_next_leg_of_each_portal_is_found_at_once(database: &TestDatabase) {
+    let world = world(database).await;
+    let legs: Vec<_> = [&world.anns, &world.hub, &world.anns].map(leg).into();
+    world.store.accept(&[arrived("$a")], None, AT).await.expect("kept");
+    let row = waiting(&world).await.pop().expect("a row");
+    world.store.finish(&row, &message(&world, "$a", legs.clone()), None, AT).await.expect("decided");
+    let nobody = (1..=300).map(|n: u16| {
+        let mut bytes = [7; 16];
+        bytes[..2].copy_from_slice(&n.to_be_bytes());
+        PortalId::from_bytes(bytes)
+    });
+    // More than fit into one statement, those that have something among the last.
+    let portals: Vec<_> = nobody.chain([world.anns.id.clone(), world.hub.id.clone()]).collect();
+    let next = world.store.next_legs(&portals).await.expect("the outbox");
+    let mut next: Vec<_> =
+        next.into_iter().map(|(portal, leg)| (portal, leg.expect("it opens").id)).collect();
+    next.sort_by_key(|(portal, _)| *portal == world.hub.id);
+    let wanted = [(world.anns.id.clone(), legs[0].id.clone()), (world.hub.id.clone(), legs[1].id.clone())];
+    assert_eq!(next, wanted, "the oldest of each");
+    assert!(world.store.next_legs(&[]).await.expect("the outbox").is_empty());
 }
 
 async fn an_echo_settles_its_leg_with_its_transaction(database: &TestDatabase) {
@@ -241,10 +264,10 @@ async fn an_echo_settles_its_leg_with_its_transaction(database: &TestDatabase) {
     let touched = world.store.accept(std::slice::from_ref(&echo), None, AT).await.expect("kept");
     assert_eq!(touched.portals, std::slice::from_ref(&world.anns.id));
     assert!(touched.conversations.is_empty());
-    assert!(world.store.next_leg(&world.anns).await.expect("the outbox").is_none());
+    assert!(next(&world).await.is_none());
     assert!(world.store.message_at(&world.anns.id, &event_id("$landed")).await.expect("mapped").is_some());
     // Said again, by the answer or by another echo, it changes nothing.
-    world.store.leg_has_landed(&leg.id, &event_id("$other"), AT).await.expect("no news");
+    world.store.legs_have_landed(&[(leg.id.clone(), event_id("$other"))], AT).await.expect("no news");
     let touched = world.store.accept(&[echo], None, AT).await.expect("kept");
     assert_eq!(touched, Touched::default());
     assert!(world.store.message_at(&world.anns.id, &event_id("$other")).await.expect("the record").is_none());
@@ -258,19 +281,35 @@ async fn an_echo_that_comes_before_its_leg_settles_it_when_it_comes(database: &T
     world.store.accept(&[echo, arrived("$a")], None, AT).await.expect("kept");
     let row = waiting(&world).await.pop().expect("a row");
     world.store.finish(&row, &message(&world, "$a", vec![leg.clone()]), None, AT).await.expect("decided");
-    assert!(world.store.next_leg(&world.anns).await.expect("the outbox").is_none(), "it is not sent again");
+    assert!(next(&world).await.is_none(), "it is not sent again");
     assert!(world.store.message_at(&world.anns.id, &event_id("$landed")).await.expect("mapped").is_some());
+}
+
+/// The next leg to Ann.
+async fn next(world: &World) -> Option<Leg> {
+    let mut legs = world.store.next_legs(std::slice::from_ref(&world.anns.id)).await.expect("the outbox");
+    legs.pop().map(|(_, leg)| leg.expect("it opens"))
+}
+
+/// A leg was encrypted, in the session `session`; whether it is news.
+async fn is_sealed(world: &World, leg: &Leg, ciphertext: &str, by: &UserId) -> bool {
+    let sealed = SealedLeg {
+        leg,
+        ciphertext: ciphertext.to_owned(),
+        session_id: "session".to_owned(),
+        sender: by.to_owned(),
+    };
+    world.store.legs_are_sealed(&[sealed]).await.expect("kept").contains(&leg.seq)
 }
 
 async fn a_leg_is_sent_as_the_bytes_that_were_kept(database: &TestDatabase) {
     let world = world(database).await;
     decided(&world, "$a").await;
-    let leg = world.store.next_leg(&world.anns).await.expect("the outbox").expect("a leg");
+    let leg = next(&world).await.expect("a leg");
     let ghost = user_id!("@_parlour_1:x");
-    world.store.leg_is_sealed(&leg, &world.anns, "{\"ciphertext\":1}", "session", ghost).await.expect("kept");
-    let again = world.store.leg_is_sealed(&leg, &world.anns, "{\"ciphertext\":2}", "session", ghost).await;
-    assert!(matches!(again, Err(StoreError::WrongNumber { table: "outbox", rows: 0 })));
-    let leg = world.store.next_leg(&world.anns).await.expect("the outbox").expect("a leg");
+    assert!(is_sealed(&world, &leg, "{\"ciphertext\":1}", ghost).await);
+    assert!(!is_sealed(&world, &leg, "{\"ciphertext\":2}", ghost).await, "it is sealed once");
+    let leg = next(&world).await.expect("a leg");
     assert_eq!(leg.sealed, Some(("{\"ciphertext\":1}".to_owned(), owned_user_id!("@_parlour_1:x"))));
 }
 
@@ -429,8 +468,8 @@ async fn figures_count_what_waits(database: &TestDatabase) {
     world.store.accept(&[arrived("$b")], None, AT).await.expect("kept");
     let figures = world.store.figures().await.expect("figures");
     assert_eq!((figures.inbox, figures.waiting, figures.held, figures.oldest_waiting), (1, 1, 0, Some(AT)));
-    let leg = world.store.next_leg(&world.anns).await.expect("the outbox").expect("a leg");
-    world.store.leg_is_held(leg.seq).await.expect("held");
+    let leg = next(&world).await.expect("a leg");
+    world.store.legs_are_held(&[leg.seq]).await.expect("held");
     let figures = world.store.figures().await.expect("figures");
     assert_eq!((figures.waiting, figures.held, figures.oldest_waiting), (0, 1, None));
 }

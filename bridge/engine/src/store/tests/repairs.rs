@@ -4,19 +4,15 @@ use parlour_domain::LegId;
 use ruma::{UserId, user_id};
 
 use super::{
-    super::{Leg, LegContent, NewLeg, Repair, Says, SentLeg, UnreadableSession, testing::TestDatabase},
-    AT, World, decided, event_id, leg, world,
+    super::{LegContent, NewLeg, Repair, Says, SentLeg, UnreadableSession, testing::TestDatabase},
+    AT, World, decided, event_id, is_sealed, leg, next, world,
 };
-
-pub(super) async fn next(world: &World) -> Option<Leg> {
-    world.store.next_leg(&world.anns).await.expect("the outbox")
-}
 
 /// The next leg was sent as this event, in the session `session`.
 pub(super) async fn next_is_sent(world: &World, by: &UserId, event: &str) {
     let leg = next(world).await.expect("a leg");
-    world.store.leg_is_sealed(&leg, &world.anns, "{}", "session", by).await.expect("kept");
-    world.store.leg_has_landed(&leg.id, &event_id(event), AT).await.expect("landed");
+    assert!(is_sealed(world, &leg, "{}", by).await);
+    world.store.legs_have_landed(&[(leg.id.clone(), event_id(event))], AT).await.expect("landed");
 }
 
 /// What is to be sent again of what `by` has sent to Ann.
@@ -80,7 +76,7 @@ pub(super) async fn a_message_is_sent_again_and_stands_for_itself(database: &Tes
     assert_eq!(found.id, redaction);
     let LegContent::Redaction { by, event } = found.content else { panic!("the redaction") };
     assert_eq!((&*by, &*event), (ghost, &*event_id("$lost")));
-    world.store.leg_has_landed(&redaction, &event_id("$redaction"), AT).await.expect("landed");
+    world.store.legs_have_landed(&[(redaction.clone(), event_id("$redaction"))], AT).await.expect("landed");
     assert!(next(&world).await.is_none());
     // Whoever answers either event answers the message.
     for event in ["$lost", "$again"] {
@@ -101,7 +97,7 @@ pub(super) async fn what_is_never_read_is_not_sent_for_ever(database: &TestDatab
         assert!(sent.is_empty(), "the last event alone stands for it");
         next_is_sent(&world, ghost, &format!("${time}")).await;
         let gone = event_id(&format!("$gone{time}"));
-        world.store.leg_has_landed(&redaction, &gone, AT).await.expect("landed");
+        world.store.legs_have_landed(&[(redaction.clone(), gone.clone())], AT).await.expect("landed");
     }
     assert!(unreadable(&world, ghost).await.1.is_empty());
 }
@@ -162,6 +158,6 @@ pub(super) async fn the_bots_words_are_sent_again_as_well(database: &TestDatabas
     let found = next(&world).await.expect("a leg");
     assert_eq!(found.id, redaction);
     assert!(matches!(found.content, LegContent::Redaction { by, event } if by == bot && event == "$lost"));
-    world.store.leg_has_landed(&redaction, &event_id("$redaction"), AT).await.expect("landed");
+    world.store.legs_have_landed(&[(redaction.clone(), event_id("$redaction"))], AT).await.expect("landed");
     assert!(next(&world).await.is_none());
 }

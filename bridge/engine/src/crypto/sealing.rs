@@ -1,0 +1,329 @@
+//! Sealing: many messages of one user of ours, each for another room, are encrypted together. One query asks for all
+//! readers' devices, one claim for up to 250 of them, one message to devices carries the keys of all rooms, and what the
+//! machine keeps of it is two commits.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Deref,
+    sync::{Arc, PoisonError},
+};
+
+use matrix_sdk_crypto::{
+    CollectStrategy, EncryptionSettings, store::CryptoStore as _, types::requests::ToDeviceRequest,
+};
+use ruma::{
+    OwnedDeviceId, OwnedRoomId, OwnedTransactionId, OwnedUserId, TransactionId, UserId,
+    api::client::to_device::send_event_to_device,
+    events::{AnyMessageLikeEventContent, AnyToDeviceEventContent, ToDeviceEventType},
+    serde::Raw,
+    to_device::DeviceIdOrAllDevices,
+};
+use serde_json::Value;
+
+use super::{CryptoError, Machine};
+use crate::{commit_point::CommitPoint, ghosts::BOT};
+
+/// How many people's one-time keys one request claims.
+const MOST_CLAIMED: usize = 250;
+/// How many messages one request sends to devices.
+const MOST_MESSAGES: usize = 250;
+
+/// A message to be encrypted for a room.
+pub struct ToSeal {
+    /// The room.
+    pub room: OwnedRoomId,
+    /// Who is to read it.
+    pub readers: Vec<OwnedUserId>,
+    /// The type of the event inside.
+    pub event_type: &'static str,
+    /// Its content.
+    pub content: Value,
+}
+
+/// What became of an attempt to encrypt.
+pub enum Sealed {
+    /// The content of the `m.room.encrypted` event, and the session it was encrypted with.
+    Ciphertext {
+        /// The content, as an object.
+        content: Value,
+        /// The Megolm session.
+        session_id: String,
+    },
+    /// Nobody in the room has a cross-signed device that can be reached: whoever signs in later could not read it.
+    NobodyCanRead,
+}
+
+/// A device of somebody's, as far as it matters for what is sent to it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its id.
+    pub id: OwnedDeviceId,
+    /// Whether its owner's identity has signed it.
+    pub signed: bool,
+    /// Whether it lies dehydrated at the homeserver (MSC3814).
+    pub dehydrated: bool,
+    /// Whether there is an Olm session with it.
+    reachable: bool,
+}
+
+type Messages = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>>;
+
+/// Messages to devices that go by one request, and the requests of the machine's that it stands for.
+struct Parcel {
+    event_type: ToDeviceEventType,
+    messages: Messages,
+    count: usize,
+    stands_for: Vec<OwnedTransactionId>,
+}
+
+impl Machine {
+    /// Asks for the devices of these people, as far as they are not known, in one query.
+    ///
+    /// # Errors
+    /// When the homeserver or the crypto store fails; nothing is lost by trying again.
+    pub async fn look_up(&self, users: &BTreeSet<OwnedUserId>) -> Result<(), CryptoError> {
+        self.olm().await.update_tracked_users(users.iter().map(Deref::deref)).await?;
+        self.flush().await
+    }
+
+    /// Encrypts each of these messages for the devices of its readers that their own identity has signed, sharing the
+    /// rooms' sessions with those that do not have them. Answers in the same order.
+    ///
+    /// # Errors
+    /// When the homeserver or the crypto store fails; nothing is lost by trying again.
+    pub async fn seal(&self, batch: &[ToSeal]) -> Result<Vec<Sealed>, CryptoError> {
+        let _sealing = self.sealing.lock().await;
+        let readers = batch.iter().flat_map(|to_seal| &to_seal.readers).cloned().collect();
+        self.look_up(&readers).await?;
+        self.begin_olm(&readers).await?;
+        let mut can_be_read = Vec::with_capacity(batch.len());
+        for to_seal in batch {
+            can_be_read.push(self.somebody_can_read(&to_seal.readers).await?);
+        }
+        let readable = || batch.iter().zip(&can_be_read).filter(|(_, can)| **can).map(|(to_seal, _)| to_seal);
+        self.share(readable()).await?;
+        let mut encrypted = self.encrypt(readable()).await?.into_iter();
+        let sealed = can_be_read.iter().map(|can| match can {
+            true => encrypted.next().unwrap_or(Sealed::NobodyCanRead),
+            false => Sealed::NobodyCanRead,
+        });
+        Ok(sealed.collect())
+    }
+
+    /// Begins Olm with the devices of these people that there is no session with.
+    async fn begin_olm(&self, readers: &BTreeSet<OwnedUserId>) -> Result<(), CryptoError> {
+        let mut looked = false;
+        let readers: Vec<&UserId> = readers.iter().map(Deref::deref).collect();
+        for some in readers.chunks(MOST_CLAIMED) {
+            let mut missing = self.olm().await.get_missing_sessions(some.iter().copied()).await?;
+            if missing.is_some() && !looked {
+                looked = true;
+                if self.looks_before_claiming().await {
+                    missing = self.olm().await.get_missing_sessions(some.iter().copied()).await?;
+                }
+            }
+            let Some((id, claim)) = missing else { continue };
+            let claimed: Vec<_> = claim.one_time_keys.keys().cloned().collect();
+            let response = self.homeserver.request(CommitPoint::ClaimKeys, &self.intent, claim).await?;
+            self.olm().await.mark_request_as_sent(&id, &response).await?;
+            self.forget_devices(claimed.iter());
+        }
+        Ok(())
+    }
+
+    /// Looks into a ghost's inbox before it begins Olm with devices: they may have begun it already, and of two sessions
+    /// that cross nobody can tell whether the other side has lost one. Whether it has looked.
+    async fn looks_before_claiming(&self) -> bool {
+        if self.intent.user_id.localpart() == BOT {
+            // It does all the time.
+            return false;
+        }
+        match self.receive(None, false).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(user_id = %self.intent.user_id, %error, "a ghost speaks without a look into its inbox");
+                false
+            }
+        }
+    }
+
+    /// Gives the rooms' sessions to the devices that do not have them, by as few requests as can be.
+    async fn share(&self, batch: impl Iterator<Item = &ToSeal>) -> Result<(), CryptoError> {
+        let batch: Vec<_> = batch.collect();
+        let shares = {
+            let olm = self.olm.write().await;
+            let shared = async {
+                let mut shares = Vec::new();
+                for to_seal in &batch {
+                    let settings = EncryptionSettings {
+                        sharing_strategy: CollectStrategy::IdentityBasedStrategy,
+                        ..EncryptionSettings::default()
+                    };
+                    let users = to_seal.readers.iter().map(Deref::deref);
+                    shares.extend(olm.share_room_key(&to_seal.room, users, settings).await?);
+                }
+                Ok::<_, CryptoError>(shares)
+            };
+            self.keys.in_one_commit(shared).await?
+        };
+        for parcel in packed(&shares) {
+            let id = TransactionId::new();
+            let response = self.send_to_devices(&parcel.event_type, &id, parcel.messages).await?;
+            let olm = self.olm.write().await;
+            let marked = async {
+                for id in &parcel.stands_for {
+                    olm.mark_request_as_sent(id, &response).await?;
+                }
+                Ok::<_, CryptoError>(())
+            };
+            self.keys.in_one_commit(marked).await?;
+        }
+        Ok(())
+    }
+
+    async fn encrypt(&self, batch: impl Iterator<Item = &ToSeal>) -> Result<Vec<Sealed>, CryptoError> {
+        let batch: Vec<_> = batch.collect();
+        let olm = self.olm.write().await;
+        let encrypted = async {
+            let mut all = Vec::with_capacity(batch.len());
+            for to_seal in &batch {
+                let content: Raw<AnyMessageLikeEventContent> =
+                    Raw::from_json(serde_json::value::to_raw_value(&to_seal.content)?);
+                let encrypted =
+                    olm.encrypt_room_event_raw(&to_seal.room, to_seal.event_type, &content).await?;
+                all.push(Sealed::Ciphertext {
+                    content: encrypted.content.deserialize_as_unchecked()?,
+                    session_id: encrypted.encryption_info.session_id().unwrap_or_default().to_owned(),
+                });
+            }
+            Ok::<_, CryptoError>(all)
+        };
+        self.keys.in_one_commit(encrypted).await
+    }
+
+    /// `PUT /sendToDevice` (Matrix v1.19 client-server §Send-to-device messaging).
+    pub(super) async fn send_to_devices(
+        &self,
+        event_type: &ToDeviceEventType,
+        id: &TransactionId,
+        messages: Messages,
+    ) -> Result<send_event_to_device::v3::Response, CryptoError> {
+        let request = send_event_to_device::v3::Request::new_raw(event_type.clone(), id.to_owned(), messages);
+        Ok(self.homeserver.request(CommitPoint::SendToDevices, &self.intent, request).await?)
+    }
+
+    /// Whether any of them has a device that their identity has signed and that there is an Olm session with: any other
+    /// does not get the room's session.
+    async fn somebody_can_read(&self, readers: &[OwnedUserId]) -> Result<bool, CryptoError> {
+        for reader in readers {
+            if self.devices_of(reader).await?.iter().any(|device| device.signed && device.reachable) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What is known of somebody's devices.
+    ///
+    /// # Errors
+    /// When the crypto store fails.
+    pub async fn devices_of(&self, user_id: &UserId) -> Result<Vec<Device>, CryptoError> {
+        let known = self.devices.lock().unwrap_or_else(PoisonError::into_inner).get(user_id).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let mut devices = Vec::new();
+        for device in self.olm().await.get_user_devices(user_id, None).await?.devices() {
+            let sessions = match device.curve25519_key() {
+                Some(key) => self.keys.get_sessions(&key.to_base64()).await?,
+                None => None,
+            };
+            devices.push(Device {
+                id: device.device_id().to_owned(),
+                signed: device.is_cross_signed_by_owner(),
+                dehydrated: device.is_dehydrated(),
+                reachable: sessions.is_some_and(|sessions| !sessions.is_empty()),
+            });
+        }
+        let mut all = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(user_id.to_owned(), devices.clone());
+        Ok(devices)
+    }
+
+    /// Something about these people's devices may be new.
+    pub(super) fn forget_devices<'a>(&self, users: impl Iterator<Item = &'a OwnedUserId>) {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        users.for_each(|user_id| {
+            devices.remove(user_id);
+        });
+    }
+
+    /// Takes in sessions that a ghost has made for rooms, unless it has them, so that the bot can hand history on
+    /// (MSC4268).
+    ///
+    /// # Errors
+    /// When a crypto store fails.
+    pub async fn learn_sessions(
+        &self,
+        ghost: &Machine,
+        sessions: &[(OwnedRoomId, String)],
+    ) -> Result<(), CryptoError> {
+        let learned = || ghost.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut exported, mut new) = (Vec::new(), Vec::new());
+        for (room, session_id) in sessions {
+            if learned().contains(session_id) {
+                continue;
+            }
+            new.push(session_id.clone());
+            if self.olm().await.store().get_inbound_group_session(room, session_id).await?.is_some() {
+                continue;
+            }
+            // This one alone: `export_room_keys` would open all that the ghost has.
+            let found = ghost.olm().await.store().get_inbound_group_session(room, session_id).await?;
+            if let Some(session) = found {
+                exported.push(session.export().await);
+            }
+        }
+        if !exported.is_empty() {
+            self.olm().await.store().import_exported_room_keys(exported, |_, _| {}).await?;
+        }
+        learned().extend(new);
+        Ok(())
+    }
+}
+
+/// What the machine wants to be sent to devices, in as few requests as can be. To one device there is one message in a
+/// request, and they stay in order.
+fn packed(shares: &[Arc<ToDeviceRequest>]) -> Vec<Parcel> {
+    let mut parcels: Vec<Parcel> = Vec::new();
+    for share in shares {
+        let messages: Vec<_> = share
+            .messages
+            .iter()
+            .flat_map(|(user, devices)| devices.iter().map(move |(device, message)| (user, device, message)))
+            .collect();
+        let fits = |parcel: &Parcel| {
+            parcel.count + messages.len() <= MOST_MESSAGES
+                && !messages.iter().any(|(user, device, _)| {
+                    parcel.messages.get(*user).is_some_and(|devices| devices.contains_key(*device))
+                })
+        };
+        let last = parcels.iter().rposition(|parcel| parcel.event_type == share.event_type);
+        let place = last.filter(|place| fits(&parcels[*place])).unwrap_or_else(|| {
+            parcels.push(Parcel {
+                event_type: share.event_type.clone(),
+                messages: Messages::new(),
+                count: 0,
+                stands_for: Vec::new(),
+            });
+            parcels.len() - 1
+        });
+        let parcel = &mut parcels[place];
+        parcel.count += messages.len();
+        parcel.stands_for.push(share.txn_id.clone());
+        for (user, device, message) in messages {
+            parcel.messages.entry(user.clone()).or_default().insert(device.clone(), message.clone());
+        }
+    }
+    parcels
+}

@@ -1,0 +1,338 @@
+//! Delivering: how a leg gets into its room. Each step is written down before the next begins.
+
+use std::{sync::Arc, time::Duration};
+
+use parlour_domain::{LEG_FIELD, PortalId, Refusal};
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, UserId,
+    api::client::message::send_message_event,
+    events::{AnyMessageLikeEventContent, MessageLikeEventType},
+    serde::Raw,
+};
+use serde_json::{Value, json};
+
+use super::Speaker;
+use crate::{
+    commit_point::CommitPoint,
+    crypto::{CryptoError, Machine, Sealed, ToSeal},
+    engine::Core,
+    faults::faulty,
+    homeserver::{HomeserverError, Intent, encoded},
+    store::{Leg, LegContent, PutOff, SealedLeg, StoreError},
+    turns::Party,
+};
+
+const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// How often sending a leg may fail for a reason that does not pass before it is given up: with the pauses between,
+/// about three quarters of an hour.
+const ATTEMPTS: i64 = 15;
+const AT_FIRST: Duration = Duration::from_millis(200);
+const WHILE_IT_PASSES: Duration = Duration::from_secs(5);
+
+/// What has become of a leg when it was to be encrypted.
+pub(super) enum Prepared {
+    /// Its ciphertext is written down.
+    Ready { intent: Intent, ciphertext: String },
+    /// Who says it is not in the room yet.
+    NotIn(Arc<Machine>),
+    /// Nobody can read it yet.
+    Held,
+    /// It is not to be sent any more.
+    Gone,
+}
+
+/// An error that all legs of a batch share.
+pub(super) type Failed = Arc<CryptoError>;
+
+impl Core {
+    /// The machine of who says something.
+    pub(super) async fn speaker(&self, speaker: &Speaker) -> Result<Arc<Machine>, CryptoError> {
+        match speaker {
+            Speaker::Bot => self.ghosts.bot().await,
+            Speaker::Ghost(person) => {
+                let person = self.store.person(person).await?.ok_or(StoreError::Malformed("messages"))?;
+                self.ghosts.of(&person).await
+            }
+            Speaker::User(user_id) => self.ghosts.by_user(user_id).await,
+        }
+    }
+
+    /// Encrypts legs that one user of ours says, and writes the ciphertexts down before anything of them is sent. What
+    /// becomes of them is in the same order.
+    pub(super) async fn prepare(&self, speaker: &Speaker, legs: &[Leg]) -> Vec<Result<Prepared, Failed>> {
+        match self.prepared(speaker, legs).await {
+            Ok(prepared) => prepared.into_iter().map(Ok).collect(),
+            // One that can never be encrypted must not keep the others from it.
+            Err(error) if legs.len() > 1 && !error.may_pass() => {
+                let mut all = Vec::with_capacity(legs.len());
+                for leg in legs {
+                    let alone = self.prepared(speaker, std::slice::from_ref(leg)).await;
+                    let alone = alone.map_err(Arc::new).map(|mut one| one.pop().unwrap_or(Prepared::Gone));
+                    all.push(alone);
+                }
+                all
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                legs.iter().map(|_| Err(Arc::clone(&error))).collect()
+            }
+        }
+    }
+
+    async fn prepared(&self, speaker: &Speaker, legs: &[Leg]) -> Result<Vec<Prepared>, CryptoError> {
+        let machine = self.speaker(speaker).await?;
+        let portals: Vec<PortalId> = legs.iter().map(|leg| leg.portal.id.clone()).collect();
+        let mut members = self.store.members(&portals).await?;
+        let ours = &machine.intent().user_id;
+        let mut prepared = Vec::with_capacity(legs.len());
+        let (mut batch, mut places) = (Vec::new(), Vec::new());
+        for (place, leg) in legs.iter().enumerate() {
+            let members = members.remove(&leg.portal.id).unwrap_or_default();
+            prepared.push(match &leg.portal.room_id {
+                Some(_) if !members.others.contains(ours) => Prepared::NotIn(Arc::clone(&machine)),
+                Some(room_id) if !members.readers.is_empty() => {
+                    places.push(place);
+                    batch.push(ToSeal {
+                        room: room_id.clone(),
+                        readers: members.readers,
+                        event_type: "m.room.message",
+                        content: plaintext(&leg.content),
+                    });
+                    Prepared::Held
+                }
+                _ => Prepared::Held,
+            });
+        }
+        if !batch.is_empty() {
+            self.seal(&machine, legs, &places, &batch, &mut prepared).await?;
+        }
+        let held = |(leg, outcome): (&Leg, &Prepared)| {
+            (matches!(outcome, Prepared::Held) && !leg.held).then_some(leg.seq)
+        };
+        let held: Vec<i64> = legs.iter().zip(&prepared).filter_map(held).collect();
+        if !held.is_empty() {
+            self.store.legs_are_held(&held).await?;
+            tracing::info!(legs = held.len(), "held until somebody can read it");
+        }
+        Ok(prepared)
+    }
+
+    /// Encrypts those of these legs that stand at `places`, and puts what becomes of them there.
+    async fn seal(
+        &self,
+        machine: &Machine,
+        legs: &[Leg],
+        places: &[usize],
+        batch: &[ToSeal],
+        prepared: &mut [Prepared],
+    ) -> Result<(), CryptoError> {
+        let bot = self.ghosts.bot().await?;
+        let sealing = if faulty!(self.settings, BotEncrypts) { &*bot } else { machine };
+        let outcomes = sealing.seal(batch).await?;
+        let (mut sealed, mut sessions) = (Vec::new(), Vec::<(OwnedRoomId, String)>::new());
+        let sender = &machine.intent().user_id;
+        for ((place, to_seal), outcome) in places.iter().zip(batch).zip(outcomes) {
+            let Sealed::Ciphertext { mut content, session_id } = outcome else { continue };
+            let leg = &legs[*place];
+            content[LEG_FIELD] = json!(leg.id);
+            let ciphertext = serde_json::to_string(&content)?;
+            sessions.push((to_seal.room.clone(), session_id.clone()));
+            sealed.push((*place, SealedLeg { leg, ciphertext, session_id, sender: sender.clone() }));
+        }
+        if machine.intent().user_id != bot.intent().user_id {
+            bot.learn_sessions(machine, &sessions).await?;
+        }
+        let (sealed_places, sealed): (Vec<usize>, Vec<SealedLeg<'_>>) = sealed.into_iter().unzip();
+        if sealed.is_empty() {
+            return Ok(());
+        }
+        let kept = self.store.legs_are_sealed(&sealed).await?;
+        for (place, sealed) in sealed_places.into_iter().zip(sealed) {
+            prepared[place] = match kept.contains(&sealed.leg.seq) {
+                true => Prepared::Ready { intent: machine.intent().clone(), ciphertext: sealed.ciphertext },
+                false => Prepared::Gone,
+            };
+        }
+        Ok(())
+    }
+
+    /// Goes on with a leg whose sending was begun before, by this process or another; the event that it is, or none when
+    /// it stands in the room already.
+    pub(super) async fn resume(&self, leg: &Leg) -> Result<Option<OwnedEventId>, CryptoError> {
+        let machine = self.speaker(&Speaker::of(leg)).await?;
+        self.joined(leg, &machine.intent().user_id).await?;
+        if let LegContent::Redaction { event, .. } = &leg.content {
+            return self.redact(leg, machine.intent(), event).await;
+        }
+        let Some((ciphertext, _)) = &leg.sealed else { return Ok(None) };
+        // How it ended is not known. The homeserver remembers transaction ids for a day and not for ever; the room tells for
+        // certain.
+        if !faulty!(self.settings, NewTransactionId) {
+            self.read_back(&leg.portal).await?;
+        }
+        if self.store.has_landed(leg.seq).await? {
+            return Ok(None);
+        }
+        self.put(leg, machine.intent(), ciphertext.clone()).await.map(Some)
+    }
+
+    /// Has a user of ours be in a leg's room.
+    pub(super) async fn joined(&self, leg: &Leg, user_id: &UserId) -> Result<(), CryptoError> {
+        self.ghosts.join(&leg.portal, user_id).await
+    }
+
+    /// `PUT /redact`: an event that somebody could not read goes, now that its message stands there again.
+    async fn redact(
+        &self,
+        leg: &Leg,
+        ghost: &Intent,
+        event: &EventId,
+    ) -> Result<Option<OwnedEventId>, CryptoError> {
+        let Some(room_id) = &leg.portal.room_id else { return Ok(None) };
+        let [room_id, event] = [room_id.as_str(), event.as_str()].map(encoded);
+        let transaction_id = format!("parlour.{}.{}", leg.id, ghost.user_id.localpart());
+        let path = format!("/_matrix/client/v3/rooms/{room_id}/redact/{event}/{transaction_id}");
+        let body = json!({ LEG_FIELD: leg.id });
+        let put = self.homeserver.call(CommitPoint::Redact, Some(ghost), http::Method::PUT, &path, &body);
+        let answer = match self.turns.take(&Party::of(leg), put).await {
+            // An event that is gone needs none.
+            Err(error @ HomeserverError::Refused { status: 404, .. }) => {
+                self.give_up(leg, &error.into()).await?;
+                return Ok(None);
+            }
+            answer => answer?,
+        };
+        let event = answer["event_id"].as_str().and_then(|id| OwnedEventId::try_from(id).ok());
+        Ok(Some(event.ok_or(HomeserverError::Nonsense("PUT /redact"))?))
+    }
+
+    /// `PUT /send` under an id that names leg and ghost, with the device, so that a repetition is the same event.
+    pub(super) async fn put(
+        &self,
+        leg: &Leg,
+        ghost: &Intent,
+        ciphertext: String,
+    ) -> Result<OwnedEventId, CryptoError> {
+        let room_id = leg.portal.room_id.as_ref().ok_or(StoreError::Malformed("portals"))?;
+        let body: Raw<AnyMessageLikeEventContent> = Raw::from_json_string(ciphertext)?;
+        let mut transaction_id = format!("parlour.{}.{}", leg.id, ghost.user_id.localpart());
+        if faulty!(self.settings, NewTransactionId) {
+            transaction_id.push_str(PortalId::from_bytes(self.ghosts.chance.bytes()).as_str());
+        }
+        let mut request = send_message_event::v3::Request::new_raw(
+            room_id.clone(),
+            transaction_id.into(),
+            MessageLikeEventType::RoomEncrypted,
+            body,
+        );
+        request.timestamp = Some(leg.sent_at.to_matrix());
+        let again = faulty!(self.settings, SendTwice).then(|| request.clone());
+        let put = self.homeserver.request(CommitPoint::SendEvent, ghost, request);
+        match self.turns.take(&Party::of(leg), put).await {
+            Ok(answer) => {
+                self.counts.sent();
+                if let Some(mut again) = again {
+                    again.txn_id = format!("{}.again", again.txn_id).into();
+                    self.homeserver.request(CommitPoint::SendEvent, ghost, again).await?;
+                }
+                Ok(answer.event_id)
+            }
+            Err(error) => {
+                if error.is("M_FORBIDDEN") {
+                    // Not in the room after all: joined again on the next attempt.
+                    self.store.not_joined(&leg.portal.id, &ghost.user_id).await?;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// What follows from it when sending a leg failed: when it is to be looked at again.
+    pub(super) async fn has_failed(&self, leg: &Leg, error: &CryptoError) -> Duration {
+        if error.may_pass() || leg.attempts < ATTEMPTS {
+            return self.put_off(leg, error).await;
+        }
+        match self.give_up(leg, error).await {
+            Ok(()) => Duration::ZERO,
+            Err(error) => {
+                tracing::error!(leg = %leg.id, %error, "the outbox could not be written");
+                AFTER_AN_ERROR
+            }
+        }
+    }
+
+    /// The homeserver will not take it, however often it is tried: its sender is told, and the next legs go on.
+    async fn give_up(&self, leg: &Leg, error: &CryptoError) -> Result<(), CryptoError> {
+        let refusal = Refusal::Undeliverable;
+        tracing::error!(leg = %leg.id, %error, code = refusal.code(), "a leg is given up");
+        let now = self.clock.now();
+        let notice = match &leg.content {
+            LegContent::Message { source: (home, source), .. } => {
+                let words = format!("{} ({})", refusal.sentence(), refusal.code());
+                Some(self.leg_ids.notice(source, home, refusal.code(), words, now))
+            }
+            LegContent::Notice { .. } | LegContent::Redaction { .. } => None,
+        };
+        let conversation = &leg.portal.conversation;
+        self.store.leg_has_failed(leg, conversation, refusal.code(), notice.as_ref(), now).await?;
+        self.counts.given_up();
+        if let Some(notice) = notice {
+            self.wake_senders(&[notice.portal]);
+        }
+        Ok(())
+    }
+
+    async fn put_off(&self, leg: &Leg, error: &CryptoError) -> Duration {
+        let asked = match error {
+            CryptoError::Homeserver(HomeserverError::Refused { retry_after, .. }) => *retry_after,
+            _ => None,
+        };
+        let counts = !error.may_pass();
+        let pause = match asked {
+            // Who asks for more is asked again earlier, and says so again.
+            Some(asked) => asked.min(LONGEST_PAUSE),
+            None if counts => {
+                (AFTER_AN_ERROR * 2u32.saturating_pow(leg.attempts.clamp(0, 16) as u32)).min(LONGEST_PAUSE)
+            }
+            // The bot notices at once when the homeserver is back, and wakes everybody.
+            None if self.receiving_since().is_none() => LONGEST_PAUSE,
+            // One connection that was cut says nothing of the next.
+            None if leg.next_attempt_at.millis() == 0 => AT_FIRST,
+            None => WHILE_IT_PASSES,
+        };
+        tracing::warn!(leg = %leg.id, attempts = leg.attempts, %error, "a leg is tried again");
+        self.counts.retried();
+        let next = self.clock.now().plus_millis(pause.as_millis() as i64);
+        if let Err(error) = self.store.legs_are_put_off(&[PutOff { seq: leg.seq, counts, next }]).await {
+            tracing::error!(leg = %leg.id, %error, "the outbox could not be written");
+        }
+        pause
+    }
+}
+
+impl Party {
+    /// Whose turn a leg takes.
+    fn of(leg: &Leg) -> Self {
+        match &leg.message {
+            Some(message) => Self::Message(message.clone()),
+            None => Self::Portal(leg.portal.id.clone()),
+        }
+    }
+}
+
+/// What is encrypted: built anew from what may travel, so that nothing else can.
+fn plaintext(content: &LegContent) -> Value {
+    let (msgtype, body, answers) = match content {
+        LegContent::Message { body, answers, .. } => ("m.text", body, answers),
+        LegContent::Notice { body, about } => ("m.notice", body, about),
+        // It is not encrypted, and never comes here.
+        LegContent::Redaction { .. } => return Value::Null,
+    };
+    // An empty `m.mentions`: nobody is mentioned, whatever words stand there (Matrix v1.19 §User and room mentions).
+    let mut plaintext = json!({ "msgtype": msgtype, "body": body, "m.mentions": {} });
+    if let Some(event_id) = answers {
+        plaintext["m.relates_to"] = json!({ "m.in_reply_to": { "event_id": event_id } });
+    }
+    plaintext
+}

@@ -1,0 +1,328 @@
+//! The outbox as the sender sees it: the next legs of many portals, and what has become of them, many in one commit.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write as _,
+};
+
+use parlour_domain::{LegId, MessageId, PersonId, PortalId, Timestamp};
+use ruma::{OwnedEventId, OwnedUserId};
+use sqlx::{Any, AssertSqlSafe, FromRow, query::QueryAs};
+
+use super::{
+    Leg, LegContent, Store, StoreError, conversations, matrix_id, one_row,
+    outbox::{OUTBOX, landed, place},
+    parsed, record,
+};
+use crate::commit_point::CommitPoint;
+
+/// A leg that was encrypted.
+pub struct SealedLeg<'a> {
+    /// The leg.
+    pub leg: &'a Leg,
+    /// The encrypted content, as JSON.
+    pub ciphertext: String,
+    /// The Megolm session.
+    pub session_id: String,
+    /// The user of ours who sends it.
+    pub sender: OwnedUserId,
+}
+
+/// A leg that is put off.
+pub struct PutOff {
+    /// Its place in the order.
+    pub seq: i64,
+    /// Whether it counts as an attempt: only a failure that does not pass does.
+    pub counts: bool,
+    /// Not to be tried before.
+    pub next: Timestamp,
+}
+
+/// Who is in a portal.
+#[derive(Debug, Default)]
+pub struct Members {
+    /// The people who take part in it there, and read it.
+    pub readers: Vec<OwnedUserId>,
+    /// Users of ours.
+    pub others: HashSet<OwnedUserId>,
+}
+
+#[derive(FromRow)]
+struct LegRow {
+    seq: i64,
+    leg_id: String,
+    message_id: Option<String>,
+    notice: Option<Vec<u8>>,
+    notice_about: Option<String>,
+    redacts: Option<String>,
+    sent_at: i64,
+    ciphertext: Option<Vec<u8>>,
+    sender_user_id: Option<String>,
+    attempts: i64,
+    next_attempt_at: i64,
+    state: String,
+    portal_id: String,
+    conversation_id: String,
+    patient_id: Option<String>,
+    room_id: Option<String>,
+    attempted: Option<i64>,
+    sender_id: Option<String>,
+    body: Option<Vec<u8>>,
+    lane: Option<String>,
+    answers_event: Option<String>,
+    home_id: Option<String>,
+    source: Option<String>,
+}
+
+const LEGS: &str = "SELECT o.seq, o.leg_id, o.message_id, o.notice, o.notice_about, o.redacts, o.sent_at, o.ciphertext,
+        o.sender_user_id, o.attempts, o.next_attempt_at, o.state, o.portal_id, p.conversation_id, p.patient_id, p.room_id,
+        p.attempted, m.sender_id, m.body, m.lane, x.event_id AS answers_event, m.portal_id AS home_id, m.event_id AS source
+     FROM outbox o JOIN portals p ON p.id = o.portal_id
+     LEFT JOIN messages m ON m.id = o.message_id
+     LEFT JOIN mapping x ON x.message_id = m.answers AND x.portal_id = o.portal_id AND x.current = 1
+     WHERE o.seq IN (SELECT MIN(seq) FROM outbox WHERE state IN ('waiting', 'held') AND portal_id IN";
+const A_PORTAL_EACH: &str = "GROUP BY portal_id)";
+const MEMBERS: &str = "SELECT i.portal_id, i.user_id, CASE WHEN t.person_id IS NULL THEN 0 ELSE 1 END
+     FROM portal_members i JOIN portals p ON p.id = i.portal_id
+     LEFT JOIN people r ON r.user_id = i.user_id
+     LEFT JOIN participants t ON t.conversation_id = p.conversation_id AND t.person_id = r.id
+         AND (p.patient_id = r.id OR (p.patient_id IS NULL AND r.role <> 'patient'))
+     WHERE i.portal_id IN";
+
+/// The sizes that lists of portals are brought to, so that there are few statements.
+const SIZES: [usize; 4] = [1, 8, 64, 256];
+
+/// `before (…) after` for so many portals. They are bound by [`bound`].
+fn of_portals(before: &str, count: usize, after: &str) -> String {
+    let mut sql = String::with_capacity(before.len() + after.len() + 6 * count);
+    let _ = write!(sql, "{before} (");
+    for n in 1..=count {
+        let _ = write!(sql, "{}${n}", if n == 1 { "" } else { ", " });
+    }
+    let _ = write!(sql, ") {after}");
+    sql
+}
+
+/// How long the list is that this many portals stand in.
+fn size(portals: usize) -> usize {
+    SIZES.into_iter().find(|size| *size >= portals).unwrap_or(SIZES[SIZES.len() - 1])
+}
+
+type Query<'q, O> = QueryAs<'q, Any, O, <Any as sqlx::Database>::Arguments>;
+
+/// Portals, the last of them again and again until the list is as long as it must be.
+fn bound<'q, O>(mut query: Query<'q, O>, portals: &'q [PortalId]) -> Query<'q, O> {
+    let places = size(portals.len());
+    for place in 0..places {
+        query = query.bind(portals[place.min(portals.len() - 1)].as_str());
+    }
+    query
+}
+
+impl Store {
+    /// The next leg of each of these portals, the oldest that is not sent; none of a portal where nothing waits. A leg that
+    /// does not open is its portal's matter alone.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn next_legs(
+        &self,
+        portals: &[PortalId],
+    ) -> Result<Vec<(PortalId, Result<Leg, StoreError>)>, StoreError> {
+        self.legs_by(LEGS, portals).await
+    }
+
+    /// The legs of these portals that were added last, for the fault of that name.
+    #[cfg(feature = "faults")]
+    pub(crate) async fn newest_legs(
+        &self,
+        portals: &[PortalId],
+    ) -> Result<Vec<(PortalId, Result<Leg, StoreError>)>, StoreError> {
+        self.legs_by(&LEGS.replace("MIN(seq)", "MAX(seq)"), portals).await
+    }
+
+    async fn legs_by(
+        &self,
+        select: &str,
+        portals: &[PortalId],
+    ) -> Result<Vec<(PortalId, Result<Leg, StoreError>)>, StoreError> {
+        let mut legs = Vec::with_capacity(portals.len());
+        for portals in portals.chunks(SIZES[SIZES.len() - 1]) {
+            let sql = of_portals(select, size(portals.len()), A_PORTAL_EACH);
+            let query = sqlx::query_as::<_, LegRow>(AssertSqlSafe(sql));
+            for row in bound(query, portals).fetch_all(&self.pool).await? {
+                let portal = parsed(OUTBOX, &row.portal_id)?;
+                legs.push((portal, self.leg(row).await));
+            }
+        }
+        Ok(legs)
+    }
+
+    async fn leg(&self, row: LegRow) -> Result<Leg, StoreError> {
+        let id: LegId = parsed(OUTBOX, &row.leg_id)?;
+        let portal = conversations::portal((
+            row.portal_id,
+            row.conversation_id,
+            row.patient_id,
+            row.room_id,
+            row.attempted,
+        ))?;
+        let key = self.portal_key(&portal).await?;
+        let sender: Option<OwnedUserId> = row.sender_user_id.map(|id| matrix_id(OUTBOX, id)).transpose()?;
+        let message: Option<MessageId> = row.message_id.map(|id| parsed(OUTBOX, &id)).transpose()?;
+        let content = match (&message, row.notice, row.redacts) {
+            (_, None, Some(event)) => LegContent::Redaction {
+                by: sender.clone().ok_or(StoreError::Malformed(OUTBOX))?,
+                event: matrix_id(OUTBOX, event)?,
+            },
+            (Some(message), None, None) => {
+                let (Some(by), Some(body), Some(home), Some(source)) =
+                    (row.sender_id, row.body, row.home_id, row.source)
+                else {
+                    return Err(StoreError::Malformed("messages"));
+                };
+                let lane = row.lane.as_deref().map(|id| parsed::<PersonId>("messages", id)).transpose()?;
+                let key = self.key(&record::owner(lane.as_ref(), &portal.conversation)).await?;
+                LegContent::Message {
+                    sender: parsed("messages", &by)?,
+                    body: key.open_text(record::words(message), &body)?,
+                    answers: row.answers_event.map(|id| matrix_id("mapping", id)).transpose()?,
+                    source: (parsed("messages", &home)?, matrix_id("messages", source)?),
+                }
+            }
+            (None, Some(body), None) => LegContent::Notice {
+                body: key.open_text(place("notice", &id), &body)?,
+                about: row.notice_about.map(|id| matrix_id(OUTBOX, id)).transpose()?,
+            },
+            _ => return Err(StoreError::Malformed(OUTBOX)),
+        };
+        let ciphertext =
+            row.ciphertext.map(|sealed| key.open_text(place("ciphertext", &id), &sealed)).transpose()?;
+        Ok(Leg {
+            seq: row.seq,
+            portal,
+            message: message.filter(|_| !matches!(content, LegContent::Redaction { .. })),
+            content,
+            sent_at: Timestamp::from_millis(row.sent_at),
+            sealed: ciphertext.zip(sender),
+            held: row.state == "held",
+            attempts: row.attempts,
+            next_attempt_at: Timestamp::from_millis(row.next_attempt_at),
+            id,
+        })
+    }
+
+    /// Who is in these portals.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn members(&self, portals: &[PortalId]) -> Result<HashMap<PortalId, Members>, StoreError> {
+        let mut members: HashMap<PortalId, Members> = HashMap::new();
+        for portals in portals.chunks(SIZES[SIZES.len() - 1]) {
+            let sql = of_portals(MEMBERS, size(portals.len()), "ORDER BY i.portal_id, i.user_id");
+            let query = sqlx::query_as::<_, (String, String, i64)>(AssertSqlSafe(sql));
+            for (portal, user_id, reads) in bound(query, portals).fetch_all(&self.pool).await? {
+                let members = members.entry(parsed("portal_members", &portal)?).or_default();
+                let user_id: OwnedUserId = matrix_id("portal_members", user_id)?;
+                if reads == 1 {
+                    members.readers.push(user_id);
+                } else {
+                    members.others.insert(user_id);
+                }
+            }
+        }
+        Ok(members)
+    }
+
+    /// These legs are encrypted, in one commit: from now on exactly these bytes are sent, by these users. Those that were;
+    /// what is not to be sent any more is not among them.
+    ///
+    /// # Errors
+    /// When the database fails; then none is.
+    pub async fn legs_are_sealed(&self, legs: &[SealedLeg<'_>]) -> Result<HashSet<i64>, StoreError> {
+        let mut keys = Vec::with_capacity(legs.len());
+        for sealed in legs {
+            keys.push(self.portal_key(&sealed.leg.portal).await?);
+        }
+        let mut kept = HashSet::new();
+        let mut tx = self.begin_unordered().await?;
+        for (sealed, key) in legs.iter().zip(keys) {
+            let result = sqlx::query(
+                "UPDATE outbox SET ciphertext = $2, sender_user_id = $3, session = $4, state = 'waiting'
+                 WHERE seq = $1 AND ciphertext IS NULL AND state IN ('waiting', 'held')",
+            )
+            .bind(sealed.leg.seq)
+            .bind(key.seal(place("ciphertext", &sealed.leg.id), sealed.ciphertext.as_bytes()))
+            .bind(sealed.sender.as_str())
+            .bind(self.session_name(&sealed.session_id).as_str())
+            .execute(&mut *tx)
+            .await?;
+            if result.rows_affected() == 1 {
+                kept.insert(sealed.leg.seq);
+            }
+        }
+        self.commit(tx, CommitPoint::LegSealed).await?;
+        Ok(kept)
+    }
+
+    /// Nobody in their portals can read these legs yet.
+    ///
+    /// # Errors
+    /// When the database fails; then it is told of none.
+    pub async fn legs_are_held(&self, legs: &[i64]) -> Result<(), StoreError> {
+        let mut tx = self.begin_unordered().await?;
+        for seq in legs {
+            sqlx::query("UPDATE outbox SET state = 'held' WHERE seq = $1 AND state = 'waiting'")
+                .bind(seq)
+                .execute(&mut *tx)
+                .await?;
+        }
+        self.commit(tx, CommitPoint::LegHeld).await
+    }
+
+    /// Sending legs failed; they are tried again later.
+    ///
+    /// # Errors
+    /// When the database fails; then none is put off.
+    pub async fn legs_are_put_off(&self, legs: &[PutOff]) -> Result<(), StoreError> {
+        let mut tx = self.begin_unordered().await?;
+        for leg in legs {
+            let sql = "UPDATE outbox SET attempts = attempts + $3, next_attempt_at = $2 WHERE seq = $1";
+            let put_off = sqlx::query(sql).bind(leg.seq).bind(leg.next.millis()).bind(i64::from(leg.counts));
+            one_row(OUTBOX, &put_off.execute(&mut *tx).await?)?;
+        }
+        self.commit(tx, CommitPoint::LegPutOff).await
+    }
+
+    /// Whether a leg stands in its room.
+    ///
+    /// # Errors
+    /// When the database fails, or there is no such leg.
+    pub async fn has_landed(&self, seq: i64) -> Result<bool, StoreError> {
+        let (state,): (String,) =
+            sqlx::query_as("SELECT state FROM outbox WHERE seq = $1").bind(seq).fetch_one(&self.pool).await?;
+        Ok(state == "sent")
+    }
+
+    /// Legs stand in their rooms as these events, by the homeserver's answers. Their echoes may have told before; an unknown
+    /// leg, and one that stands already, change nothing.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of it is kept.
+    pub async fn legs_have_landed(
+        &self,
+        legs: &[(LegId, OwnedEventId)],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let mut news = false;
+        for (leg, event) in legs {
+            news |= landed(&mut tx, leg, event, at).await?.is_some();
+        }
+        match news {
+            true => self.commit(tx, CommitPoint::LegLanded).await,
+            // Their echoes have told already.
+            false => self.leave(tx).await,
+        }
+    }
+}
