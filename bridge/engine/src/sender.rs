@@ -21,11 +21,11 @@ use tokio::{
     time::Instant,
 };
 
-use self::delivery::{Failed, LONGEST_PAUSE, Prepared};
+use self::delivery::{LONGEST_PAUSE, Prepared};
 #[cfg(feature = "faults")]
 use crate::faults::faulty;
 use crate::{
-    crypto::CryptoError,
+    crypto::{CryptoError, Failed},
     engine::Core,
     store::{Leg, LegContent, StoreError},
 };

@@ -8,6 +8,7 @@ mod sealing;
 pub use bot::{Deciphered, Unreadable};
 pub use machine::Machine;
 pub use machines::Machines;
+pub(crate) use sealing::Failed;
 pub use sealing::{Sealed, ToSeal};
 
 /// Why something of encryption did not work out.

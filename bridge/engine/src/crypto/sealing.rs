@@ -3,7 +3,7 @@
 //! machine keeps of it is two commits.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Deref,
     sync::{Arc, PoisonError},
 };
@@ -73,8 +73,15 @@ struct Parcel {
     event_type: ToDeviceEventType,
     messages: Messages,
     count: usize,
-    stands_for: Vec<OwnedTransactionId>,
+    /// With the place of the message whose room's session it gives.
+    stands_for: Vec<(usize, OwnedTransactionId)>,
 }
+
+/// An error that several messages share.
+pub(crate) type Failed = Arc<CryptoError>;
+
+/// What has become of a message to be encrypted, once that is known.
+type Outcome = Option<Result<Sealed, Failed>>;
 
 impl Machine {
     /// Asks for the devices of these people, as far as they are not known, in one query.
@@ -87,32 +94,37 @@ impl Machine {
     }
 
     /// Encrypts each of these messages for the devices of its readers that their own identity has signed, sharing the
-    /// rooms' sessions with those that do not have them. Answers in the same order.
+    /// rooms' sessions with those that do not have them. Answers in the same order. What cannot be done for one keeps no
+    /// other from being encrypted; nothing is lost by trying again.
     ///
     /// # Errors
-    /// When the homeserver or the crypto store fails; nothing is lost by trying again.
-    pub async fn seal(&self, batch: &[ToSeal]) -> Result<Vec<Sealed>, CryptoError> {
+    /// When the crypto store fails, or people's devices cannot be asked for.
+    pub async fn seal(&self, batch: &[ToSeal]) -> Result<Vec<Result<Sealed, Failed>>, CryptoError> {
         let _sealing = self.sealing.lock().await;
         let readers = batch.iter().flat_map(|to_seal| &to_seal.readers).cloned().collect();
         self.look_up(&readers).await?;
-        self.begin_olm(&readers).await?;
-        let mut can_be_read = Vec::with_capacity(batch.len());
+        let unclaimed = self.begin_olm(&readers).await?;
+        let mut outcomes = Vec::with_capacity(batch.len());
         for to_seal in batch {
-            can_be_read.push(self.somebody_can_read(&to_seal.readers).await?);
+            let failed = to_seal.readers.iter().find_map(|reader| unclaimed.get(reader));
+            outcomes.push(match failed {
+                Some(error) => Some(Err(Arc::clone(error))),
+                None if self.somebody_can_read(&to_seal.readers).await? => None,
+                None => Some(Ok(Sealed::NobodyCanRead)),
+            });
         }
-        let readable = || batch.iter().zip(&can_be_read).filter(|(_, can)| **can).map(|(to_seal, _)| to_seal);
-        self.share(readable()).await?;
-        let mut encrypted = self.encrypt(readable()).await?.into_iter();
-        let sealed = can_be_read.iter().map(|can| match can {
-            true => encrypted.next().unwrap_or(Sealed::NobodyCanRead),
-            false => Sealed::NobodyCanRead,
-        });
-        Ok(sealed.collect())
+        self.share(batch, &mut outcomes).await?;
+        self.encrypt(batch, &mut outcomes).await?;
+        let all = outcomes.into_iter().map(|outcome| outcome.unwrap_or(Ok(Sealed::NobodyCanRead)));
+        Ok(all.collect())
     }
 
-    /// Begins Olm with the devices of these people that there is no session with.
-    async fn begin_olm(&self, readers: &BTreeSet<OwnedUserId>) -> Result<(), CryptoError> {
-        let mut looked = false;
+    /// Begins Olm with the devices of these people that there is no session with. Those for whom that failed.
+    async fn begin_olm(
+        &self,
+        readers: &BTreeSet<OwnedUserId>,
+    ) -> Result<HashMap<OwnedUserId, Failed>, CryptoError> {
+        let (mut looked, mut failed) = (false, HashMap::new());
         let readers: Vec<&UserId> = readers.iter().map(Deref::deref).collect();
         for some in readers.chunks(MOST_CLAIMED) {
             let mut missing = self.olm().await.get_missing_sessions(some.iter().copied()).await?;
@@ -124,11 +136,16 @@ impl Machine {
             }
             let Some((id, claim)) = missing else { continue };
             let claimed: Vec<_> = claim.one_time_keys.keys().cloned().collect();
-            let response = self.homeserver.request(CommitPoint::ClaimKeys, &self.intent, claim).await?;
-            self.olm().await.mark_request_as_sent(&id, &response).await?;
+            match self.homeserver.request(CommitPoint::ClaimKeys, &self.intent, claim).await {
+                Ok(response) => self.olm().await.mark_request_as_sent(&id, &response).await?,
+                Err(error) => {
+                    let error = Arc::new(CryptoError::from(error));
+                    failed.extend(claimed.iter().map(|user_id| (user_id.clone(), Arc::clone(&error))));
+                }
+            }
             self.forget_devices(claimed.iter());
         }
-        Ok(())
+        Ok(failed)
     }
 
     /// Looks into a ghost's inbox before it begins Olm with devices: they may have begun it already, and of two sessions
@@ -147,56 +164,66 @@ impl Machine {
         }
     }
 
-    /// Gives the rooms' sessions to the devices that do not have them, by as few requests as can be.
-    async fn share(&self, batch: impl Iterator<Item = &ToSeal>) -> Result<(), CryptoError> {
-        let batch: Vec<_> = batch.collect();
-        let shares = {
+    /// Gives the rooms' sessions to the devices that do not have them, by as few requests as can be. Of messages about which
+    /// it is known what becomes of them nothing is given.
+    async fn share(&self, batch: &[ToSeal], outcomes: &mut [Outcome]) -> Result<(), CryptoError> {
+        let mut shares = Vec::new();
+        {
             let olm = self.olm.write().await;
             let shared = async {
-                let mut shares = Vec::new();
-                for to_seal in &batch {
+                for (place, to_seal) in
+                    batch.iter().enumerate().filter(|(place, _)| outcomes[*place].is_none())
+                {
                     let settings = EncryptionSettings {
                         sharing_strategy: CollectStrategy::IdentityBasedStrategy,
                         ..EncryptionSettings::default()
                     };
                     let users = to_seal.readers.iter().map(Deref::deref);
-                    shares.extend(olm.share_room_key(&to_seal.room, users, settings).await?);
-                }
-                Ok::<_, CryptoError>(shares)
-            };
-            self.keys.in_one_commit(shared).await?
-        };
-        for parcel in packed(&shares) {
-            let id = TransactionId::new();
-            let response = self.send_to_devices(&parcel.event_type, &id, parcel.messages).await?;
-            let olm = self.olm.write().await;
-            let marked = async {
-                for id in &parcel.stands_for {
-                    olm.mark_request_as_sent(id, &response).await?;
+                    let requests = olm.share_room_key(&to_seal.room, users, settings).await?;
+                    shares.extend(requests.into_iter().map(|request| (place, request)));
                 }
                 Ok::<_, CryptoError>(())
             };
-            self.keys.in_one_commit(marked).await?;
+            self.keys.in_one_commit(shared).await?;
+        }
+        for parcel in packed(&shares) {
+            let id = TransactionId::new();
+            match self.send_to_devices(&parcel.event_type, &id, parcel.messages).await {
+                Ok(response) => {
+                    let olm = self.olm.write().await;
+                    let marked = async {
+                        for (_, id) in &parcel.stands_for {
+                            olm.mark_request_as_sent(id, &response).await?;
+                        }
+                        Ok::<_, CryptoError>(())
+                    };
+                    self.keys.in_one_commit(marked).await?;
+                }
+                Err(error) => {
+                    let error = Arc::new(error);
+                    for (place, _) in parcel.stands_for {
+                        outcomes[place] = Some(Err(Arc::clone(&error)));
+                    }
+                }
+            }
         }
         Ok(())
     }
 
-    async fn encrypt(&self, batch: impl Iterator<Item = &ToSeal>) -> Result<Vec<Sealed>, CryptoError> {
-        let batch: Vec<_> = batch.collect();
+    async fn encrypt(&self, batch: &[ToSeal], outcomes: &mut [Outcome]) -> Result<(), CryptoError> {
         let olm = self.olm.write().await;
         let encrypted = async {
-            let mut all = Vec::with_capacity(batch.len());
-            for to_seal in &batch {
+            for (to_seal, outcome) in batch.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_none()) {
                 let content: Raw<AnyMessageLikeEventContent> =
                     Raw::from_json(serde_json::value::to_raw_value(&to_seal.content)?);
                 let encrypted =
                     olm.encrypt_room_event_raw(&to_seal.room, to_seal.event_type, &content).await?;
-                all.push(Sealed::Ciphertext {
+                *outcome = Some(Ok(Sealed::Ciphertext {
                     content: encrypted.content.deserialize_as_unchecked()?,
                     session_id: encrypted.encryption_info.session_id().unwrap_or_default().to_owned(),
-                });
+                }));
             }
-            Ok::<_, CryptoError>(all)
+            Ok::<_, CryptoError>(())
         };
         self.keys.in_one_commit(encrypted).await
     }
@@ -294,9 +321,9 @@ impl Machine {
 
 /// What the machine wants to be sent to devices, in as few requests as can be. To one device there is one message in a
 /// request, and they stay in order.
-fn packed(shares: &[Arc<ToDeviceRequest>]) -> Vec<Parcel> {
+fn packed(shares: &[(usize, Arc<ToDeviceRequest>)]) -> Vec<Parcel> {
     let mut parcels: Vec<Parcel> = Vec::new();
-    for share in shares {
+    for (message, share) in shares {
         let messages: Vec<_> = share
             .messages
             .iter()
@@ -320,7 +347,7 @@ fn packed(shares: &[Arc<ToDeviceRequest>]) -> Vec<Parcel> {
         });
         let parcel = &mut parcels[place];
         parcel.count += messages.len();
-        parcel.stands_for.push(share.txn_id.clone());
+        parcel.stands_for.push((*message, share.txn_id.clone()));
         for (user, device, message) in messages {
             parcel.messages.entry(user.clone()).or_default().insert(device.clone(), message.clone());
         }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::Speaker;
 use crate::{
     commit_point::CommitPoint,
-    crypto::{CryptoError, Machine, Sealed, ToSeal},
+    crypto::{CryptoError, Failed, Machine, Sealed, ToSeal},
     engine::Core,
     faults::faulty,
     homeserver::{HomeserverError, Intent, encoded},
@@ -42,9 +42,6 @@ pub(super) enum Prepared {
     Gone,
 }
 
-/// An error that all legs of a batch share.
-pub(super) type Failed = Arc<CryptoError>;
-
 impl Core {
     /// The machine of who says something.
     pub(super) async fn speaker(&self, speaker: &Speaker) -> Result<Arc<Machine>, CryptoError> {
@@ -62,14 +59,13 @@ impl Core {
     /// becomes of them is in the same order.
     pub(super) async fn prepare(&self, speaker: &Speaker, legs: &[Leg]) -> Vec<Result<Prepared, Failed>> {
         match self.prepared(speaker, legs).await {
-            Ok(prepared) => prepared.into_iter().map(Ok).collect(),
+            Ok(prepared) => prepared,
             // One that can never be encrypted must not keep the others from it.
             Err(error) if legs.len() > 1 && !error.may_pass() => {
                 let mut all = Vec::with_capacity(legs.len());
                 for leg in legs {
                     let alone = self.prepared(speaker, std::slice::from_ref(leg)).await;
-                    let alone = alone.map_err(Arc::new).map(|mut one| one.pop().unwrap_or(Prepared::Gone));
-                    all.push(alone);
+                    all.extend(alone.unwrap_or_else(|error| vec![Err(Arc::new(error))]));
                 }
                 all
             }
@@ -80,7 +76,11 @@ impl Core {
         }
     }
 
-    async fn prepared(&self, speaker: &Speaker, legs: &[Leg]) -> Result<Vec<Prepared>, CryptoError> {
+    async fn prepared(
+        &self,
+        speaker: &Speaker,
+        legs: &[Leg],
+    ) -> Result<Vec<Result<Prepared, Failed>>, CryptoError> {
         let machine = self.speaker(speaker).await?;
         let portals: Vec<PortalId> = legs.iter().map(|leg| leg.portal.id.clone()).collect();
         let mut members = self.store.members(&portals).await?;
@@ -89,7 +89,7 @@ impl Core {
         let (mut batch, mut places) = (Vec::new(), Vec::new());
         for (place, leg) in legs.iter().enumerate() {
             let members = members.remove(&leg.portal.id).unwrap_or_default();
-            prepared.push(match &leg.portal.room_id {
+            prepared.push(Ok(match &leg.portal.room_id {
                 Some(_) if !members.others.contains(ours) => Prepared::NotIn(Arc::clone(&machine)),
                 Some(room_id) if !members.readers.is_empty() => {
                     places.push(place);
@@ -102,13 +102,13 @@ impl Core {
                     Prepared::Held
                 }
                 _ => Prepared::Held,
-            });
+            }));
         }
         if !batch.is_empty() {
             self.seal(&machine, legs, &places, &batch, &mut prepared).await?;
         }
-        let held = |(leg, outcome): (&Leg, &Prepared)| {
-            (matches!(outcome, Prepared::Held) && !leg.held).then_some(leg.seq)
+        let held = |(leg, outcome): (&Leg, &Result<Prepared, Failed>)| {
+            (matches!(outcome, Ok(Prepared::Held)) && !leg.held).then_some(leg.seq)
         };
         let held: Vec<i64> = legs.iter().zip(&prepared).filter_map(held).collect();
         if !held.is_empty() {
@@ -125,7 +125,7 @@ impl Core {
         legs: &[Leg],
         places: &[usize],
         batch: &[ToSeal],
-        prepared: &mut [Prepared],
+        prepared: &mut [Result<Prepared, Failed>],
     ) -> Result<(), CryptoError> {
         let bot = self.ghosts.bot().await?;
         let sealing = if faulty!(self.settings, BotEncrypts) { &*bot } else { machine };
@@ -133,7 +133,14 @@ impl Core {
         let (mut sealed, mut sessions) = (Vec::new(), Vec::<(OwnedRoomId, String)>::new());
         let sender = &machine.intent().user_id;
         for ((place, to_seal), outcome) in places.iter().zip(batch).zip(outcomes) {
-            let Sealed::Ciphertext { mut content, session_id } = outcome else { continue };
+            let (mut content, session_id) = match outcome {
+                Ok(Sealed::Ciphertext { content, session_id }) => (content, session_id),
+                Ok(Sealed::NobodyCanRead) => continue,
+                Err(error) => {
+                    prepared[*place] = Err(error);
+                    continue;
+                }
+            };
             let leg = &legs[*place];
             content[LEG_FIELD] = json!(leg.id);
             let ciphertext = serde_json::to_string(&content)?;
@@ -149,10 +156,10 @@ impl Core {
         }
         let kept = self.store.legs_are_sealed(&sealed).await?;
         for (place, sealed) in sealed_places.into_iter().zip(sealed) {
-            prepared[place] = match kept.contains(&sealed.leg.seq) {
+            prepared[place] = Ok(match kept.contains(&sealed.leg.seq) {
                 true => Prepared::Ready { intent: machine.intent().clone(), ciphertext: sealed.ciphertext },
                 false => Prepared::Gone,
-            };
+            });
         }
         Ok(())
     }
