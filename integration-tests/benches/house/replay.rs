@@ -1,0 +1,195 @@
+//! The bare side: the requests that Parlour made, made again by nobody in particular, as fast as kept-alive connections allow.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use parlour::edge::{SystemChance, random_hex};
+use parlour_engine::CommitPoint;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet};
+
+use crate::{http1::Reader, tap::Exchange};
+
+/// How many requests are on their way at once, each on a connection of its own; the best of them counts.
+pub const IN_FLIGHT: [usize; 3] = [16, 32, 50];
+
+/// A request to be made, in one of two ways of waiting for others.
+#[derive(Clone)]
+struct Request {
+    bytes: Vec<u8>,
+    makes_room: bool,
+}
+
+/// Requests one after the other, in the room that the first of them makes, if it makes one.
+#[derive(Clone, Default)]
+struct Chain {
+    requests: Vec<Request>,
+    /// That room as it is called in the requests, without its `!`, which is written in two ways.
+    room: Option<String>,
+}
+
+/// Everything to be made: stage after stage, in each stage chains side by side.
+pub struct Plan {
+    stages: Vec<Vec<Chain>>,
+}
+
+/// How much of something went over the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Requests.
+    pub requests: usize,
+    /// Their bytes, heads and bodies.
+    pub bytes: usize,
+}
+
+impl Amount {
+    /// Of exchanges.
+    pub fn of(exchanges: &[Exchange]) -> Self {
+        let bytes = exchanges.iter().map(|exchange| exchange.request.bytes.len()).sum();
+        Self { requests: exchanges.len(), bytes }
+    }
+}
+
+impl Plan {
+    /// A message to be sent: whatever prepares it kind by kind in the order of their first appearance, then all events side
+    /// by side.
+    pub fn of_sending(exchanges: &[Exchange]) -> Self {
+        let mut kinds: Vec<Option<CommitPoint>> = Vec::new();
+        for exchange in exchanges {
+            if exchange.point != Some(CommitPoint::SendEvent) && !kinds.contains(&exchange.point) {
+                kinds.push(exchange.point);
+            }
+        }
+        kinds.push(Some(CommitPoint::SendEvent));
+        let stage = |kind: &Option<CommitPoint>| {
+            let same = exchanges.iter().filter(|exchange| exchange.point == *kind);
+            same.map(|exchange| Chain { requests: vec![request(exchange)], room: None }).collect()
+        };
+        Self { stages: kinds.iter().map(stage).collect() }
+    }
+
+    /// Rooms to be made: what comes before the first, in its order; then each room with what follows in it, and whatever
+    /// concerns none of them, side by side.
+    pub fn of_rooms(exchanges: &[Exchange]) -> Self {
+        let makes_room = |exchange: &Exchange| exchange.point == Some(CommitPoint::CreateRoom);
+        let begin = exchanges.iter().position(makes_room).unwrap_or(exchanges.len());
+        let (before, from_then) = exchanges.split_at(begin);
+        let first = Chain { requests: before.iter().map(request).collect(), room: None };
+        let made = from_then.iter().filter(|exchange| makes_room(exchange));
+        let mut chains: Vec<Chain> = made
+            .map(|exchange| {
+                let answer: serde_json::Value = serde_json::from_slice(&exchange.answer).unwrap_or_default();
+                let room = answer["room_id"].as_str().expect("a room was made");
+                Chain { requests: vec![request(exchange)], room: Some(bare_id(room)) }
+            })
+            .collect();
+        for exchange in from_then.iter().filter(|exchange| !makes_room(exchange)) {
+            let text = String::from_utf8_lossy(&exchange.request.bytes);
+            let about =
+                chains.iter_mut().find(|chain| chain.room.as_ref().is_some_and(|room| text.contains(room)));
+            match about {
+                Some(chain) => chain.requests.push(request(exchange)),
+                None => chains.push(Chain { requests: vec![request(exchange)], room: None }),
+            }
+        }
+        Self { stages: vec![vec![first], chains] }
+    }
+
+    /// Makes all requests anew through a tap, so many at once; from the first byte out to the last answer.
+    pub async fn run(&self, port: u16, in_flight: usize) -> Duration {
+        let stages: Vec<Vec<Chain>> =
+            self.stages.iter().map(|stage| stage.iter().map(fresh).collect()).collect();
+        let mut connections = Vec::new();
+        for _ in 0..in_flight {
+            let connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("a connection");
+            connection.set_nodelay(true).expect("an option");
+            connections.push(connection);
+        }
+        let began = Instant::now();
+        for stage in stages {
+            let waiting = Arc::new(Mutex::new(stage.into_iter()));
+            let mut working = JoinSet::new();
+            for mut connection in connections.drain(..) {
+                let waiting = Arc::clone(&waiting);
+                working.spawn(async move {
+                    loop {
+                        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+                        let Some(chain) = next else { return connection };
+                        follow(&mut connection, chain).await;
+                    }
+                });
+            }
+            connections = working.join_all().await;
+        }
+        began.elapsed()
+    }
+}
+
+async fn follow(connection: &mut TcpStream, chain: Chain) {
+    let mut answers = Reader::default();
+    let mut room: Option<(String, String)> = None;
+    for request in chain.requests {
+        let bytes = match &room {
+            Some((known, made)) => replaced(&request.bytes, known, made),
+            None => request.bytes,
+        };
+        connection.write_all(&bytes).await.expect("the request goes out");
+        let answer = answers.next(connection).await.expect("an answer").expect("an answer");
+        let status = answer.words()[1];
+        assert!(status == "200", "bare: {status} {}", String::from_utf8_lossy(&answer.content()));
+        if request.makes_room {
+            let told: serde_json::Value = serde_json::from_slice(&answer.content()).expect("JSON");
+            let made = told["room_id"].as_str().expect("a room");
+            room = chain.room.clone().map(|known| (known, bare_id(made)));
+        }
+    }
+}
+
+/// A room's id without its `!`.
+fn bare_id(room: &str) -> String {
+    room.trim_start_matches('!').to_owned()
+}
+
+fn request(exchange: &Exchange) -> Request {
+    let makes_room = exchange.point == Some(CommitPoint::CreateRoom);
+    Request { bytes: exchange.request.bytes.clone(), makes_room }
+}
+
+/// The same requests under other transaction ids of the same length, and without what tells Parlour that they are its own.
+fn fresh(chain: &Chain) -> Chain {
+    let requests = chain.requests.iter().map(|request| {
+        let bytes = replaced(&request.bytes, "io.parlour.leg", "io.parlour.lag");
+        let bytes = replaced(&bytes, "io.parlour.portal", "io.parlour.pertal");
+        Request { bytes: with_another_transaction_id(&bytes), makes_room: request.makes_room }
+    });
+    Chain { requests: requests.collect(), room: chain.room.clone() }
+}
+
+fn with_another_transaction_id(bytes: &[u8]) -> Vec<u8> {
+    let line = bytes.iter().position(|byte| *byte == b'\r').unwrap_or(0);
+    let first = String::from_utf8_lossy(&bytes[..line]).into_owned();
+    let mut words = first.split(' ');
+    let path = words.nth(1).and_then(|target| target.split('?').next()).unwrap_or_default();
+    let has_one = first.starts_with("PUT ")
+        && ["/send/", "/sendToDevice/", "/redact/"].iter().any(|kind| path.contains(kind));
+    let Some((_, id)) = path.rsplit_once('/').filter(|_| has_one) else { return bytes.to_vec() };
+    let another = random_hex(&SystemChance, id.len());
+    let mut fresh = first.replacen(&format!("/{id}"), &format!("/{another}"), 1).into_bytes();
+    fresh.extend_from_slice(&bytes[line..]);
+    fresh
+}
+
+/// One text for another of the same length, wherever it stands.
+fn replaced(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len(), "the length of a request stays what it is");
+    let (mut bytes, from) = (bytes.to_vec(), from.as_bytes());
+    let mut at = 0;
+    while let Some(found) = bytes[at..].windows(from.len()).position(|window| window == from) {
+        at += found;
+        bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+        at += from.len();
+    }
+    bytes
+}
