@@ -57,6 +57,7 @@ fn cut_in(point: CommitPoint) -> Option<CutIn> {
         | CommitPoint::ReadRooms
         | CommitPoint::ReadHistory
         | CommitPoint::ReadInbox
+        | CommitPoint::ReadSeen
         | CommitPoint::WhoAmI => Some(CutIn::Here),
         CommitPoint::Redact => Some(CutIn::Scene(Scene::Repair)),
         CommitPoint::ReadDevices | CommitPoint::EndDevice => Some(CutIn::Scene(Scene::Restored)),
@@ -74,6 +75,7 @@ fn cut_in(point: CommitPoint) -> Option<CutIn> {
         | CommitPoint::RepairWished
         | CommitPoint::RepairNamed
         | CommitPoint::RepairBegun
+        | CommitPoint::DevicesKnown
         | CommitPoint::MachineSaved
         | CommitPoint::MachineRenewed
         | CommitPoint::DeviceRenewed
