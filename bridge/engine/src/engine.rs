@@ -33,6 +33,7 @@ use crate::{
     portals::Progress,
     relay::Tries,
     secret::Secret,
+    seen::Looks,
     store::{DatabaseUrl, Figures, MasterKey, Store, StoreError},
 };
 
@@ -111,6 +112,7 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tries: Tries,
     pub(crate) counts: Counts,
+    pub(crate) looks: Looks,
     wakes: mpsc::UnboundedSender<Wake>,
     receiving: watch::Sender<Option<Timestamp>>,
     /// Whether transactions are refused because the database takes nothing.
@@ -121,8 +123,8 @@ pub(crate) struct Core {
     pub(crate) catching_up: Mutex<()>,
     /// Something may have been missed.
     trouble: Notify,
-    /// Somebody could not read the bot.
-    repairs: Notify,
+    /// Something is to be sent again.
+    pub(crate) repairs: Notify,
     /// Whether all is known that was said before the start; nothing is read, sent or made until it is.
     up_to_date: AtomicBool,
     /// How often all rooms were read back in vain.
@@ -225,6 +227,7 @@ impl Engine {
             clock,
             tries: Tries::default(),
             counts: Counts::default(),
+            looks: Looks::default(),
             wakes,
             receiving,
             stalled: watch::Sender::new(false),

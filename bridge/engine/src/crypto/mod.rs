@@ -1,10 +1,12 @@
 //! Encryption: one machine, device and cross-signing identity for the bot and for each ghost that speaks.
 
 mod bot;
+mod devices;
 mod machine;
 mod machines;
 
 pub use bot::{Deciphered, Unreadable};
+pub use devices::Published;
 pub use machine::{Machine, Sealed};
 pub use machines::Machines;
 
