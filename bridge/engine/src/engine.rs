@@ -207,6 +207,7 @@ impl Engine {
         let machines = Machines::new(homeserver.clone(), store.clone(), Arc::clone(&clock));
         // They were awake when the process before this one ended, and may have something in their inboxes.
         let spoke_last = store.spoke_last(settings.idle).await?;
+        let looks = Looks::default();
         let ghosts = Ghosts {
             server_name: settings.server_name.clone(),
             practice: settings.practice.clone(),
@@ -214,6 +215,7 @@ impl Engine {
             homeserver: homeserver.clone(),
             machines,
             turn: Mutex::new(Turn::beginning_with(spoke_last, &*chance)),
+            came: Arc::clone(&looks.news),
             chance,
         };
         let (wakes, mut woken) = mpsc::unbounded_channel();
@@ -227,7 +229,7 @@ impl Engine {
             clock,
             tries: Tries::default(),
             counts: Counts::default(),
-            looks: Looks::default(),
+            looks,
             wakes,
             receiving,
             stalled: watch::Sender::new(false),

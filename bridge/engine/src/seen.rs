@@ -38,7 +38,7 @@ const NEWS_A_ROUND: i64 = 250;
 #[derive(Default)]
 pub(crate) struct Looks {
     /// Devices may have changed, or somebody has come.
-    pub(crate) news: Notify,
+    pub(crate) news: Arc<Notify>,
     /// Who is asked for just now.
     asked: Mutex<HashMap<OwnedUserId, Arc<tokio::sync::Mutex<()>>>>,
     watch: Mutex<Watch>,

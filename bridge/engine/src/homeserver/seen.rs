@@ -114,7 +114,8 @@ impl Homeserver {
         admin: &Intent,
         from: usize,
     ) -> Result<Vec<(OwnedUserId, Option<Timestamp>)>, HomeserverError> {
-        let query = format!("order_by=last_seen_ts&dir=b&guests=false&limit={PAGE}&from={from}");
+        // As whom we ask, in `user_id`, would be taken for whom we ask about, if there were no `name`: one of any letters.
+        let query = format!("order_by=last_seen_ts&dir=b&guests=false&name=_&limit={PAGE}&from={from}");
         let told = self.ask(admin, &format!("{USERS}?{query}")).await?;
         let users = told["users"].as_array().ok_or(HomeserverError::Nonsense("/users"))?;
         let user = |user: &Value| {
