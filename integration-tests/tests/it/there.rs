@@ -258,3 +258,76 @@ async fn whoever_signs_out_and_in_again_has_read_what_they_had() {
     }
     stage.close().await;
 }
+
+/// Of everybody who was there: their devices are known, and nothing is to be dealt with.
+async fn all_is_known(books: &Books, people: i64) {
+    let known = "SELECT COUNT(*) FROM device_looks WHERE looked_at IS NOT NULL AND news = 0";
+    comes_to(books, known, people).await;
+}
+
+/// As if nobody of somebody's had been there for six days, as far as the homeserver and Parlour remember.
+async fn six_days_pass_for(stage: &Stage, books: &Books, user: &UserId) {
+    let six_days = "UPDATE user_ips SET last_seen = last_seen - 518400000 WHERE user_id = $1";
+    in_the_homeservers_books(stage, six_days, user).await;
+    let six_days = "UPDATE devices SET last_seen = last_seen - 518400000 WHERE user_id = $1";
+    in_the_homeservers_books(stage, six_days, user).await;
+    let forgotten = format!(
+        "UPDATE devices_seen SET seen_at = seen_at - 518400000 WHERE user_id = '{user}';
+         UPDATE device_looks SET looked_at = looked_at - 518400000 WHERE user_id = '{user}'"
+    );
+    assert!(books.change(&forgotten).await > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the sender does not ask yet who is there"]
+async fn a_leg_waits_for_a_device_that_is_there_and_a_known_one_comes_back() {
+    let stage = Stage::open().await;
+    let books = Books::of(&stage.world.place.data, None);
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let (user_id, person) = (ann.user_id().to_owned(), stage.person("ann").clone());
+    let talk = stage.begin(&murphy, "back", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(&person));
+    all_is_known(&books, 2).await;
+    say(&murphy, &hub, "before").await;
+    read(&ann, &spoke, "before").await;
+    ann.stop().await;
+    six_days_pass_for(&stage, &books, &user_id).await;
+    say(&murphy, &hub, "are you there?").await;
+    let held = "SELECT COUNT(*) FROM outbox WHERE state = 'held'";
+    comes_to(&books, held, 1).await;
+    // The homeserver has forgotten when it noted her last: begun anew, it notes her at once.
+    let stage = stage.reopen().await;
+    comes_to(&books, held, 1).await;
+    let ann = stage.sign_in("ann").await;
+    let back = ann.wait_for(&spoke, LIMIT * 5, |message| message.body == "are you there?").await;
+    assert!(back.expect("it goes out").is_readable());
+    // What was held is sent once, and nothing is sent again: her device had the rest.
+    assert_eq!(heard(&ann, &spoke).await, ["before", "are you there?"]);
+    assert_eq!(books.number("SELECT COUNT(*) FROM ledger WHERE what = 'repair'").await, 0);
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the sender does not ask yet who is there"]
+async fn a_leg_waits_for_a_device_that_is_there_and_a_dehydrated_one_is() {
+    let stage = Stage::open().await;
+    let books = Books::of(&stage.world.place.data, None);
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let (user_id, person) = (ann.user_id().to_owned(), stage.person("ann").clone());
+    let talk = stage.begin(&murphy, "dehydrated", "two-way", &[], &["ann"]).await;
+    all_is_known(&books, 2).await;
+    six_days_pass_for(&stage, &books, &user_id).await;
+    say(&murphy, &talk.hub(), "are you there?").await;
+    let held = "SELECT COUNT(*) FROM outbox WHERE state = 'held'";
+    comes_to(&books, held, 1).await;
+    dehydrate(&ann, &person.password).await;
+    comes_to(&books, held, 0).await;
+    comes_to(&books, "SELECT COUNT(*) FROM outbox WHERE state = 'sent'", 1).await;
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
