@@ -37,6 +37,7 @@ pub fn point_of(method: &str, path: &str) -> Option<CommitPoint> {
         ("client", "GET", ["sync"]) => CommitPoint::ReadInbox,
         ("client", "GET", ["account", "whoami"]) => CommitPoint::WhoAmI,
         ("admin", "POST", ["join", _]) => CommitPoint::Join,
+        ("admin", "GET", ["users"] | ["users", _, "devices"] | ["whois", _]) => CommitPoint::ReadSeen,
         ("admin", ..) => CommitPoint::Administer,
         _ => return None,
     })

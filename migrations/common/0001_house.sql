@@ -82,6 +82,28 @@ CREATE TABLE portal_members (
     PRIMARY KEY (portal_id, user_id)
 );
 
+-- When the homeserver was asked for somebody's devices last (null: never), and what was heard of changed devices since that
+-- was dealt with: how often, and when last.
+CREATE TABLE device_looks (
+    user_id   TEXT PRIMARY KEY,
+    looked_at BIGINT,
+    news      BIGINT NOT NULL DEFAULT 0,
+    news_at   BIGINT
+);
+
+-- What the homeserver has told of people's devices. seen_at: when it saw the device last (null: never). gone: it is there no
+-- longer; a dehydrated one was seen last when that was noticed. fresh_at: when it was heard of, until it is known whether
+-- something is to be sent again for it.
+CREATE TABLE devices_seen (
+    user_id    TEXT NOT NULL,
+    device_id  TEXT NOT NULL,
+    seen_at    BIGINT,
+    dehydrated BIGINT NOT NULL,
+    gone       BIGINT NOT NULL DEFAULT 0,
+    fresh_at   BIGINT,
+    PRIMARY KEY (user_id, device_id)
+);
+
 -- What the homeserver sent, exactly as it came: sealed with the patient's key in a spoke, with the conversation's in a
 -- hub, with the practice's where it is no event at all. dedup_key is the event id, or a digest of what has none;
 -- of what concerns no portal only the key is kept.
@@ -134,7 +156,7 @@ CREATE TABLE ledger (
 
 -- One row a leg: a message (message_id), a notice of the bot (notice, about an event of the same portal), or the redaction
 -- of an event that either was (redacts). session: the Megolm session it was encrypted with, as a keyed hash. repeats: how
--- often what it says had been sent before.
+-- often what it says had been sent before. landed_at: when it was known to stand in its room.
 -- state: waiting, held (nobody there can read it yet), sent, failed. Notice and ciphertext are sealed with the patient's
 -- key in a spoke, with the conversation's in a hub; the ciphertext is there from the encryption until the leg has landed.
 CREATE TABLE outbox (
@@ -151,6 +173,7 @@ CREATE TABLE outbox (
     session         TEXT,
     sender_user_id  TEXT,
     event_id        TEXT,
+    landed_at       BIGINT,
     repeats         BIGINT NOT NULL DEFAULT 0,
     attempts        BIGINT NOT NULL DEFAULT 0,
     next_attempt_at BIGINT NOT NULL DEFAULT 0,
@@ -168,12 +191,17 @@ CREATE TABLE repair_wishes (
     PRIMARY KEY (ours, reader)
 );
 
--- Megolm sessions of users of ours (as keyed hashes) whose messages are to be sent again.
+-- Megolm sessions of users of ours (as keyed hashes) whose messages are to be sent again, of those that landed after one
+-- moment and not after another.
+-- why: wedged (a device could not read its Olm messages), dead-device (no device that they went to ever came back).
 CREATE TABLE repair_sessions (
-    ours      TEXT NOT NULL,
-    portal_id TEXT NOT NULL REFERENCES portals (id),
-    session   TEXT NOT NULL,
-    PRIMARY KEY (ours, portal_id, session)
+    ours         TEXT NOT NULL,
+    portal_id    TEXT NOT NULL REFERENCES portals (id),
+    session      TEXT NOT NULL,
+    why          TEXT NOT NULL,
+    landed_after BIGINT NOT NULL,
+    landed_until BIGINT NOT NULL,
+    PRIMARY KEY (ours, portal_id, session, why)
 );
 
 -- Events of ours that stand in a room before their leg is known again: after a backup was restored.

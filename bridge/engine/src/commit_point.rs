@@ -46,6 +46,8 @@ commit_points! {
     RepairNamed = "db.repair-named",
     /// A message is to be sent again from the record.
     RepairBegun = "db.repair-begun",
+    /// What is known of people's devices: that it may have changed, or what the homeserver has told.
+    DevicesKnown = "db.devices-known",
     /// What an Olm machine keeps.
     MachineSaved = "db.machine-saved",
     /// An Olm machine forgot what must not be used again.
@@ -92,6 +94,8 @@ commit_points! {
     EndDevice = "hs.end-device",
     /// A display name is set.
     SetName = "hs.set-name",
+    /// When people's devices were seen is asked for.
+    ReadSeen = "hs.read-seen",
     /// Device keys and one-time keys are uploaded.
     UploadKeys = "hs.upload-keys",
     /// A cross-signing identity is uploaded.

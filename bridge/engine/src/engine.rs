@@ -33,6 +33,7 @@ use crate::{
     portals::Progress,
     relay::Tries,
     secret::Secret,
+    seen::Looks,
     sender::Sender,
     store::{DatabaseUrl, Figures, MasterKey, Store, StoreError},
     turns::Turns,
@@ -114,6 +115,7 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tries: Tries,
     pub(crate) counts: Counts,
+    pub(crate) looks: Looks,
     wakes: mpsc::UnboundedSender<Wake>,
     receiving: watch::Sender<Option<Timestamp>>,
     /// Whether transactions are refused because the database takes nothing.
@@ -124,8 +126,8 @@ pub(crate) struct Core {
     pub(crate) catching_up: Mutex<()>,
     /// Something may have been missed.
     trouble: Notify,
-    /// Somebody could not read the bot.
-    repairs: Notify,
+    /// Something is to be sent again.
+    pub(crate) repairs: Notify,
     /// Whether all is known that was said before the start; nothing is read, sent or made until it is.
     up_to_date: AtomicBool,
     /// How often all rooms were read back in vain.
@@ -208,6 +210,7 @@ impl Engine {
         let machines = Machines::new(homeserver.clone(), store.clone(), Arc::clone(&clock));
         // They were awake when the process before this one ended, and may have something in their inboxes.
         let spoke_last = store.spoke_last(settings.idle).await?;
+        let looks = Looks::default();
         let ghosts = Ghosts {
             server_name: settings.server_name.clone(),
             practice: settings.practice.clone(),
@@ -215,6 +218,7 @@ impl Engine {
             homeserver: homeserver.clone(),
             machines,
             turn: Mutex::new(Turn::beginning_with(spoke_last, &*chance)),
+            came: Arc::clone(&looks.news),
             chance,
         };
         let (wakes, mut woken) = mpsc::unbounded_channel();
@@ -229,6 +233,7 @@ impl Engine {
             clock,
             tries: Tries::default(),
             counts: Counts::default(),
+            looks,
             wakes,
             receiving,
             stalled: watch::Sender::new(false),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parlour_domain::{Chance, Person, PersonId};
 use ruma::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use crate::{
     crypto::{CryptoError, Machine, Machines},
@@ -26,6 +26,8 @@ pub(crate) struct Ghosts {
     pub(crate) machines: Machines,
     pub(crate) chance: Arc<dyn Chance>,
     pub(crate) turn: Mutex<Turn>,
+    /// Told when one of the people is new in a portal.
+    pub(crate) came: Arc<Notify>,
 }
 
 /// The bot's user id.
@@ -145,6 +147,9 @@ impl Ghosts {
             self.homeserver.join(bot.intent(), room_id, user_id).await?;
         }
         self.store.joined(&portal.id, user_id).await?;
+        if !self.is_ours(user_id) {
+            self.came.notify_one();
+        }
         Ok(())
     }
 }

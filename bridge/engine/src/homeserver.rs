@@ -1,5 +1,7 @@
 //! The homeserver's client API, used as one of our users through the application service's token.
 
+mod seen;
+
 use std::{borrow::Cow, time::Duration};
 
 use ruma::{
@@ -13,6 +15,8 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+pub use seen::DeviceSeen;
 
 use crate::{
     commit_point::{CommitPoint, through},

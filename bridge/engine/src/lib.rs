@@ -23,6 +23,7 @@ mod recovery;
 mod relay;
 mod repair;
 mod secret;
+mod seen;
 mod sender;
 mod store;
 mod turns;

@@ -4,16 +4,23 @@
 //! Each step is written down before the next: that a repair may be wished for, before the message that tells of it is taken
 //! in; which sessions could not be read; and with what is sent again, that they are dealt with.
 
-use ruma::UserId;
+use std::collections::HashSet;
+
+use parlour_domain::{PortalId, Timestamp};
+use ruma::{DeviceId, UserId};
 
 use crate::{
-    crypto::CryptoError,
+    crypto::{CryptoError, Published},
     engine::Core,
-    store::{Repair, StoreError, UnreadableSession},
+    store::{
+        DeviceNews, Known, KnownDevice, Landed, Repair, SessionName, StoreError, UnreadableSession, Why,
+    },
 };
 
-/// Why a message is sent again, as the ledger keeps it: a device could not read its Olm messages.
-const WEDGED: &str = "wedged";
+/// For how long Synapse does not note again that it has seen a device, in milliseconds.
+const UNNOTED_MILLIS: i64 = 120_000;
+/// How long a new device asks for other things before its owner's other devices hear of it, in milliseconds.
+const BEFORE_IT_IS_HEARD_OF_MILLIS: i64 = 20_000;
 
 impl Core {
     /// Does what repairs are wished for, and what earlier ones have left undone. One that fails keeps no other from being
@@ -50,7 +57,13 @@ impl Core {
                 None => self.store.last_session(ours, &portal.id).await?,
             };
             if let Some(session) = session {
-                sessions.push(UnreadableSession { ours: ours.to_owned(), portal: portal.id, session });
+                sessions.push(UnreadableSession {
+                    why: Why::Wedged,
+                    landed: Landed::EVER,
+                    ours: ours.to_owned(),
+                    portal: portal.id,
+                    session,
+                });
             }
         }
         Ok(self.store.sessions_are_unreadable(ours, reader, &sessions).await?)
@@ -68,20 +81,122 @@ impl Core {
         }
         let now = self.clock.now();
         // Asked first: what has landed by then is found below.
-        let is_all = !self.store.is_on_its_way(unreadable).await?;
-        let sent = self.store.sent_in(&portal, &unreadable.ours, &unreadable.session).await?;
+        let is_all = !unreadable.landed.is_open() || !self.store.is_on_its_way(unreadable).await?;
+        let sent = self.store.sent_in(&portal, unreadable).await?;
         let repairs: Vec<_> = sent
             .into_iter()
             .map(|of| {
                 let (again, redaction) = self.leg_ids.again(&of, &unreadable.ours, &portal.id, now);
-                Repair { of, again, redaction, why: WEDGED }
+                Repair { of, again, redaction }
             })
             .collect();
         self.store.begin_repairs(unreadable, &portal.conversation, &repairs, is_all, now).await?;
         if !repairs.is_empty() {
-            tracing::info!(portal = %portal.id, messages = repairs.len(), why = WEDGED, "sent again from the record");
+            let (messages, why) = (repairs.len(), unreadable.why.as_str());
+            tracing::info!(portal = %portal.id, messages, why, "sent again from the record");
             self.wake_senders(std::slice::from_ref(&portal.id));
         }
         Ok(())
+    }
+
+    /// Somebody has a new device: what has landed after every other device of theirs was last seen, and before this one was
+    /// heard of, nobody has got. The bot writes down that it is to be sent again, and that the news is dealt with.
+    ///
+    /// # Errors
+    /// When homeserver or database fail; then nothing is dealt with.
+    pub(crate) async fn look_for_what_nobody_got(
+        &self,
+        news: &DeviceNews,
+        known: &Known,
+        published: &[&Published],
+    ) -> Result<(), CryptoError> {
+        let is_signed =
+            |id: &DeviceId| published.iter().any(|device| device.signed && device.device_id == id);
+        // One that is not signed yet is heard of again when it is.
+        let (fresh, others): (Vec<_>, Vec<_>) = known
+            .devices
+            .iter()
+            .filter(|device| device.gone || is_signed(&device.device_id))
+            .partition(|device| !device.gone && device.fresh_at.is_some());
+        let mut sessions = Vec::new();
+        // A dehydrated device keeps for the next one what it gets.
+        if !fresh.is_empty() && !others.iter().any(|device| device.dehydrated && !device.gone) {
+            let seen_last = others.iter().filter_map(|device| device.seen_at).max();
+            sessions = self.sent_to_nobody(news, &fresh, seen_last).await?;
+            if !sessions.is_empty() && others.iter().any(|device| device.gone && !device.dehydrated) {
+                // When it was seen last was told before it went. It was there for longer.
+                let seen_last = seen_last.max(self.connected_last(&news.user_id, known, &fresh).await?);
+                sessions = self.sent_to_nobody(news, &fresh, seen_last).await?;
+            }
+        }
+        let fresh: Vec<_> = fresh.into_iter().map(|device| device.device_id.clone()).collect();
+        self.store.device_news_is_dealt_with(news, &fresh, &sessions).await?;
+        if !sessions.is_empty() {
+            self.repairs.notify_one();
+        }
+        Ok(())
+    }
+
+    /// What was sent to somebody's devices after the last of them was seen, and not to these.
+    async fn sent_to_nobody(
+        &self,
+        news: &DeviceNews,
+        fresh: &[&KnownDevice],
+        seen_last: Option<Timestamp>,
+    ) -> Result<Vec<UnreadableSession>, CryptoError> {
+        let after = seen_last.map(|seen| seen.plus_millis(UNNOTED_MILLIS));
+        let landed = after.map_or(Landed::EVER, |after| Landed::EVER.after(after));
+        let mut sessions = Vec::new();
+        for (ours, portal, session, first) in self.store.sent_to_after(&news.user_id, after).await? {
+            let landed = match self.is_used_without(&ours, &portal, &session, news, fresh).await? {
+                true => landed,
+                // What landed later may have gone to them.
+                false => landed.until(news.at),
+            };
+            if landed.is_open() || first.is_some_and(|first| landed.holds(first)) {
+                sessions.push(UnreadableSession { why: Why::DeadDevice, landed, ours, portal, session });
+            }
+        }
+        Ok(sessions)
+    }
+
+    /// Whether a session is the one that is used now, and none of these devices has it.
+    async fn is_used_without(
+        &self,
+        ours: &UserId,
+        portal: &PortalId,
+        session: &SessionName,
+        news: &DeviceNews,
+        fresh: &[&KnownDevice],
+    ) -> Result<bool, CryptoError> {
+        let portal = self.store.portal(portal).await?;
+        let Some(room_id) = &portal.room_id else { return Ok(false) };
+        let machine = self.ghosts.by_user(ours).await?;
+        let now_used = machine.session_in(room_id).await?;
+        if now_used.is_none_or(|id| self.store.session_name(&id) != *session) {
+            return Ok(false);
+        }
+        for device in fresh {
+            if machine.shares_with(room_id, &news.user_id, &device.device_id).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// When somebody was seen last by a device that is gone, as far as that can be told from all their connections.
+    async fn connected_last(
+        &self,
+        user_id: &UserId,
+        known: &Known,
+        fresh: &[&KnownDevice],
+    ) -> Result<Option<Timestamp>, CryptoError> {
+        let heard_of = fresh.iter().filter_map(|device| device.fresh_at).min();
+        let before = heard_of.map(|at| at.plus_millis(-BEFORE_IT_IS_HEARD_OF_MILLIS));
+        let there = known.devices.iter().filter(|device| !device.gone);
+        let there: HashSet<_> = there.filter_map(|device| device.seen_at).collect();
+        let bot = self.ghosts.bot().await?;
+        let connections = self.homeserver.connections(bot.intent(), user_id).await?;
+        Ok(connections.into_iter().filter(|at| Some(*at) < before && !there.contains(at)).max())
     }
 }

@@ -70,6 +70,8 @@ fn scene_of(point: CommitPoint) -> Scene {
         | CommitPoint::LegPutOff
         | CommitPoint::LegFailed
         | CommitPoint::OutboxWoken
+        | CommitPoint::DevicesKnown
+        | CommitPoint::ReadSeen
         | CommitPoint::MemberCame
         | CommitPoint::MemberGone
         | CommitPoint::ReadState

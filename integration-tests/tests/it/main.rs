@@ -22,3 +22,4 @@ mod restart;
 mod sealing;
 mod second_library;
 mod shields;
+mod there;

@@ -132,7 +132,7 @@ impl Machine {
         let answer = self.homeserver.request(CommitPoint::ReadInbox, &self.intent, request).await?;
         let (keys, devices) = (!answer.to_device.events.is_empty(), answer.device_lists.changed.clone());
         if let (Some(others), false) = (others, devices.is_empty()) {
-            others.devices_changed(&answer.device_lists).await;
+            others.devices_changed(&answer.device_lists).await?;
         }
         let changes = EncryptionSyncChanges {
             to_device_events: answer.to_device.events,

@@ -14,7 +14,7 @@ use ruma::{OwnedUserId, RoomId, TransactionId, api::client::keys};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, RwLock, RwLockReadGuard};
 
-use super::{CryptoError, sealing::Device};
+use super::{CryptoError, devices::Device};
 use crate::{
     commit_point::CommitPoint,
     homeserver::{Homeserver, HomeserverError, Intent},

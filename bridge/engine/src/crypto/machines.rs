@@ -150,8 +150,10 @@ impl Machines {
         Ok(Machine::new(intent.clone(), olm, keys.clone(), self.homeserver.clone()))
     }
 
-    /// Tells every machine that is awake whose devices have changed.
-    pub(super) async fn devices_changed(&self, changed: &DeviceLists) {
+    /// Tells every machine that is awake whose devices have changed. Written down first: afterwards nothing would tell of
+    /// it again.
+    pub(super) async fn devices_changed(&self, changed: &DeviceLists) -> Result<(), StoreError> {
+        self.store.devices_may_have_changed(&changed.changed, self.clock.now()).await?;
         let _waking = self.waking.write().await;
         let machines = self.all_awake().await;
         let none = std::collections::BTreeMap::new();
@@ -169,6 +171,7 @@ impl Machines {
                 self.awake.lock().await.remove(&machine.intent().user_id);
             }
         }
+        Ok(())
     }
 
     /// Looks into the inboxes of all ghosts that are awake, until they are empty (Matrix v1.19 client-server

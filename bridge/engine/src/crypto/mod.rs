@@ -1,11 +1,13 @@
 //! Encryption: one machine, device and cross-signing identity for the bot and for each ghost that speaks.
 
 mod bot;
+mod devices;
 mod machine;
 mod machines;
 mod sealing;
 
 pub use bot::{Deciphered, Unreadable};
+pub use devices::Published;
 pub use machine::Machine;
 pub use machines::Machines;
 pub(crate) use sealing::Failed;

@@ -8,11 +8,9 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use matrix_sdk_crypto::{
-    CollectStrategy, EncryptionSettings, store::CryptoStore as _, types::requests::ToDeviceRequest,
-};
+use matrix_sdk_crypto::{CollectStrategy, EncryptionSettings, types::requests::ToDeviceRequest};
 use ruma::{
-    OwnedDeviceId, OwnedRoomId, OwnedTransactionId, OwnedUserId, TransactionId, UserId,
+    OwnedRoomId, OwnedTransactionId, OwnedUserId, TransactionId, UserId,
     api::client::to_device::send_event_to_device,
     events::{AnyMessageLikeEventContent, AnyToDeviceEventContent, ToDeviceEventType},
     serde::Raw,
@@ -20,7 +18,7 @@ use ruma::{
 };
 use serde_json::Value;
 
-use super::{CryptoError, Machine};
+use super::{CryptoError, Machine, devices::Device};
 use crate::{commit_point::CommitPoint, ghosts::BOT};
 
 /// How many people's one-time keys one request claims.
@@ -53,19 +51,6 @@ pub enum Sealed {
     NobodyCanRead,
 }
 
-/// A device of somebody's, as far as it matters for what is sent to it.
-#[derive(Clone, Debug)]
-pub struct Device {
-    /// Its id.
-    pub id: OwnedDeviceId,
-    /// Whether its owner's identity has signed it.
-    pub signed: bool,
-    /// Whether it lies dehydrated at the homeserver (MSC3814).
-    pub dehydrated: bool,
-    /// Whether there is an Olm session with it.
-    reachable: bool,
-}
-
 type Messages = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>>;
 
 /// Messages to devices that go by one request, and the requests of the machine's that it stands for.
@@ -84,15 +69,6 @@ pub(crate) type Failed = Arc<CryptoError>;
 type Outcome = Option<Result<Sealed, Failed>>;
 
 impl Machine {
-    /// Asks for the devices of these people, as far as they are not known, in one query.
-    ///
-    /// # Errors
-    /// When the homeserver or the crypto store fails; nothing is lost by trying again.
-    pub async fn look_up(&self, users: &BTreeSet<OwnedUserId>) -> Result<(), CryptoError> {
-        self.olm().await.update_tracked_users(users.iter().map(Deref::deref)).await?;
-        self.flush().await
-    }
-
     /// Encrypts each of these messages for the devices of its readers that their own identity has signed, sharing the
     /// rooms' sessions with those that do not have them. Answers in the same order. What cannot be done for one keeps no
     /// other from being encrypted; nothing is lost by trying again.
@@ -101,8 +77,8 @@ impl Machine {
     /// When the crypto store fails, or people's devices cannot be asked for.
     pub async fn seal(&self, batch: &[ToSeal]) -> Result<Vec<Result<Sealed, Failed>>, CryptoError> {
         let _sealing = self.sealing.lock().await;
-        let readers = batch.iter().flat_map(|to_seal| &to_seal.readers).cloned().collect();
-        self.look_up(&readers).await?;
+        let readers: BTreeSet<_> = batch.iter().flat_map(|to_seal| &to_seal.readers).cloned().collect();
+        self.look_up(readers.iter().map(Deref::deref)).await?;
         let unclaimed = self.begin_olm(&readers).await?;
         let mut outcomes = Vec::with_capacity(batch.len());
         for to_seal in batch {
@@ -243,46 +219,11 @@ impl Machine {
     /// does not get the room's session.
     async fn somebody_can_read(&self, readers: &[OwnedUserId]) -> Result<bool, CryptoError> {
         for reader in readers {
-            if self.devices_of(reader).await?.iter().any(|device| device.signed && device.reachable) {
+            if self.devices_of(reader).await?.iter().any(Device::can_read) {
                 return Ok(true);
             }
         }
         Ok(false)
-    }
-
-    /// What is known of somebody's devices.
-    ///
-    /// # Errors
-    /// When the crypto store fails.
-    pub async fn devices_of(&self, user_id: &UserId) -> Result<Vec<Device>, CryptoError> {
-        let known = self.devices.lock().unwrap_or_else(PoisonError::into_inner).get(user_id).cloned();
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let mut devices = Vec::new();
-        for device in self.olm().await.get_user_devices(user_id, None).await?.devices() {
-            let sessions = match device.curve25519_key() {
-                Some(key) => self.keys.get_sessions(&key.to_base64()).await?,
-                None => None,
-            };
-            devices.push(Device {
-                id: device.device_id().to_owned(),
-                signed: device.is_cross_signed_by_owner(),
-                dehydrated: device.is_dehydrated(),
-                reachable: sessions.is_some_and(|sessions| !sessions.is_empty()),
-            });
-        }
-        let mut all = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(user_id.to_owned(), devices.clone());
-        Ok(devices)
-    }
-
-    /// Something about these people's devices may be new.
-    pub(super) fn forget_devices<'a>(&self, users: impl Iterator<Item = &'a OwnedUserId>) {
-        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        users.for_each(|user_id| {
-            devices.remove(user_id);
-        });
     }
 
     /// Takes in sessions that a ghost has made for rooms, unless it has them, so that the bot can hand history on

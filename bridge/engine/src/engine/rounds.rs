@@ -9,7 +9,7 @@ use std::{
 use futures_util::FutureExt as _;
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{Engine, EngineError};
+use super::{A_MOMENT, Engine, EngineError};
 use crate::{
     catch_up::{CaughtUp, Standing},
     crypto::CryptoError,
@@ -34,6 +34,7 @@ pub(super) fn begin(tasks: &mut JoinSet<()>, engine: &Arc<Engine>) {
     tasks.spawn(care_for_ghosts(Arc::downgrade(engine)));
     tasks.spawn(mend_stalls(Arc::downgrade(engine)));
     tasks.spawn(catch_up(Arc::downgrade(engine)));
+    tasks.spawn(look_who_is_there(Arc::downgrade(engine)));
 }
 
 impl Engine {
@@ -143,6 +144,9 @@ impl Engine {
         }
         if news.repairs {
             self.core.repairs.notify_one();
+        }
+        if !goes_on || !news.devices.is_empty() {
+            self.core.looks.news.notify_one();
         }
         // Whoever waits for a key, a signature or a device looks again, also those who begin to wait just now: a
         // wake is kept for a worker that is busy.
@@ -282,5 +286,42 @@ async fn care_for_ghosts(weak: Weak<Engine>) {
         }
         core.ghosts.machines.put_to_sleep(core.settings.idle).await;
         next = Instant::now() + core.settings.care;
+    }
+}
+
+/// Who is there to read, found out when devices have changed and when somebody is new; and once a minute, while somebody is
+/// waited for.
+async fn look_who_is_there(weak: Weak<Engine>) {
+    let Some(core) = weak.upgrade().map(|engine| Arc::clone(&engine.core)) else { return };
+    let (mut next, mut pause) = (Instant::now() + BETWEEN_LOOKS, AFTER_AN_ERROR);
+    loop {
+        if tokio::time::timeout_at(next, core.looks.news.notified()).await.is_ok() {
+            // More comes at the same time when rooms are made.
+            tokio::time::sleep(A_MOMENT).await;
+        }
+        if weak.upgrade().is_none() {
+            return;
+        }
+        let is_time = Instant::now() >= next;
+        if is_time {
+            next = Instant::now() + BETWEEN_LOOKS;
+        }
+        if !core.may_work() {
+            continue;
+        }
+        let looked = async {
+            while core.deal_with_device_news().await? {}
+            if is_time { core.look_for_the_waited_for().await } else { Ok(()) }
+        };
+        match AssertUnwindSafe(looked).catch_unwind().await {
+            Ok(Ok(())) => pause = AFTER_AN_ERROR,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "who is there to read could not be found out; trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(BETWEEN_LOOKS);
+                core.looks.news.notify_one();
+            }
+            Err(_) => tracing::error!("looking who is there to read panicked"),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Delivering: how a leg gets into its room. Each step is written down before the next begins.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use parlour_domain::{LEG_FIELD, PortalId, Refusal};
 use ruma::{
@@ -85,13 +85,17 @@ impl Core {
         let portals: Vec<PortalId> = legs.iter().map(|leg| leg.portal.id.clone()).collect();
         let mut members = self.store.members(&portals).await?;
         let ours = &machine.intent().user_id;
+        let readers: BTreeSet<_> = members.values().flat_map(|members| &members.readers).cloned().collect();
+        let published = machine.published(&readers.into_iter().collect::<Vec<_>>()).await?;
+        let live = self.live_among(&published).await?;
         let mut prepared = Vec::with_capacity(legs.len());
         let (mut batch, mut places) = (Vec::new(), Vec::new());
         for (place, leg) in legs.iter().enumerate() {
             let members = members.remove(&leg.portal.id).unwrap_or_default();
             prepared.push(Ok(match &leg.portal.room_id {
                 Some(_) if !members.others.contains(ours) => Prepared::NotIn(Arc::clone(&machine)),
-                Some(room_id) if !members.readers.is_empty() => {
+                // HOLD-1: what nobody is there to read waits.
+                Some(room_id) if members.readers.iter().any(|reader| live.has(reader)) => {
                     places.push(place);
                     batch.push(ToSeal {
                         room: room_id.clone(),

@@ -13,6 +13,7 @@ mod record;
 mod recovery;
 mod repairs;
 mod seal;
+mod seen;
 mod sending;
 mod settings;
 #[cfg(test)]
@@ -33,8 +34,9 @@ pub use inbox::{Arrived, InboxRow, MegolmIndex, Outcome, RelayedMessage};
 pub use machine::MachineStore;
 pub use outbox::{Leg, LegContent, NewLeg, Says};
 pub use people::OurUser;
-pub use repairs::{Repair, SentLeg, UnreadableSession};
+pub use repairs::{Landed, Repair, SentLeg, SessionName, UnreadableSession, Why};
 pub use seal::{InvalidMasterKey, MasterKey};
+pub use seen::{DeviceNews, Known, KnownDevice};
 pub use sending::{PutOff, SealedLeg};
 
 use crate::commit_point::{CommitPoint, through};

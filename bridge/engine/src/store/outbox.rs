@@ -123,9 +123,10 @@ pub(super) async fn landed(
     }
     let portal: PortalId = parsed(OUTBOX, &portal)?;
     let result =
-        sqlx::query("UPDATE outbox SET state = 'sent', event_id = $2, ciphertext = NULL WHERE leg_id = $1")
+        sqlx::query("UPDATE outbox SET state = 'sent', event_id = $2, ciphertext = NULL, landed_at = $3 WHERE leg_id = $1")
             .bind(leg.as_str())
             .bind(event.as_str())
+            .bind(at.millis())
             .execute(&mut **tx)
             .await?;
     one_row(OUTBOX, &result)?;

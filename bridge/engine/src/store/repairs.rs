@@ -1,9 +1,14 @@
 //! What is sent again from the record, and what it replaces.
 
-use parlour_domain::{ConversationId, MessageId, PortalId, Timestamp};
-use ruma::{OwnedEventId, OwnedUserId, UserId};
+use std::str::FromStr;
 
-use super::{NewLeg, Portal, Says, Store, StoreError, matrix_id, outbox, parsed, record::ledger};
+use parlour_domain::{ConversationId, MessageId, PortalId, Timestamp};
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedUserId, UserId};
+
+use super::{
+    DeviceNews, NewLeg, Portal, Says, Store, StoreError, matrix_id, outbox, parsed, record::ledger,
+    transaction::Transaction,
+};
 use crate::commit_point::CommitPoint;
 
 const OUTBOX: &str = "outbox";
@@ -34,8 +39,70 @@ pub struct Repair {
     pub again: NewLeg,
     /// The leg that voids the event, once its words stand in the room again.
     pub redaction: NewLeg,
-    /// Why, as the ledger keeps it.
-    pub why: &'static str,
+}
+
+/// Why something is sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// A device could not read its Olm messages.
+    Wedged,
+    /// It went to devices none of which ever came back.
+    DeadDevice,
+}
+
+impl Why {
+    /// As database and ledger keep it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Wedged => "wedged",
+            Self::DeadDevice => "dead-device",
+        }
+    }
+}
+
+impl FromStr for Why {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Wedged, Self::DeadDevice].into_iter().find(|why| why.as_str() == text).ok_or(())
+    }
+}
+
+/// When something has landed: after one moment, and not after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Landed {
+    after: i64,
+    until: i64,
+}
+
+impl Landed {
+    /// At any time, also in the time to come.
+    pub const EVER: Self = Self { after: -1, until: i64::MAX };
+
+    /// Only later than this.
+    #[must_use]
+    pub fn after(self, at: Timestamp) -> Self {
+        Self { after: at.millis(), ..self }
+    }
+
+    /// Not later than this.
+    #[must_use]
+    pub fn until(self, at: Timestamp) -> Self {
+        Self { until: at.millis(), ..self }
+    }
+
+    /// Whether something may still land then.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        self.until == i64::MAX
+    }
+
+    /// Whether this moment is within it.
+    #[must_use]
+    pub fn holds(self, at: Timestamp) -> bool {
+        (self.after + 1..=self.until).contains(&at.millis())
+    }
 }
 
 /// The name of a Megolm session: a keyed hash.
@@ -48,9 +115,13 @@ impl SessionName {
     }
 }
 
-/// A session of a user of ours in a portal whose messages are to be sent again.
+/// A session of a user of ours in a portal whose messages are to be sent again, all or some of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableSession {
+    /// Why they are.
+    pub why: Why,
+    /// Which of them, by when they have landed.
+    pub landed: Landed,
     /// The user.
     pub ours: OwnedUserId,
     /// The portal.
@@ -110,16 +181,7 @@ impl Store {
         sessions: &[UnreadableSession],
     ) -> Result<(), StoreError> {
         let mut tx = self.begin_unordered().await?;
-        for session in sessions {
-            sqlx::query(
-                "INSERT INTO repair_sessions (ours, portal_id, session) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-            )
-            .bind(session.ours.as_str())
-            .bind(session.portal.as_str())
-            .bind(&session.session.0)
-            .execute(&mut *tx)
-            .await?;
-        }
+        are_unreadable(&mut tx, sessions).await?;
         sqlx::query("DELETE FROM repair_wishes WHERE ours = $1 AND reader = $2")
             .bind(ours.as_str())
             .bind(reader.as_str())
@@ -128,17 +190,67 @@ impl Store {
         self.commit(tx, CommitPoint::RepairNamed).await
     }
 
+    /// What users of ours have sent to a patient's spokes that landed after a moment, or is on its way: each session, and
+    /// when the first of it landed, if any has.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn sent_to_after(
+        &self,
+        reader: &UserId,
+        after: Option<Timestamp>,
+    ) -> Result<Vec<(OwnedUserId, PortalId, SessionName, Option<Timestamp>)>, StoreError> {
+        let rows: Vec<(String, String, String, Option<i64>)> = sqlx::query_as(
+            "SELECT o.sender_user_id, o.portal_id, o.session, MIN(o.landed_at) FROM outbox o
+             JOIN portals p ON p.id = o.portal_id JOIN people r ON r.id = p.patient_id
+             WHERE r.user_id = $1 AND o.session IS NOT NULL AND o.sender_user_id IS NOT NULL AND o.repeats < $3
+                 AND ((o.state = 'sent' AND o.landed_at > $2) OR o.state = 'waiting')
+                 AND NOT EXISTS (SELECT 1 FROM outbox r WHERE r.redacts = o.event_id AND r.portal_id = o.portal_id)
+             GROUP BY o.sender_user_id, o.portal_id, o.session",
+        )
+        .bind(reader.as_str())
+        .bind(after.map_or(-1, Timestamp::millis))
+        .bind(MOST_REPEATS)
+        .fetch_all(&self.pool)
+        .await?;
+        let parsed = rows.into_iter().map(|(ours, portal, session, first)| {
+            let first = first.map(Timestamp::from_millis);
+            Ok((matrix_id(OUTBOX, ours)?, parsed(OUTBOX, &portal)?, SessionName(session), first))
+        });
+        parsed.collect()
+    }
+
+    /// What was heard of somebody's devices is dealt with: these sessions are what nobody got, and these devices are no
+    /// longer fresh. In one commit.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of it is kept.
+    pub async fn device_news_is_dealt_with(
+        &self,
+        news: &DeviceNews,
+        fresh: &[OwnedDeviceId],
+        sessions: &[UnreadableSession],
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin_unordered().await?;
+        are_unreadable(&mut tx, sessions).await?;
+        Self::news_is_dealt_with(&mut tx, news, fresh).await?;
+        self.commit(tx, CommitPoint::RepairNamed).await
+    }
+
     /// The sessions whose messages are to be sent again.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn unreadable_sessions(&self) -> Result<Vec<UnreadableSession>, StoreError> {
-        let rows: Vec<(String, String, String)> =
-            sqlx::query_as("SELECT ours, portal_id, session FROM repair_sessions")
-                .fetch_all(&self.pool)
-                .await?;
-        let parsed = rows.into_iter().map(|(ours, portal, session)| {
+        let rows: Vec<(String, String, String, String, i64, i64)> = sqlx::query_as(
+            "SELECT ours, portal_id, session, why, landed_after, landed_until FROM repair_sessions",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let parsed = rows.into_iter().map(|(ours, portal, session, why, after, until)| {
             Ok(UnreadableSession {
+                why: parsed("repair_sessions", &why)?,
+                landed: Landed { after, until },
                 ours: matrix_id("repair_sessions", ours)?,
                 portal: parsed("repair_sessions", &portal)?,
                 session: SessionName(session),
@@ -208,29 +320,26 @@ impl Store {
         Ok(found.map(|(session,)| SessionName(session)))
     }
 
-    /// What a user of ours has sent to a portal in one Megolm session, oldest first. What was sent again since is not among
-    /// it, nor what was sent again too often.
+    /// What a user of ours has sent to a portal that is to be sent again, oldest first. What was sent again since is not
+    /// among it, nor what was sent again too often.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn sent_in(
-        &self,
-        portal: &Portal,
-        sender: &UserId,
-        session: &SessionName,
-    ) -> Result<Vec<SentLeg>, StoreError> {
+    pub async fn sent_in(&self, portal: &Portal, of: &UnreadableSession) -> Result<Vec<SentLeg>, StoreError> {
         type Row = (String, Option<String>, Option<Vec<u8>>, Option<String>, String, i64, i64);
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT o.leg_id, o.message_id, o.notice, o.notice_about, o.event_id, o.sent_at, o.repeats FROM outbox o
              WHERE o.portal_id = $1 AND o.sender_user_id = $2 AND o.session = $3 AND o.state = 'sent'
-                 AND o.redacts IS NULL AND o.repeats < $4
+                 AND o.redacts IS NULL AND o.repeats < $4 AND o.landed_at > $5 AND o.landed_at <= $6
                  AND NOT EXISTS (SELECT 1 FROM outbox r WHERE r.redacts = o.event_id AND r.portal_id = o.portal_id)
              ORDER BY o.seq",
         )
         .bind(portal.id.as_str())
-        .bind(sender.as_str())
-        .bind(&session.0)
+        .bind(of.ours.as_str())
+        .bind(&of.session.0)
         .bind(MOST_REPEATS)
+        .bind(of.landed.after)
+        .bind(of.landed.until)
         .fetch_all(&self.pool)
         .await?;
         let key = self.portal_key(portal).await?;
@@ -277,7 +386,8 @@ impl Store {
                 continue;
             }
             let message = repair.of.message.as_ref();
-            ledger(&mut tx, conversation, &repair.of.event, message, "repair", Some(repair.why), at).await?;
+            ledger(&mut tx, conversation, &repair.of.event, message, "repair", Some(of.why.as_str()), at)
+                .await?;
             self.add(&mut tx, &repair.again, message, at).await?;
             sqlx::query("UPDATE outbox SET repeats = $2 WHERE leg_id = $1")
                 .bind(repair.again.id.as_str())
@@ -287,13 +397,40 @@ impl Store {
             self.add(&mut tx, &repair.redaction, message, at).await?;
         }
         if is_all {
-            sqlx::query("DELETE FROM repair_sessions WHERE ours = $1 AND portal_id = $2 AND session = $3")
-                .bind(of.ours.as_str())
-                .bind(of.portal.as_str())
-                .bind(&of.session.0)
-                .execute(&mut *tx)
-                .await?;
+            sqlx::query(
+                "DELETE FROM repair_sessions WHERE ours = $1 AND portal_id = $2 AND session = $3 AND why = $4",
+            )
+            .bind(of.ours.as_str())
+            .bind(of.portal.as_str())
+            .bind(&of.session.0)
+            .bind(of.why.as_str())
+            .execute(&mut *tx)
+            .await?;
         }
         self.commit(tx, CommitPoint::RepairBegun).await
     }
+}
+
+/// Writes down what is to be sent again. Where that stood there for the same reason, all of both is.
+async fn are_unreadable(tx: &mut Transaction, sessions: &[UnreadableSession]) -> Result<(), StoreError> {
+    for session in sessions {
+        sqlx::query(
+            "INSERT INTO repair_sessions (ours, portal_id, session, why, landed_after, landed_until)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (ours, portal_id, session, why) DO UPDATE SET
+                 landed_after = CASE WHEN excluded.landed_after < repair_sessions.landed_after
+                     THEN excluded.landed_after ELSE repair_sessions.landed_after END,
+                 landed_until = CASE WHEN excluded.landed_until > repair_sessions.landed_until
+                     THEN excluded.landed_until ELSE repair_sessions.landed_until END",
+        )
+        .bind(session.ours.as_str())
+        .bind(session.portal.as_str())
+        .bind(&session.session.0)
+        .bind(session.why.as_str())
+        .bind(session.landed.after)
+        .bind(session.landed.until)
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(())
 }

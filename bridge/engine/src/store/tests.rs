@@ -1,6 +1,7 @@
 //! What a store promises, tried on both databases.
 
 mod repairs;
+mod seen;
 
 use std::sync::Arc;
 
@@ -21,7 +22,11 @@ use super::{
 use repairs::{
     a_message_is_sent_again_and_stands_for_itself, next_is_sent, the_bots_words_are_sent_again_as_well,
     what_cannot_be_sent_again_is_not_voided, what_is_never_read_is_not_sent_for_ever,
-    what_is_on_its_way_is_looked_for_once_more,
+    what_is_on_its_way_is_looked_for_once_more, what_nobody_got_is_told_by_when_it_landed,
+};
+use seen::{
+    a_dehydrated_device_was_there_until_it_was_missed, devices_are_known_as_the_homeserver_told,
+    news_of_devices_stays_until_it_is_dealt_with, whoever_is_waited_for_is_named_with_the_portal,
 };
 
 /// Each promise, once on each database.
@@ -57,6 +62,11 @@ on_both! {
     what_is_never_read_is_not_sent_for_ever
     what_is_on_its_way_is_looked_for_once_more
     what_cannot_be_sent_again_is_not_voided
+    what_nobody_got_is_told_by_when_it_landed
+    devices_are_known_as_the_homeserver_told
+    a_dehydrated_device_was_there_until_it_was_missed
+    news_of_devices_stays_until_it_is_dealt_with
+    whoever_is_waited_for_is_named_with_the_portal
     a_clock_that_was_set_back_renews_all_the_same
     a_homeserver_that_is_back_is_known_until_it_is_dealt_with
     the_bots_words_are_sent_again_as_well

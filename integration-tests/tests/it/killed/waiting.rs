@@ -50,6 +50,11 @@ async fn waiting(database: Option<String>) {
     for (number, side) in SIDES.into_iter().enumerate() {
         scene.nobody_reads(side, &format!("number{}", number + 1)).await;
     }
+    for side in SIDES {
+        for point in ["db.devices-known", "hs.read-seen"] {
+            scene.a_phone_comes(&format!("{side} {point}")).await;
+        }
+    }
     scene.everything_is_there_once().await;
     scene.killed.is_all_of(Scene::Waiting);
     println!("{}: {:.1} s", scene.books.name(), begun.elapsed().as_secs_f64());
@@ -301,6 +306,26 @@ impl Stay {
         let counts: Vec<_> = witness::ciphertexts(&self.murphy, &hub).await.into_values().collect();
         assert_eq!(counts.iter().sum::<usize>(), 3, "{counts:?}");
         theirs.stop().await;
+    }
+
+    /// Ann has one phone more: that is heard of, and the homeserver is asked who is there.
+    async fn a_phone_comes(&mut self, place: &str) {
+        let mut phone = None;
+        let comes = async |trial: &Trial| phone = Some(trial.sign_in("ann", place).await);
+        self.killed.during(&mut self.trial, place, comes).await;
+        self.trial.start_parlour().await;
+        self.comes_to("SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await;
+        self.comes_to("SELECT COUNT(*) FROM devices_seen WHERE fresh_at IS NOT NULL", 0).await;
+        let words = format!("with a new phone, {place}");
+        self.they_talk(&words).await;
+        let phone = phone.expect("a phone");
+        read(&phone, &self.spoke(), &words).await;
+        assert_eq!(
+            self.books.number("SELECT COUNT(*) FROM ledger WHERE what = 'repair'").await,
+            0,
+            "{place}"
+        );
+        phone.stop().await;
     }
 
     async fn everything_is_there_once(&self) {

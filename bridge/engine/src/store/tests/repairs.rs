@@ -1,25 +1,43 @@
 //! What a store promises of what is sent again.
 
-use parlour_domain::LegId;
+use parlour_domain::{LegId, Timestamp};
 use ruma::{UserId, user_id};
 
 use super::{
-    super::{LegContent, NewLeg, Repair, Says, SentLeg, UnreadableSession, testing::TestDatabase},
+    super::{
+        DeviceNews, Landed, LegContent, NewLeg, Repair, Says, SentLeg, UnreadableSession, Why,
+        testing::TestDatabase,
+    },
     AT, World, decided, event_id, is_sealed, leg, next, world,
 };
 
 /// The next leg was sent as this event, in the session `session`.
 pub(super) async fn next_is_sent(world: &World, by: &UserId, event: &str) {
+    next_lands(world, by, event, AT).await;
+}
+
+async fn next_lands(world: &World, by: &UserId, event: &str, at: Timestamp) {
     let leg = next(world).await.expect("a leg");
     assert!(is_sealed(world, &leg, "{}", by).await);
-    world.store.legs_have_landed(&[(leg.id.clone(), event_id(event))], AT).await.expect("landed");
+    world.store.legs_have_landed(&[(leg.id.clone(), event_id(event))], at).await.expect("landed");
+}
+
+/// The session `name` of what `by` has sent to Ann.
+fn session(world: &World, by: &UserId, name: &str) -> UnreadableSession {
+    let session = world.store.session_name(name);
+    let (ours, portal) = (by.to_owned(), world.anns.id.clone());
+    UnreadableSession { why: Why::Wedged, landed: Landed::EVER, ours, portal, session }
+}
+
+async fn sent_in(world: &World, of: &UnreadableSession) -> Vec<SentLeg> {
+    world.store.sent_in(&world.anns, of).await.expect("read")
 }
 
 /// What is to be sent again of what `by` has sent to Ann.
 async fn unreadable(world: &World, by: &UserId) -> (UnreadableSession, Vec<SentLeg>) {
-    let session = world.store.session_name("session");
-    let sent = world.store.sent_in(&world.anns, by, &session).await.expect("read");
-    (UnreadableSession { ours: by.to_owned(), portal: world.anns.id.clone(), session }, sent)
+    let session = session(world, by, "session");
+    let sent = sent_in(world, &session).await;
+    (session, sent)
 }
 
 /// Sends one leg again, as `LegIds::again` has it; the ids of the two legs.
@@ -27,7 +45,7 @@ async fn begin_repair(world: &World, of: &UnreadableSession, sent: SentLeg) -> [
     let says = [sent.says.clone(), Says::Redaction(sent.event.clone(), of.ours.clone())];
     let [again, redaction] = says.map(|says| NewLeg { says, ..leg(&world.anns) });
     let ids = [again.id.clone(), redaction.id.clone()];
-    let repairs = [Repair { of: sent, again, redaction, why: "wedged" }];
+    let repairs = [Repair { of: sent, again, redaction }];
     assert!(!world.store.is_on_its_way(of).await.expect("read"));
     for _ in 0..2 {
         world
@@ -51,8 +69,7 @@ pub(super) async fn a_message_is_sent_again_and_stands_for_itself(database: &Tes
         let between = world.store.portals_between(ghost, &reader).await.expect("read");
         assert_eq!(between, std::slice::from_ref(&world.anns.id)[..wanted], "{reader}");
     }
-    let other = world.store.session_name("other");
-    assert!(world.store.sent_in(&world.anns, ghost, &other).await.expect("read").is_empty());
+    assert!(sent_in(&world, &session(&world, ghost, "other")).await.is_empty());
     let (session, mut sent) = unreadable(&world, ghost).await;
     let reader = user_id!("@u1:x");
     assert!(world.store.repair_is_wished(ghost, reader).await.expect("wished"));
@@ -160,4 +177,62 @@ pub(super) async fn the_bots_words_are_sent_again_as_well(database: &TestDatabas
     assert!(matches!(found.content, LegContent::Redaction { by, event } if by == bot && event == "$lost"));
     world.store.legs_have_landed(&[(redaction.clone(), event_id("$redaction"))], AT).await.expect("landed");
     assert!(next(&world).await.is_none());
+}
+
+pub(super) async fn what_nobody_got_is_told_by_when_it_landed(database: &TestDatabase) {
+    let world = world(database).await;
+    let (ghost, ann, ben) = (user_id!("@_parlour_1:x"), user_id!("@u1:x"), user_id!("@u2:x"));
+    let at = |minutes: i64| AT.plus_millis(minutes * 60_000);
+    for (event, landed) in [("$0", at(0)), ("$1", at(1)), ("$2", at(2))] {
+        decided(&world, event).await;
+        next_lands(&world, ghost, &format!("{event}:ann"), landed).await;
+    }
+    decided(&world, "$3").await;
+    let after = async |reader: &UserId, after: Option<Timestamp>| {
+        world.store.sent_to_after(reader, after).await.expect("read")
+    };
+    let name = world.store.session_name("session");
+    let wanted =
+        |first: Timestamp| vec![(ghost.to_owned(), world.anns.id.clone(), name.clone(), Some(first))];
+    assert_eq!(after(ann, None).await, wanted(at(0)));
+    assert_eq!(after(ann, Some(at(0))).await, wanted(at(1)), "not what landed at that moment");
+    assert_eq!(after(ann, Some(at(2))).await, [], "what is not encrypted went nowhere");
+    assert_eq!(after(ben, None).await, [], "nothing went to him");
+    // What is on its way may be in it, too.
+    let leg = next(&world).await.expect("a leg");
+    world.store.leg_is_sealed(&leg, &world.anns, "{}", "session", ghost).await.expect("kept");
+    let on_its_way = vec![(ghost.to_owned(), world.anns.id.clone(), name.clone(), None)];
+    assert_eq!(after(ann, Some(at(2))).await, on_its_way);
+    world.store.leg_has_landed(&leg.id, &event_id("$3:ann"), at(3)).await.expect("landed");
+
+    let mut of = session(&world, ghost, "session");
+    of.why = Why::DeadDevice;
+    for (landed, wanted) in [
+        (Landed::EVER, 4),
+        (Landed::EVER.after(at(0)), 3),
+        (Landed::EVER.after(at(0)).until(at(2)), 2),
+        (Landed::EVER.until(at(0)), 1),
+        (Landed::EVER.after(at(3)), 0),
+    ] {
+        of.landed = landed;
+        assert_eq!(sent_in(&world, &of).await.len(), wanted, "{landed:?}");
+        let held = (0..4).filter(|minute| landed.holds(at(*minute))).count();
+        assert_eq!(held, wanted, "{landed:?}");
+    }
+    // Written down with the news that it answers; twice, it is all of both. What is wished for another reason is another.
+    world.store.devices_may_have_changed(&[ann.to_owned()], at(5)).await.expect("kept");
+    let news = DeviceNews { user_id: ann.to_owned(), times: 1, at: at(5) };
+    for landed in [Landed::EVER.after(at(1)).until(at(2)), Landed::EVER.after(at(0)).until(at(1))] {
+        of.landed = landed;
+        let dealt = std::slice::from_ref(&of);
+        world.store.device_news_is_dealt_with(&news, &[], dealt).await.expect("kept");
+    }
+    of.landed = Landed::EVER.after(at(0)).until(at(2));
+    let wedged = session(&world, ghost, "session");
+    world.store.sessions_are_unreadable(ghost, ann, std::slice::from_ref(&wedged)).await.expect("named");
+    let mut found = world.store.unreadable_sessions().await.expect("read");
+    found.sort_by_key(|session| session.why.as_str());
+    assert_eq!(found, [of.clone(), wedged.clone()]);
+    world.store.begin_repairs(&of, &world.conversation, &[], true, AT).await.expect("begun");
+    assert_eq!(world.store.unreadable_sessions().await.expect("read"), [wedged]);
 }

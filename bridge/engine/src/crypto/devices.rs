@@ -1,0 +1,117 @@
+//! The devices that people have published, as a machine knows them.
+
+use std::{ops::Deref, sync::PoisonError};
+
+use matrix_sdk_crypto::{store::CryptoStore as _, types::requests::ToDeviceRequest};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, UserId};
+
+use super::{CryptoError, Machine};
+
+/// A device that somebody has published, with keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Whose it is.
+    pub user_id: OwnedUserId,
+    /// The device.
+    pub device_id: OwnedDeviceId,
+    /// Whether its owner's cross-signing identity has signed it.
+    pub signed: bool,
+    /// Whether it says that it is a dehydrated one (MSC3814).
+    pub dehydrated: bool,
+}
+
+/// A device that somebody has published, as far as it matters for what is sent to it.
+#[derive(Clone)]
+pub(super) struct Device {
+    published: Published,
+    /// Whether there is an Olm session with it.
+    reachable: bool,
+}
+
+impl Device {
+    /// Whether it gets the session of a room that its owner is in.
+    pub(super) fn can_read(&self) -> bool {
+        self.published.signed && self.reachable
+    }
+}
+
+impl Machine {
+    /// Asks for the devices of these people that may be others than they were, in one query.
+    ///
+    /// # Errors
+    /// When the homeserver or the crypto store fails.
+    pub(super) async fn look_up(&self, people: impl Iterator<Item = &UserId>) -> Result<(), CryptoError> {
+        self.olm().await.update_tracked_users(people).await?;
+        self.flush().await
+    }
+
+    /// The devices that these people have published; asks for those whose devices may be others than they were.
+    ///
+    /// # Errors
+    /// When the homeserver or the crypto store fails.
+    pub(crate) async fn published(&self, people: &[OwnedUserId]) -> Result<Vec<Published>, CryptoError> {
+        self.look_up(people.iter().map(Deref::deref)).await?;
+        let mut published = Vec::with_capacity(people.len());
+        for user_id in people {
+            published.extend(self.devices_of(user_id).await?.into_iter().map(|device| device.published));
+        }
+        Ok(published)
+    }
+
+    /// The devices of somebody, as they were told last.
+    pub(super) async fn devices_of(&self, user_id: &UserId) -> Result<Vec<Device>, CryptoError> {
+        let known = self.devices.lock().unwrap_or_else(PoisonError::into_inner).get(user_id).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let mut devices = Vec::new();
+        for device in self.olm().await.get_user_devices(user_id, None).await?.devices() {
+            let sessions = match device.curve25519_key() {
+                Some(key) => self.keys.get_sessions(&key.to_base64()).await?,
+                None => None,
+            };
+            devices.push(Device {
+                published: Published {
+                    user_id: user_id.to_owned(),
+                    device_id: device.device_id().to_owned(),
+                    signed: device.is_cross_signed_by_owner(),
+                    dehydrated: device.is_dehydrated(),
+                },
+                reachable: sessions.is_some_and(|sessions| !sessions.is_empty()),
+            });
+        }
+        // A device that cannot be reached may begin Olm itself at any time.
+        if devices.iter().all(|device| device.reachable) {
+            let mut all = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+            all.insert(user_id.to_owned(), devices.clone());
+        }
+        Ok(devices)
+    }
+
+    /// Something about these people's devices may be new.
+    pub(super) fn forget_devices<'a>(&self, users: impl Iterator<Item = &'a OwnedUserId>) {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        users.for_each(|user_id| {
+            devices.remove(user_id);
+        });
+    }
+
+    /// Whether the session that is used in a room now was given to a device, or is about to be.
+    pub(crate) async fn shares_with(
+        &self,
+        room: &RoomId,
+        user_id: &UserId,
+        device_id: &DeviceId,
+    ) -> Result<bool, CryptoError> {
+        let Some(session) = self.keys.get_outbound_group_session(room).await? else { return Ok(false) };
+        let pickle = session.pickle().await;
+        let sent = pickle.shared_with_set.get(user_id).is_some_and(|devices| devices.contains_key(device_id));
+        let mut requests = pickle.requests.values().map(|(request, _)| &**request);
+        Ok(sent || requests.any(|request| names(request, user_id, device_id)))
+    }
+}
+
+fn names(request: &ToDeviceRequest, user_id: &UserId, device_id: &DeviceId) -> bool {
+    let device = ruma::to_device::DeviceIdOrAllDevices::DeviceId(device_id.to_owned());
+    request.messages.get(user_id).is_some_and(|devices| devices.contains_key(&device))
+}

@@ -1,0 +1,264 @@
+//! Who is there to read. When people's devices were seen, Synapse's administrator API tells; what it has told is kept, so
+//! that nothing is asked for as long as the answer stands: a device that was seen is live for five days (HOLD-1).
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use parlour_domain::{
+    Timestamp,
+    rules::{DeviceFacts, is_live},
+};
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+use tokio::sync::Notify;
+
+use crate::{
+    crypto::{CryptoError, Published},
+    engine::Core,
+    store::Known,
+};
+
+/// How many people are asked for at a time.
+const AT_ONCE: usize = 4;
+/// For how long it stands that nobody's device is live, in milliseconds.
+const DEAD_MILLIS: i64 = 60_000;
+/// For how long nobody needs to be asked for whom the list of those who were seen would name, in milliseconds.
+const WATCHED_MILLIS: i64 = 150_000;
+/// How late Synapse may note that somebody was seen, by far, in milliseconds.
+const LATE_MILLIS: i64 = 30_000;
+/// With how many people's news one round deals.
+const NEWS_A_ROUND: i64 = 250;
+
+/// What is going on about people's devices.
+#[derive(Default)]
+pub(crate) struct Looks {
+    /// Devices may have changed, or somebody has come.
+    pub(crate) news: Arc<Notify>,
+    /// Who is asked for just now.
+    asked: Mutex<HashMap<OwnedUserId, Arc<tokio::sync::Mutex<()>>>>,
+    watch: Mutex<Watch>,
+    /// Whether the operator was told that the homeserver tells nothing.
+    said: AtomicBool,
+}
+
+/// The list of those who were seen, read for as long as somebody is waited for.
+#[derive(Clone, Copy, Default)]
+struct Watch {
+    /// Since when whoever was seen was looked at, without a gap, and when that was looked for last.
+    since_until: Option<(Timestamp, Timestamp)>,
+    /// How many accounts stand before those that were ever seen.
+    never: usize,
+}
+
+/// The live devices among those that were asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Live(HashMap<OwnedUserId, HashSet<OwnedDeviceId>>);
+
+impl Live {
+    /// Whether somebody has a live device: one that is there to read what is sent to it.
+    pub(crate) fn has(&self, user_id: &UserId) -> bool {
+        self.0.contains_key(user_id)
+    }
+}
+
+type Devices<'a> = HashMap<OwnedUserId, Vec<&'a Published>>;
+
+fn by_user<'a>(devices: impl Iterator<Item = &'a Published>) -> Devices<'a> {
+    let mut by_user = Devices::new();
+    for device in devices {
+        by_user.entry(device.user_id.clone()).or_default().push(device);
+    }
+    by_user
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a device is live, as far as is known.
+fn is_known_live(device: &Published, known: Option<&Known>, now: Timestamp) -> bool {
+    let known = known.and_then(|known| known.device(&device.device_id));
+    let facts = DeviceFacts {
+        signed: device.signed,
+        dehydrated: device.dehydrated || known.is_some_and(|known| known.dehydrated),
+        seen_at: known.and_then(|known| known.seen_at),
+    };
+    is_live(&facts, now)
+}
+
+/// When any device of somebody's was seen last, as far as is known.
+fn seen_last(known: &Known) -> Option<Timestamp> {
+    known.devices.iter().filter_map(|device| device.seen_at).max()
+}
+
+impl Core {
+    /// Which of these devices are live (HOLD-1). The homeserver is asked only for people of whom nothing live is known,
+    /// and only when that was not asked just now; whoever asks at the same time waits for the same answer.
+    ///
+    /// # Errors
+    /// When homeserver or database fail in a way that passes.
+    pub(crate) async fn live_among(&self, published: &[Published]) -> Result<Live, CryptoError> {
+        let signed = by_user(published.iter().filter(|device| device.signed));
+        let users: Vec<_> = signed.keys().cloned().collect();
+        let mut known = self.store.devices_known(&users).await?;
+        let wanted = |user: &OwnedUserId, known: Option<&Known>| self.may_have_come(known, &signed[user]);
+        let to_ask: Vec<_> = users.into_iter().filter(|user| wanted(user, known.get(user))).collect();
+        let untold = self.ask_for(&to_ask, &wanted).await?;
+        known.extend(self.store.devices_known(&to_ask).await?);
+        let now = self.clock.now();
+        let mut live = Live::default();
+        for device in signed.values().flatten() {
+            let user_id = &device.user_id;
+            if untold.contains(user_id) || is_known_live(device, known.get(user_id), now) {
+                live.0.entry(user_id.clone()).or_default().insert(device.device_id.clone());
+            }
+        }
+        Ok(live)
+    }
+
+    /// Whether none of somebody's signed devices is known to be live, and that may have changed.
+    fn may_have_come(&self, known: Option<&Known>, signed: &[&Published]) -> bool {
+        let Some((known, looked_at)) = known.and_then(|known| Some((known, known.looked_at?))) else {
+            return true;
+        };
+        let now = self.clock.now();
+        if signed.iter().any(|device| is_known_live(device, Some(known), now)) {
+            return false;
+        }
+        let is_unknown = |device: &&Published| known.device(&device.device_id).is_none();
+        if signed.iter().any(is_unknown) || known.news_at.is_some_and(|news_at| news_at >= looked_at) {
+            return true;
+        }
+        // Whoever was seen since they were asked for would have been noticed.
+        let watched = lock(&self.looks.watch).since_until.is_some_and(|(since, until)| {
+            since <= looked_at && (0..WATCHED_MILLIS).contains(&(now.millis() - until.millis()))
+        });
+        !watched && !(0..DEAD_MILLIS).contains(&(now.millis() - looked_at.millis()))
+    }
+
+    /// Asks the homeserver for the devices of these people, and keeps what it tells; each only if that is `wanted` as soon
+    /// as nobody else asks for them. Of whom it tells nothing.
+    async fn ask_for(
+        &self,
+        users: &[OwnedUserId],
+        wanted: &(dyn Fn(&OwnedUserId, Option<&Known>) -> bool + Sync),
+    ) -> Result<HashSet<OwnedUserId>, CryptoError> {
+        let asked = stream::iter(users.to_vec()).map(|user_id| async move {
+            let told = self.ask_once(&user_id, wanted).await?;
+            Ok::<_, CryptoError>((!told).then_some(user_id))
+        });
+        let untold: Vec<_> = asked.buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(untold.into_iter().flatten().collect())
+    }
+
+    async fn ask_once(
+        &self,
+        user_id: &OwnedUserId,
+        wanted: &(dyn Fn(&OwnedUserId, Option<&Known>) -> bool + Sync),
+    ) -> Result<bool, CryptoError> {
+        let alone = Arc::clone(lock(&self.looks.asked).entry(user_id.clone()).or_default());
+        let outcome = async {
+            let _alone = alone.lock().await;
+            let known = self.store.devices_known(std::slice::from_ref(user_id)).await?;
+            if wanted(user_id, known.get(user_id)) { self.ask_now(user_id).await } else { Ok(true) }
+        };
+        let outcome = outcome.await;
+        let mut asked = lock(&self.looks.asked);
+        // The map's, and this one.
+        if Arc::strong_count(&alone) == 2 {
+            asked.remove(user_id);
+        }
+        outcome
+    }
+
+    /// Asks for one person's devices. Whether the homeserver tells.
+    async fn ask_now(&self, user_id: &UserId) -> Result<bool, CryptoError> {
+        let bot = self.ghosts.bot().await?;
+        match self.homeserver.devices(bot.intent(), user_id).await {
+            Ok(devices) => {
+                self.store.devices_are(user_id, &devices, self.clock.now()).await?;
+                self.looks.said.store(false, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(error) if error.is_passing() => Err(error.into()),
+            Err(error) => {
+                if !self.looks.said.swap(true, Ordering::Relaxed) {
+                    tracing::error!(
+                        %error,
+                        "the homeserver does not tell when devices were seen: all count as seen; is the bot an administrator?"
+                    );
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Deals with what was heard of people's devices, and asks for those of whoever is new in a portal, so that a first
+    /// message finds that known. Whether there is more.
+    ///
+    /// # Errors
+    /// When homeserver or database fail; then it is dealt with the next time.
+    pub(crate) async fn deal_with_device_news(&self) -> Result<bool, CryptoError> {
+        let now = self.clock.now();
+        let news = self.store.device_news(NEWS_A_ROUND, now).await?;
+        if news.is_empty() {
+            return Ok(false);
+        }
+        let users: Vec<_> = news.iter().map(|news| news.user_id.clone()).collect();
+        let published = self.ghosts.bot().await?.published(&users).await?;
+        let devices = by_user(published.iter());
+        let of = |user: &UserId| devices.get(user).map_or(&[][..], Vec::as_slice);
+        let wanted = |user: &OwnedUserId, known: Option<&Known>| {
+            let Some(known) = known.filter(|known| known.looked_at.is_some()) else { return true };
+            let is_new = |device: &&Published| known.device(&device.device_id).is_none();
+            let signed: Vec<_> = of(user).iter().copied().filter(|device| device.signed).collect();
+            of(user).iter().any(is_new) || (!signed.is_empty() && self.may_have_come(Some(known), &signed))
+        };
+        let untold = self.ask_for(&users, &wanted).await?;
+        let known = self.store.devices_known(&users).await?;
+        for news in news.iter().filter(|news| !untold.contains(&news.user_id)) {
+            if let Some(known) = known.get(&news.user_id) {
+                self.look_for_what_nobody_got(news, known, of(&news.user_id)).await?;
+            }
+        }
+        Ok(untold.is_empty() && i64::try_from(news.len()).is_ok_and(|count| count == NEWS_A_ROUND))
+    }
+
+    /// While legs are held: who was seen since that was looked for last, and is waited for, is asked for, and the senders
+    /// look. One request, unless very many were seen.
+    ///
+    /// # Errors
+    /// When homeserver or database fail; the next time goes on where this one stopped.
+    pub(crate) async fn look_for_the_waited_for(&self) -> Result<(), CryptoError> {
+        let waited_for = self.store.waited_for().await?;
+        if waited_for.is_empty() {
+            lock(&self.looks.watch).since_until = None;
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let Watch { since_until, mut never } = *lock(&self.looks.watch);
+        // What seems to lie ahead was before the clock was set back.
+        let before = since_until.filter(|(_, until)| *until <= now);
+        let since =
+            before.map_or(now.plus_millis(-WATCHED_MILLIS), |(_, until)| until.plus_millis(-LATE_MILLIS));
+        let bot = self.ghosts.bot().await?;
+        let seen = self.homeserver.seen_since(bot.intent(), since, &mut never).await?;
+        let seen: HashMap<_, _> = seen.into_iter().collect();
+        let users: HashSet<_> = waited_for.iter().map(|(user_id, _)| user_id).collect();
+        let back: Vec<_> = users.into_iter().filter(|user_id| seen.contains_key(*user_id)).cloned().collect();
+        let is_news = |user: &OwnedUserId, known: Option<&Known>| {
+            known.and_then(seen_last).is_none_or(|known| seen.get(user).is_some_and(|seen| *seen > known))
+        };
+        self.ask_for(&back, &is_news).await?;
+        let since_until = Some((before.map_or(since, |(since, _)| since), now));
+        *lock(&self.looks.watch) = Watch { since_until, never };
+        let portals = waited_for.into_iter().filter(|(user_id, _)| seen.contains_key(user_id));
+        self.wake_senders(&portals.map(|(_, portal)| portal).collect::<Vec<_>>());
+        Ok(())
+    }
+}

@@ -1,0 +1,333 @@
+//! Who is there to read: what the homeserver tells of devices, what Parlour keeps of it, and what is sent again when nobody
+//! was there.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use parlour::{demo::client::Client, run::Extras};
+use parlour_domain::Clock;
+use parlour_engine::CommitPoint;
+use parlour_integration_tests::{
+    LIMIT, Stage, books::Books, dehydrated::dehydrate, read, requests::point_of, say,
+};
+use reqwest::Method;
+use ruma::UserId;
+use serde_json::{Value, json};
+use sqlx::Connection as _;
+use tokio::time::{Instant, sleep};
+
+use crate::production::{clocks::Skewed, heard, told};
+
+const LOOK: Duration = Duration::from_millis(20);
+const AN_HOUR: i64 = 60 * 60 * 1000;
+
+/// What the homeserver tells the bot, who is an administrator.
+async fn asked(stage: &Stage, path: &str) -> Value {
+    let (status, answer) = stage.as_ours(&stage.bot(), Method::GET, path, None).await;
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+async fn devices(stage: &Stage, user: &UserId) -> Vec<Value> {
+    let told = asked(stage, &format!("/_synapse/admin/v2/users/{user}/devices")).await;
+    told["devices"].as_array().expect("devices").clone()
+}
+
+fn now() -> i64 {
+    parlour::edge::SystemClock.now().millis()
+}
+
+/// Waits until Parlour's database has a number.
+async fn comes_to(books: &Books, sql: &str, wanted: i64) {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let number = books.number(sql).await;
+        if number == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{sql}: {number}");
+        sleep(LOOK).await;
+    }
+}
+
+/// Changes something in the homeserver's database once there is something to change: it writes every five seconds when it has
+/// seen whom.
+async fn in_the_homeservers_books(stage: &Stage, sql: &'static str, user: &UserId) {
+    let file = stage.world.place.data.join("homeserver").join("homeserver.db");
+    let url = format!("sqlite://{}?mode=rw", file.display());
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let mut database = sqlx::AnyConnection::connect(&url).await.expect("the homeserver's database");
+        let changed = sqlx::query(sql).bind(user.as_str()).execute(&mut database).await.expect("changed");
+        database.close().await.expect("closed");
+        if changed.rows_affected() > 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "it was seen");
+        sleep(LOOK).await;
+    }
+}
+
+async fn sign_out(client: Client) {
+    let (status, answer) = client
+        .http()
+        .call(Method::POST, "/_matrix/client/v3/logout", Some(json!({})))
+        .await
+        .expect("an answer");
+    assert_eq!(status, 200, "{answer}");
+    client.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_homeserver_tells_of_devices() {
+    let stage = Stage::open().await;
+    let begun = now();
+    let (ann, ben) = (stage.person("ann").clone(), stage.person("ben").clone());
+    assert_eq!(devices(&stage, &ann.user_id).await, [Value::Null; 0]);
+    let phone = stage.sign_in("ann").await;
+    // A device that has just signed in was seen, before anything of that stands in the database.
+    let told = devices(&stage, &ann.user_id).await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    let seen = told[0]["last_seen_ts"].as_i64().expect("a time");
+    assert!((begun..=now()).contains(&seen), "{seen}");
+    assert!(told[0]["dehydrated"].is_null(), "{told:?}");
+
+    // A dehydrated device is flagged, was never seen, and is there for everybody who asks for keys.
+    let dehydrated = dehydrate(&phone, &ann.password).await;
+    let told = devices(&stage, &ann.user_id).await;
+    let flags: Vec<_> = told
+        .iter()
+        .map(|device| (device["device_id"] == dehydrated.as_str(), &device["dehydrated"]))
+        .map(|(is_it, flag)| (is_it, flag == true))
+        .collect();
+    assert_eq!(flags.iter().filter(|flag| **flag == (true, true)).count(), 1, "{told:?}");
+    assert_eq!(flags.iter().filter(|flag| **flag == (false, false)).count(), 1, "{told:?}");
+    let it = told.iter().find(|device| device["device_id"] == dehydrated.as_str()).expect("the device");
+    assert!(it["last_seen_ts"].is_null(), "{it}");
+    let query = json!({ "device_keys": { ann.user_id.as_str(): [] } });
+    let path = "/_matrix/client/v3/keys/query";
+    let (_, keys) = phone.http().call(Method::POST, path, Some(query)).await.expect("keys");
+    let keys = &keys["device_keys"][ann.user_id.as_str()][dehydrated.as_str()];
+    assert_eq!(keys["dehydrated"], true, "{keys}");
+    assert_eq!(keys["signatures"][ann.user_id.as_str()].as_object().map(|s| s.len()), Some(2), "{keys}");
+
+    // Who was seen comes newest first, then who never was.
+    let tablet = stage.sign_in("ben").await;
+    let newest = "/_synapse/admin/v2/users?order_by=last_seen_ts&dir=b&guests=false&name=_&limit=250";
+    let deadline = Instant::now() + LIMIT;
+    let users = loop {
+        // It is written down every five seconds.
+        let told = asked(&stage, newest).await;
+        let users = told["users"].as_array().expect("users").clone();
+        if users.iter().filter(|user| user["last_seen_ts"].is_i64()).count() == 2 {
+            break users;
+        }
+        assert!(Instant::now() < deadline, "{users:?}");
+        sleep(LOOK).await;
+    };
+    assert_eq!([&users[0]["name"], &users[1]["name"]], [ben.user_id.as_str(), ann.user_id.as_str()]);
+    assert!(users.len() > 2 && users[2..].iter().all(|user| user["last_seen_ts"].is_null()), "{users:?}");
+
+    // A device that is signed out is gone; that it was seen stays known of its owner.
+    let whois = format!("/_synapse/admin/v1/whois/{}", ann.user_id);
+    sign_out(phone).await;
+    assert_eq!(devices(&stage, &ann.user_id).await.len(), 1, "the dehydrated one stays");
+    let told = asked(&stage, &whois).await;
+    let connections = told["devices"][""]["sessions"][0]["connections"].as_array().expect("connections");
+    assert_eq!(connections.len(), 1, "{told}");
+    assert_eq!(connections[0]["last_seen"], seen);
+    tablet.stop().await;
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_message_finds_known_who_is_there() {
+    let (stage, proxies) = Stage::open_between_proxies(Extras::default()).await;
+    let books = Books::of(&stage.world.place.data, None);
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "ahead", "two-way", &[], &["ann", "ben"]).await;
+    comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE looked_at IS NOT NULL AND news = 0", 3).await;
+    let seen =
+        "SELECT COUNT(*) FROM devices_seen WHERE seen_at IS NOT NULL AND gone = 0 AND fresh_at IS NULL";
+    assert_eq!(books.number(seen).await, 2, "Ben has never signed in");
+    drop(proxies.to_homeserver.seen());
+    say(&murphy, &talk.hub(), "hello").await;
+    let spoke = talk.spoke(stage.person("ann"));
+    read(&ann, &spoke, "hello").await;
+    let is_question = |request: &&String| {
+        let (method, path) = request.split_once(' ').expect("a method and a path");
+        point_of(method, path) == Some(CommitPoint::ReadSeen)
+    };
+    let requests = proxies.to_homeserver.seen();
+    assert_eq!(requests.iter().filter(is_question).collect::<Vec<_>>(), [""; 0]);
+    // A device that comes is known as soon as its owner has signed it, and nothing is to be sent again for it.
+    let second = stage.device("ann", "second", false).await;
+    comes_to(&books, seen, 3).await;
+    comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await;
+    say(&murphy, &talk.hub(), "hello again").await;
+    read(&second, &spoke, "hello again").await;
+    assert_eq!(heard(&ann, &spoke).await, ["hello", "hello again"]);
+    for client in [murphy, ann, second] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_got_is_sent_again_when_a_new_device_comes() {
+    let clock = Arc::new(Skewed::default());
+    let care = Some(Duration::from_millis(300));
+    let extras = Extras { clock: Some(Arc::clone(&clock) as Arc<dyn Clock>), care, ..Extras::default() };
+    let stage = Stage::open_with(extras).await;
+    let books = Books::of(&stage.world.place.data, None);
+    let (murphy, kim) = (stage.sign_in("murphy").await, stage.sign_in("kim").await);
+    let (ann, ben) = (stage.sign_in("ann").await, stage.sign_in("ben").await);
+    let talk = stage.begin(&murphy, "nobody", "two-way", &["kim"], &["ann", "ben"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE looked_at IS NOT NULL AND news = 0", 4).await;
+    say(&murphy, &hub, "before").await;
+    read(&ann, &spoke, "before").await;
+    ann.stop().await;
+    // An hour later nobody of hers is there, and Ben reads.
+    clock.0.store(AN_HOUR, Ordering::Relaxed);
+    for (client, words) in [(&murphy, "one"), (&kim, "two"), (&murphy, "three")] {
+        say(client, &hub, words).await;
+        read(&ben, &talk.spoke(stage.person("ben")), words).await;
+    }
+    let phone = stage.device("ann", "second", false).await;
+    phone.wait_for_room(LIMIT, |found| found.room_id == spoke).await.expect("in the room");
+    for words in ["one", "two", "three"] {
+        read(&phone, &spoke, words).await;
+    }
+    let repaired = "SELECT COUNT(*) FROM ledger WHERE what = 'repair' AND code = 'dead-device'";
+    assert_eq!(books.number(repaired).await, 3);
+    comes_to(&books, "SELECT COUNT(*) FROM ledger WHERE what = 'redacted'", 3).await;
+    comes_to(&books, "SELECT COUNT(*) FROM repair_sessions", 0).await;
+    // What was read before stays as it is; what nobody could read is void; each stands there once, of whom it is.
+    say(&murphy, &hub, "and on").await;
+    read(&phone, &spoke, "and on").await;
+    let mut stands = heard(&phone, &spoke).await;
+    assert_eq!(stands.pop().as_deref(), Some("and on"));
+    assert_eq!(stands[..4], ["before", "(redacted)", "(redacted)", "(redacted)"]);
+    stands[4..].sort();
+    assert_eq!(stands[4..], ["one", "three", "two"]);
+    let bens = talk.spoke(stage.person("ben"));
+    assert_eq!(heard(&ben, &bens).await, ["before", "one", "two", "three", "and on"]);
+    assert_eq!((told(&phone, &spoke).await, told(&murphy, &hub).await), (0, 0));
+    // A device more changes nothing.
+    let third = stage.device("ann", "third", false).await;
+    let known = "SELECT COUNT(*) FROM devices_seen d JOIN people p ON p.user_id = d.user_id
+                 WHERE p.role = 'patient' AND d.fresh_at IS NULL";
+    comes_to(&books, known, 4).await;
+    comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await;
+    assert_eq!(books.number(repaired).await, 3);
+    for client in [murphy, kim, ben, phone, third] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_signs_out_and_in_again_has_read_what_they_had() {
+    let stage = Stage::open().await;
+    let books = Books::of(&stage.world.place.data, None);
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "again", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE looked_at IS NOT NULL AND news = 0", 2).await;
+    say(&murphy, &hub, "hello").await;
+    read(&ann, &spoke, "hello").await;
+    // As if it had been asked an hour ago when her device was seen, and the homeserver had noted that a minute ago.
+    assert_eq!(books.change("UPDATE devices_seen SET seen_at = seen_at - 3600000").await, 2);
+    let user_id = ann.user_id().to_owned();
+    let a_minute_ago = "UPDATE user_ips SET last_seen = last_seen - 60000 WHERE user_id = $1";
+    in_the_homeservers_books(&stage, a_minute_ago, &user_id).await;
+    sign_out(ann).await;
+    let phone = stage.device("ann", "second", false).await;
+    comes_to(&books, "SELECT COUNT(*) FROM devices_seen WHERE gone = 1", 1).await;
+    comes_to(&books, "SELECT COUNT(*) FROM devices_seen WHERE fresh_at IS NOT NULL", 0).await;
+    comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await;
+    say(&murphy, &hub, "and on").await;
+    read(&phone, &spoke, "and on").await;
+    assert_eq!(books.number("SELECT COUNT(*) FROM ledger WHERE what = 'repair'").await, 0);
+    assert_eq!(heard(&phone, &spoke).await, ["hello", "and on"]);
+    for client in [murphy, phone] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// Of everybody who was there: their devices are known, and nothing is to be dealt with.
+async fn all_is_known(books: &Books, people: i64) {
+    let known = "SELECT COUNT(*) FROM device_looks WHERE looked_at IS NOT NULL AND news = 0";
+    comes_to(books, known, people).await;
+}
+
+/// As if nobody of somebody's had been there for six days, as far as the homeserver and Parlour remember.
+async fn six_days_pass_for(stage: &Stage, books: &Books, user: &UserId) {
+    let six_days = "UPDATE user_ips SET last_seen = last_seen - 518400000 WHERE user_id = $1";
+    in_the_homeservers_books(stage, six_days, user).await;
+    let six_days = "UPDATE devices SET last_seen = last_seen - 518400000 WHERE user_id = $1";
+    in_the_homeservers_books(stage, six_days, user).await;
+    let forgotten = format!(
+        "UPDATE devices_seen SET seen_at = seen_at - 518400000 WHERE user_id = '{user}';
+         UPDATE device_looks SET looked_at = looked_at - 518400000 WHERE user_id = '{user}'"
+    );
+    assert!(books.change(&forgotten).await > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the sender does not ask yet who is there"]
+async fn a_leg_waits_for_a_device_that_is_there_and_a_known_one_comes_back() {
+    let stage = Stage::open().await;
+    let books = Books::of(&stage.world.place.data, None);
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let (user_id, person) = (ann.user_id().to_owned(), stage.person("ann").clone());
+    let talk = stage.begin(&murphy, "back", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(&person));
+    all_is_known(&books, 2).await;
+    say(&murphy, &hub, "before").await;
+    read(&ann, &spoke, "before").await;
+    ann.stop().await;
+    six_days_pass_for(&stage, &books, &user_id).await;
+    say(&murphy, &hub, "are you there?").await;
+    let held = "SELECT COUNT(*) FROM outbox WHERE state = 'held'";
+    comes_to(&books, held, 1).await;
+    // The homeserver has forgotten when it noted her last: begun anew, it notes her at once.
+    let stage = stage.reopen().await;
+    comes_to(&books, held, 1).await;
+    let ann = stage.sign_in("ann").await;
+    let back = ann.wait_for(&spoke, LIMIT * 5, |message| message.body == "are you there?").await;
+    assert!(back.expect("it goes out").is_readable());
+    // What was held is sent once, and nothing is sent again: her device had the rest.
+    assert_eq!(heard(&ann, &spoke).await, ["before", "are you there?"]);
+    assert_eq!(books.number("SELECT COUNT(*) FROM ledger WHERE what = 'repair'").await, 0);
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the sender does not ask yet who is there"]
+async fn a_leg_waits_for_a_device_that_is_there_and_a_dehydrated_one_is() {
+    let stage = Stage::open().await;
+    let books = Books::of(&stage.world.place.data, None);
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let (user_id, person) = (ann.user_id().to_owned(), stage.person("ann").clone());
+    let talk = stage.begin(&murphy, "dehydrated", "two-way", &[], &["ann"]).await;
+    all_is_known(&books, 2).await;
+    six_days_pass_for(&stage, &books, &user_id).await;
+    say(&murphy, &talk.hub(), "are you there?").await;
+    let held = "SELECT COUNT(*) FROM outbox WHERE state = 'held'";
+    comes_to(&books, held, 1).await;
+    dehydrate(&ann, &person.password).await;
+    comes_to(&books, held, 0).await;
+    comes_to(&books, "SELECT COUNT(*) FROM outbox WHERE state = 'sent'", 1).await;
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
