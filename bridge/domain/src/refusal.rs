@@ -31,6 +31,8 @@ pub enum Refusal {
     LaneUnknown,
     /// LANE-3
     MentionsPatient,
+    /// DEL-1
+    AlreadyDelivered,
     /// SEND-1
     Undeliverable,
     /// SELF-1
@@ -39,7 +41,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of the rule book.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NotTakingPart,
         Self::OneWay,
         Self::Kind,
@@ -54,6 +56,7 @@ impl Refusal {
         Self::ThreadToEverybody,
         Self::LaneUnknown,
         Self::MentionsPatient,
+        Self::AlreadyDelivered,
         Self::Undeliverable,
         Self::OurFault,
     ];
@@ -76,6 +79,7 @@ impl Refusal {
             Self::ThreadToEverybody => "LANE-1",
             Self::LaneUnknown => "LANE-2",
             Self::MentionsPatient => "LANE-3",
+            Self::AlreadyDelivered => "DEL-1",
             Self::Undeliverable => "SEND-1",
             Self::OurFault => "SELF-1",
         }
@@ -127,6 +131,10 @@ impl Refusal {
             Self::MentionsPatient => {
                 "Not delivered: this would go to every patient here but names one of them; please reply to that \
                  patient's message instead."
+            }
+            Self::AlreadyDelivered => {
+                "Not taken back everywhere: this message had been delivered before you deleted it; whom it had not reached \
+                 yet does not get it, so please write to the others."
             }
             Self::Undeliverable => {
                 "Not delivered to everybody: the homeserver does not take this message; please tell whoever runs it, \

@@ -49,6 +49,8 @@ faults! {
     BotEncrypts = "bot-encrypts",
     /// A reaction, which is not passed on, vanishes without a word.
     SilentReactions = "silent-reactions",
+    /// What is held stays so, whoever comes.
+    HeldForEver = "held-for-ever",
     }
     OF_THE_SOAK: /** Those that lose, double or reorder messages when processes are killed and connections are cut. */ {
     /// The same event counts as another one when it comes again.

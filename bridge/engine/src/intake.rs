@@ -47,6 +47,12 @@ impl Event {
         self.state_key.is_none() || self.is_in_the_room().is_some() || self.closes_the_room()
     }
 
+    /// The event of this room that it redacts (Matrix v1.19 client-server §m.room.redaction; room version 11 and later).
+    pub(crate) fn redacts(&self) -> Option<OwnedEventId> {
+        let redacted = self.content["redacts"].as_str().filter(|_| self.event_type == "m.room.redaction")?;
+        OwnedEventId::try_from(redacted).ok()
+    }
+
     /// Whether the room is said to be replaced by another (Matrix v1.19 client-server §Room upgrades).
     pub(crate) fn closes_the_room(&self) -> bool {
         self.event_type == "m.room.tombstone" && self.state_key.as_deref() == Some("")

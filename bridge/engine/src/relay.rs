@@ -148,6 +148,9 @@ impl Core {
         if waiting.contains(&event.sender) {
             return Ok(Handled::Done);
         }
+        if let Some(outcome) = self.withdrawn(row, &event).await? {
+            return self.finish(row, &outcome, None).await;
+        }
         let outcome = match self.read(row, &event).await? {
             Reading::Read(read) => {
                 let outcome = if rules::is_message(&read.event_type, read.content["msgtype"].as_str()) {
@@ -184,7 +187,9 @@ impl Core {
         }
         let portals = match outcome {
             Outcome::Nothing | Outcome::Left { notice: None, .. } => Vec::new(),
-            Outcome::Refused { notice, .. } | Outcome::Left { notice: Some(notice), .. } => {
+            Outcome::Refused { notice, .. }
+            | Outcome::Withdrawn { notice, .. }
+            | Outcome::Left { notice: Some(notice), .. } => {
                 vec![notice.portal.clone()]
             }
             Outcome::Relayed(message) => message.legs.iter().map(|leg| leg.portal.clone()).collect(),
@@ -204,6 +209,21 @@ impl Core {
             return None;
         }
         Some(Duration::from_millis((limit_millis - waited.max(0)).unsigned_abs()))
+    }
+
+    /// Somebody deletes a message of theirs: whom it has not reached does not get it.
+    async fn withdrawn(&self, row: &InboxRow, event: &Event) -> Result<Option<Outcome>, CryptoError> {
+        let Some(redacted) = event.redacts() else { return Ok(None) };
+        let message = self.store.message_by(&row.portal, &redacted, &event.sender).await?;
+        let Some(message) = message else { return Ok(None) };
+        let (code, words) = told(Refusal::AlreadyDelivered);
+        let notice = self.leg_ids.notice(&event.event_id, &row.portal, code, words, self.clock.now());
+        Ok(Some(Outcome::Withdrawn {
+            message,
+            event_id: event.event_id.clone(),
+            code,
+            notice: Box::new(notice),
+        }))
     }
 
     /// Somebody is in a portal: what was held for them goes out.
@@ -437,11 +457,16 @@ impl Core {
         if refusal == Refusal::Kind && self.store.portals(&row.conversation).await?.len() == 1 {
             return Ok(Outcome::Nothing);
         }
-        let (code, words) = (refusal.code(), format!("{} ({})", refusal.sentence(), refusal.code()));
+        let (code, words) = told(refusal);
         tracing::info!(conversation = %row.conversation, event_id = %event.event_id, code, "refused");
         let notice = self.leg_ids.notice(&event.event_id, &row.portal, code, words, self.clock.now());
         Ok(Outcome::Refused { event_id: event.event_id.clone(), code, notice: Box::new(notice) })
     }
+}
+
+/// What the bot says of a refusal, and its code.
+fn told(refusal: Refusal) -> (&'static str, String) {
+    (refusal.code(), format!("{} ({})", refusal.sentence(), refusal.code()))
 }
 
 /// What a message's relation points at.

@@ -1,6 +1,7 @@
 //! Held legs: who has no device yet reads everything once they have one, in order, with the times it was written.
 
 use parlour_integration_tests::{Stage, read, say};
+use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_patient_who_signs_in_later_reads_what_was_written_before() {
@@ -25,6 +26,43 @@ async fn a_patient_who_signs_in_later_reads_what_was_written_before() {
     assert_eq!(seen.iter().map(|message| message.sent_at).collect::<Vec<_>>(), times);
     say(&cara, &spoke, "here I am").await;
     read(&murphy, &talk.hub(), "here I am").await;
+    for client in [murphy, ben, cara] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_while_it_is_held_is_never_sent() {
+    let stage = Stage::open().await;
+    let (murphy, ben) = (stage.sign_in("murphy").await, stage.sign_in("ben").await);
+    let alone = stage.begin(&murphy, "alone", "two-way", &[], &["cara"]).await;
+    let both = stage.begin(&murphy, "both", "two-way", &[], &["ben", "cara"]).await;
+    let mut redactions = Vec::new();
+    for talk in [&alone, &both] {
+        for words in ["before", "a mistake", "after"] {
+            let event = say(&murphy, &talk.hub(), words).await;
+            if words == "a mistake" {
+                redactions.push((talk.hub(), event));
+            }
+        }
+    }
+    read(&ben, &both.spoke(stage.person("ben")), "after").await;
+    for (hub, event) in &redactions {
+        murphy.send_raw(hub, "m.room.redaction", json!({ "redacts": event })).await.expect("deleted");
+    }
+    // Ben has it, and that cannot be undone; Cara does not get it. Where nobody has it there is nothing to tell.
+    let told = |message: &parlour::demo::client::Message| message.body.contains("(DEL-1)");
+    murphy.wait_for(&both.hub(), parlour_integration_tests::LIMIT, told).await.expect("told");
+    let cara = stage.sign_in("cara").await;
+    for talk in [&alone, &both] {
+        let spoke = talk.spoke(stage.person("cara"));
+        read(&cara, &spoke, "after").await;
+        let seen = cara.messages(&spoke).await.expect("messages");
+        assert_eq!(seen.iter().map(|message| &*message.body).collect::<Vec<_>>(), ["before", "after"]);
+    }
+    let notices = murphy.messages(&alone.hub()).await.expect("messages");
+    assert!(!notices.iter().any(told), "{notices:?}");
     for client in [murphy, ben, cara] {
         client.stop().await;
     }

@@ -50,7 +50,7 @@ async fn each_kind_is_refused_with_its_code() {
         ("an edit", edit, "KIND-1"),
         ("an image", image, "KIND-1"),
         ("too long", long, "SIZE-1"),
-        ("a deletion", redaction, "KIND-1"),
+        ("a deletion of what was delivered", redaction, "DEL-1"),
         ("garbled", garbled, "KEY-1"),
     ] {
         let words = refusal(&ann, &spoke, &refused).await;

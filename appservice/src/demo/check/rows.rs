@@ -3,6 +3,7 @@
 use futures_util::{FutureExt as _, future::BoxFuture};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{
     super::client::{Client, Message, Reading, Shield},
@@ -17,6 +18,7 @@ pub(super) fn all(scene: &Scene) -> Vec<BoxFuture<'_, Row>> {
         row("C1", "encrypted rooms, and no client shows a warning", "bot-encrypts", no_shield(scene)),
         row("C1", "what is not passed on, its sender is told", "silent-reactions", told(scene)),
         row("S1", "read later, once and in order", "send-twice", later(scene)),
+        row("S1", "who signs in later reads what was written before", "held-for-ever", newcomer(scene)),
         row("S6", "staff only, patients only, or both", "owner-only", who(scene)),
         row("S7", "the conversation has its name", "hub-unnamed", named(scene)),
         row("S8", "one-way: the patient's own PUT is refused", "one-way-open", one_way(scene)),
@@ -184,6 +186,46 @@ async fn later(scene: &Scene) -> Evidence {
     Ok(format!(
         "written while the patient was away, read on return once, in order, with their times: {}",
         ids.join(" ")
+    ))
+}
+
+/// A patient who has no device yet reads everything after signing in for the first time: once, in order, with its time.
+async fn newcomer(scene: &Scene) -> Evidence {
+    let (murphy, ben) = (&scene.murphy, &scene.ben);
+    let dan = scene.known("Dan")?;
+    let both = [ben.user_id(), &dan.user_id];
+    let talk = scene
+        .begin(json!({ "name": "S1 newcomer", "mode": "two-way", "staff": [], "patients": both }))
+        .await?;
+    let spoke = talk.room_of(&dan.user_id)?;
+    let words = ["S1 one", "S1 two", "S1 three"];
+    let mut times = Vec::new();
+    for words in words {
+        say(murphy, &talk.hub, words).await?;
+        times.push(read(murphy, &talk.hub, words).await?.sent_at);
+        // Whoever has a device does not wait for who has none.
+        read(ben, &talk.spoke(ben)?, words).await?;
+    }
+    let dan = scene.sign_in("Dan", "phone").await?;
+    let signed_in = Instant::now();
+    let seen = async {
+        read(&dan, &spoke, "S1 three").await?;
+        let took = signed_in.elapsed();
+        Ok::<_, Trouble>((dan.messages(&spoke).await?, took))
+    };
+    let seen = seen.await;
+    dan.stop().await;
+    let (seen, took) = seen?;
+    let bodies: Vec<_> = seen.iter().map(|message| &*message.body).collect();
+    if bodies != words {
+        return Err(format!("after signing in {bodies:?} was read").into());
+    }
+    if seen.iter().map(|message| message.sent_at).ne(times) {
+        return Err("a message does not bear the time at which it was written".to_owned().into());
+    }
+    Ok(format!(
+        "three messages written before the patient's first sign-in, all read {:.1} s after it, in order, with their times",
+        took.as_secs_f64()
     ))
 }
 

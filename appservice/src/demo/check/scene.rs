@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::future::try_join_all;
 use reqwest::Method;
-use ruma::{OwnedRoomId, OwnedUserId, RoomId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::Value;
 
 use super::super::{
@@ -52,10 +52,15 @@ pub(super) struct Talk {
 impl Talk {
     /// The room of a patient.
     pub(super) fn spoke(&self, patient: &Client) -> Result<OwnedRoomId, String> {
+        self.room_of(patient.user_id())
+    }
+
+    /// The room of a patient who need not have signed in.
+    pub(super) fn room_of(&self, patient: &UserId) -> Result<OwnedRoomId, String> {
         let patients = self.told["patients"].as_array().map_or(&[][..], Vec::as_slice);
-        let own = patients.iter().find(|entry| entry["user_id"] == patient.user_id().as_str());
+        let own = patients.iter().find(|entry| entry["user_id"] == patient.as_str());
         let id = own.and_then(|entry| entry["room_id"].as_str()).and_then(|id| RoomId::parse(id).ok());
-        id.ok_or_else(|| format!("the practice API names no room for {}", patient.user_id()))
+        id.ok_or_else(|| format!("the practice API names no room for {patient}"))
     }
 }
 
@@ -76,6 +81,8 @@ pub(super) struct Scene {
     pub(super) cara: Client,
     pub(super) people: Vec<Known>,
     pub(super) house: PathBuf,
+    stores: PathBuf,
+    homeserver_url: String,
     public_url: String,
     http: reqwest::Client,
 }
@@ -102,9 +109,29 @@ impl Scene {
         let Ok([murphy, kim, ann, ben, cara]) = <[Client; 5]>::try_from(clients) else {
             return Err(DemoError::Conversation("not everybody could sign in".to_owned()));
         };
-        let house = house.to_owned();
-        let (public_url, http) = (public_url.to_owned(), reqwest::Client::new());
-        Ok(Self { murphy, kim, ann, ben, cara, people, house, public_url, http })
+        let (house, stores) = (house.to_owned(), stores.to_owned());
+        let (homeserver_url, public_url) = (homeserver_url.to_owned(), public_url.to_owned());
+        let http = reqwest::Client::new();
+        Ok(Self { murphy, kim, ann, ben, cara, people, house, stores, homeserver_url, public_url, http })
+    }
+
+    /// One of the people, by a word of the name.
+    pub(super) fn known(&self, name: &str) -> Result<&Known, String> {
+        let known = self.people.iter().find(|person| person.name.contains(name));
+        known.ok_or_else(|| format!("{name} is not there"))
+    }
+
+    /// Somebody's client on a device more.
+    pub(super) async fn sign_in(&self, name: &str, device: &str) -> Result<Client, Trouble> {
+        let person = self.known(name)?;
+        Ok(Client::sign_in(SignIn {
+            homeserver_url: &self.homeserver_url,
+            user_id: &person.user_id,
+            password: &person.password,
+            store: &self.stores.join(format!("{}-{device}", person.user_id.localpart())),
+            strict: false,
+        })
+        .await?)
     }
 
     pub(super) async fn close(self) {

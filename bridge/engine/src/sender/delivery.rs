@@ -94,6 +94,7 @@ impl Core {
             let members = members.remove(&leg.portal.id).unwrap_or_default();
             prepared.push(Ok(match &leg.portal.room_id {
                 Some(_) if !members.others.contains(ours) => Prepared::NotIn(Arc::clone(&machine)),
+                Some(_) if leg.held && faulty!(self.settings, HeldForEver) => Prepared::Held,
                 // HOLD-1: what nobody is there to read waits.
                 Some(room_id) if members.readers.iter().any(|reader| live.has(reader)) => {
                     places.push(place);

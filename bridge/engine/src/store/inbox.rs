@@ -98,6 +98,17 @@ pub enum Outcome {
         /// The bot's words to the sender.
         notice: Box<NewLeg>,
     },
+    /// A message was deleted by whoever wrote it.
+    Withdrawn {
+        /// The message.
+        message: MessageId,
+        /// The redaction.
+        event_id: OwnedEventId,
+        /// The code of the refusal, when it has reached somebody.
+        code: &'static str,
+        /// The bot's words then.
+        notice: Box<NewLeg>,
+    },
     /// On its way.
     Relayed(Box<RelayedMessage>),
     /// Somebody is no longer in the portal; staff are told when it is one of the people.
@@ -337,6 +348,14 @@ impl Store {
             Outcome::Refused { event_id, code, notice } => {
                 ledger(&mut tx, &row.conversation, event_id, None, "refused", Some(code), at).await?;
                 self.add(&mut tx, notice, None, at).await?;
+            }
+            Outcome::Withdrawn { message, event_id, code, notice } => {
+                let conversation = &row.conversation;
+                ledger(&mut tx, conversation, event_id, Some(message), "withdrawn", None, at).await?;
+                if outbox::withdraw(&mut tx, message).await? {
+                    ledger(&mut tx, conversation, event_id, Some(message), "refused", Some(code), at).await?;
+                    self.add(&mut tx, notice, None, at).await?;
+                }
             }
             Outcome::Relayed(message) => self.relayed(&mut tx, message, at).await?,
             Outcome::Left { user_id, event_id, notice } => {

@@ -147,6 +147,25 @@ pub(super) async fn landed(
     Ok(Some(portal))
 }
 
+/// What is not encrypted yet of a message is not sent any more. Whether it has reached somebody, or is about to.
+pub(super) async fn withdraw(tx: &mut Transaction, message: &MessageId) -> Result<bool, StoreError> {
+    sqlx::query(
+        "UPDATE outbox SET state = 'withdrawn'
+         WHERE message_id = $1 AND redacts IS NULL AND ciphertext IS NULL AND state IN ('waiting', 'held')",
+    )
+    .bind(message.as_str())
+    .execute(&mut **tx)
+    .await?;
+    let (reached,): (i64,) = sqlx::query_as(
+        "SELECT COUNT(*) FROM outbox
+         WHERE message_id = $1 AND redacts IS NULL AND state IN ('waiting', 'held', 'sent')",
+    )
+    .bind(message.as_str())
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(reached > 0)
+}
+
 impl Store {
     /// Writes a leg down.
     pub(super) async fn add(

@@ -2,7 +2,7 @@
 //! commit.
 
 use parlour_domain::{ConversationId, MessageId, PersonId, PortalId, Timestamp, rules::Reach};
-use ruma::EventId;
+use ruma::{EventId, UserId};
 
 use super::{
     Store, StoreError, parsed,
@@ -47,6 +47,28 @@ impl Store {
                 Ok((parsed("messages", &id)?, reach))
             })
             .transpose()
+    }
+
+    /// The message that somebody wrote in a portal as this event.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn message_by(
+        &self,
+        portal: &PortalId,
+        event_id: &EventId,
+        sender: &UserId,
+    ) -> Result<Option<MessageId>, StoreError> {
+        let found: Option<(String,)> = sqlx::query_as(
+            "SELECT m.id FROM messages m JOIN people p ON p.id = m.sender_id
+             WHERE m.portal_id = $1 AND m.event_id = $2 AND p.user_id = $3",
+        )
+        .bind(portal.as_str())
+        .bind(event_id.as_str())
+        .bind(sender.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        found.map(|(id,)| parsed("messages", &id)).transpose()
     }
 }
 
