@@ -279,7 +279,6 @@ async fn six_days_pass_for(stage: &Stage, books: &Books, user: &UserId) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the sender does not ask yet who is there"]
 async fn a_leg_waits_for_a_device_that_is_there_and_a_known_one_comes_back() {
     let stage = Stage::open().await;
     let books = Books::of(&stage.world.place.data, None);
@@ -311,7 +310,6 @@ async fn a_leg_waits_for_a_device_that_is_there_and_a_known_one_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the sender does not ask yet who is there"]
 async fn a_leg_waits_for_a_device_that_is_there_and_a_dehydrated_one_is() {
     let stage = Stage::open().await;
     let books = Books::of(&stage.world.place.data, None);
