@@ -1,6 +1,6 @@
 //! Conversations in the practice API: staff see their own whole, a patient sees what is theirs and nothing else.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -31,8 +31,13 @@ struct Wanted {
     patients: Vec<OwnedUserId>,
 }
 
-/// `POST /_parlour/v1/conversations` (S6-S9): 201 with the conversation once everybody is in it; 202, `ready` false,
-/// when the homeserver failed meanwhile and the rest is made as soon as it answers.
+/// How long an answer waits for the rooms.
+const A_MOMENT: Duration = Duration::from_secs(2);
+/// With more patients than this no homeserver makes the rooms within a moment.
+const MOST_IN_A_MOMENT: usize = 10;
+
+/// `POST /_parlour/v1/conversations` (S6-S9): 201 with the conversation when everybody is in it within a moment; else 202,
+/// `ready` false, and the rest is made.
 pub(crate) async fn begin(
     caller: Result<Caller, Refused>,
     State(edge): State<Arc<Edge>>,
@@ -58,6 +63,9 @@ pub(crate) async fn begin(
     let patients = people(store, "patients", &wanted.patients).await?;
     let new = NewConversation::new(&caller, name, subject, wanted.mode, &staff, &patients)?;
     let id = edge.engine.begin(&new).await?;
+    if new.patients.len() <= MOST_IN_A_MOMENT {
+        edge.engine.made_within(&id, A_MOMENT).await?;
+    }
     let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
     let status = if conversation.ready { StatusCode::CREATED } else { StatusCode::ACCEPTED };
     Ok((status, Json(shown(store, &caller, &conversation).await?)))

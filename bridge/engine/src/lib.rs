@@ -5,6 +5,7 @@
 pub const REGISTRATION_ID: &str = "parlour";
 
 mod catch_up;
+mod changes;
 mod commit_point;
 mod counts;
 mod crypto;
@@ -16,6 +17,7 @@ mod ghosts;
 mod homeserver;
 mod intake;
 mod keyed;
+mod making;
 mod notices;
 mod portals;
 mod read_back;

@@ -1,10 +1,12 @@
 //! Conversations, who takes part, and their portals.
 
+use std::collections::HashSet;
+
 use parlour_domain::{
     ConversationId, ConversationName, Mode, NewConversation, Person, PersonId, PortalId, PortalKind, Subject,
     Timestamp,
 };
-use ruma::{OwnedRoomId, RoomId, UserId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 
 use super::{
     Store, StoreError, matrix_id, one_row, parsed,
@@ -72,6 +74,7 @@ fn place<'a>(column: &'static str, id: &'a ConversationId) -> Place<'a> {
 }
 
 const PORTAL: &str = "portals";
+const JOINED: &str = "INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 pub(super) type PortalRow = (String, String, Option<String>, Option<String>, Option<i64>);
 
 pub(super) fn portal(
@@ -274,6 +277,34 @@ impl Store {
         .collect()
     }
 
+    /// The portals of a conversation that are not ready, the hub last.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn unready_portals(&self, id: &ConversationId) -> Result<Vec<Portal>, StoreError> {
+        sqlx::query_as(
+            "SELECT id, conversation_id, patient_id, room_id, attempted FROM portals
+             WHERE conversation_id = $1 AND ready = 0 ORDER BY patient_id IS NULL, patient_id",
+        )
+        .bind(id.as_str())
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(portal)
+        .collect()
+    }
+
+    /// The rooms of all portals.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rooms(&self) -> Result<HashSet<OwnedRoomId>, StoreError> {
+        let rows: Vec<(String,)> = sqlx::query_as("SELECT room_id FROM portals WHERE room_id IS NOT NULL")
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(|(id,)| matrix_id(PORTAL, id)).collect()
+    }
+
     /// The portal with this id.
     ///
     /// # Errors
@@ -335,6 +366,23 @@ impl Store {
         one_row(PORTAL, &self.alone(CommitPoint::PortalMade, made).await?)
     }
 
+    /// A portal's room has whom it needs: they were joined.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn portal_is_ready(&self, id: &PortalId, members: &[OwnedUserId]) -> Result<(), StoreError> {
+        let mut tx = self.begin_unordered().await?;
+        for user_id in members {
+            sqlx::query(JOINED).bind(id.as_str()).bind(user_id.as_str()).execute(&mut *tx).await?;
+        }
+        let ready = sqlx::query("UPDATE portals SET ready = 1 WHERE id = $1 AND room_id IS NOT NULL")
+            .bind(id.as_str())
+            .execute(&mut *tx)
+            .await?;
+        one_row(PORTAL, &ready)?;
+        self.commit(tx, CommitPoint::PortalReady).await
+    }
+
     /// Whether somebody was joined to a portal before.
     ///
     /// # Errors
@@ -354,8 +402,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn joined(&self, portal: &PortalId, user_id: &UserId) -> Result<(), StoreError> {
-        let sql = "INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-        let came = sqlx::query(sql).bind(portal.as_str()).bind(user_id.as_str());
+        let came = sqlx::query(JOINED).bind(portal.as_str()).bind(user_id.as_str());
         self.alone(CommitPoint::MemberCame, came).await.map(drop)
     }
 
