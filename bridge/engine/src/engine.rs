@@ -92,6 +92,9 @@ pub enum EngineError {
     /// An earlier transaction may be missing.
     #[error("an earlier transaction may be missing; send the oldest again")]
     OutOfOrder,
+    /// A request of the same caller's for something else had this key.
+    #[error("this key was used for another request")]
+    OtherRequest,
     /// What was said during a break is not known yet.
     #[error("what was said before this is asked for; try again")]
     CatchingUp,

@@ -38,6 +38,6 @@ pub use homeserver::{Homeserver, HomeserverError, Intent};
 pub use intake::{IntakeError, parse_transaction};
 pub use secret::Secret;
 pub use store::{
-    Conversation, CopyError, DatabaseUrl, Figures, InvalidMasterKey, MasterKey, Participant, Portal, Store,
-    StoreError,
+    Begun, Conversation, CopyError, DatabaseUrl, Figures, InvalidMasterKey, Making, MasterKey, Participant,
+    Portal, Request, Sending, Store, StoreError,
 };

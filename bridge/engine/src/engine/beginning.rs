@@ -12,7 +12,7 @@ use parlour_domain::{ConversationId, NewConversation, PortalId};
 use tokio::{sync::watch, time::Instant};
 
 use super::{Core, Engine, EngineError};
-use crate::store::StoreError;
+use crate::store::{Begun, Request, StoreError};
 
 impl Core {
     /// Something about a conversation has changed that somebody may be looking at: how far its making has come, or its
@@ -36,18 +36,28 @@ impl Core {
 }
 
 impl Engine {
-    /// Begins a conversation. When this returns well it is written down, and its making has begun.
+    /// Begins a conversation. When this returns well it is written down, and its making has begun. The same `request`,
+    /// made again, begins no other.
     ///
     /// # Errors
-    /// When the database fails; then there is no conversation.
-    pub async fn begin(&self, new: &NewConversation) -> Result<ConversationId, EngineError> {
+    /// [`EngineError::OtherRequest`]; or the database fails: then there is no conversation.
+    pub async fn begin(
+        &self,
+        new: &NewConversation,
+        request: Option<Request<'_>>,
+    ) -> Result<ConversationId, EngineError> {
         let id = ConversationId::from_bytes(self.core.ghosts.chance.bytes());
         let portal = || PortalId::from_bytes(self.core.ghosts.chance.bytes());
         let spokes = new.patients.iter().map(|patient| (portal(), Some(patient.clone())));
         let portals: Vec<_> = std::iter::once((portal(), None)).chain(spokes).collect();
-        self.core.store.add_conversation(&id, new, &portals, self.core.clock.now()).await?;
-        self.wake_maker(&id).await;
-        Ok(id)
+        match self.core.store.add_conversation(&id, new, &portals, request, self.core.clock.now()).await? {
+            Begun::Now => {
+                self.wake_maker(&id).await;
+                Ok(id)
+            }
+            Begun::Before(before) => Ok(before),
+            Begun::Otherwise => Err(EngineError::OtherRequest),
+        }
     }
 
     /// Waits until a conversation is made, but no longer than this.

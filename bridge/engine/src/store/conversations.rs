@@ -12,6 +12,7 @@ use super::{
     Store, StoreError, matrix_id, one_row, parsed,
     people::PersonRow,
     seal::{Owner, Place},
+    transaction::Transaction,
 };
 use crate::commit_point::CommitPoint;
 
@@ -66,6 +67,26 @@ impl Portal {
     }
 }
 
+/// A request that its client may make again when it has heard no answer: it chose a key for it.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// The key, which is the caller's own.
+    pub key: &'a str,
+    /// What is asked for; it is the same when the request is made again.
+    pub body: &'a str,
+}
+
+/// What writing a new conversation down came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It is written down.
+    Now,
+    /// The same request has begun this one before.
+    Before(ConversationId),
+    /// Another request of the caller's had this key.
+    Otherwise,
+}
+
 const CONVERSATION: &str = "conversations";
 type ConversationRow = (String, Vec<u8>, Option<Vec<u8>>, String, String, i64, i64);
 
@@ -90,7 +111,8 @@ pub(super) fn portal(
 }
 
 impl Store {
-    /// Writes a new conversation down, with its participants and portals, none of them made yet.
+    /// Writes a new conversation down, with its participants and portals, none of them made yet; but only once for one
+    /// `request`, however often it is made.
     ///
     /// # Errors
     /// When the database fails.
@@ -99,23 +121,24 @@ impl Store {
         id: &ConversationId,
         new: &NewConversation,
         portals: &[(PortalId, Option<PersonId>)],
+        request: Option<Request<'_>>,
         at: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Begun, StoreError> {
+        // What its client has chosen may say anything, so it is kept as a hash.
+        let request = request.map(|request| {
+            let name = self.practice_key().name(&["request", new.owner.as_str(), request.key]);
+            (name, self.practice_key().name(&["request-body", request.body]))
+        });
+        let (name, body) = request.unzip();
         let mut tx = self.begin_unordered().await?;
-        let key = self.keys.make(&mut tx, &Owner::Conversation(id.clone())).await?;
-        let subject = new.subject.as_ref();
-        sqlx::query(
-            "INSERT INTO conversations (id, name, subject, mode, owner_id, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6)",
-        )
-        .bind(id.as_str())
-        .bind(key.seal(place("name", id), new.name.as_str().as_bytes()))
-        .bind(subject.map(|subject| key.seal(place("subject", id), subject.as_str().as_bytes())))
-        .bind(new.mode.as_str())
-        .bind(new.owner.as_str())
-        .bind(at.millis())
-        .execute(&mut *tx)
-        .await?;
+        if !self.add_row(&mut tx, id, new, (name.as_deref(), body.as_deref()), at).await? {
+            let sql = "SELECT id, request_body FROM conversations WHERE request = $1";
+            let (before, same): (String, Option<String>) =
+                sqlx::query_as(sql).bind(name).fetch_one(&mut *tx).await?;
+            self.leave(tx).await?;
+            let before = parsed(CONVERSATION, &before)?;
+            return Ok(if same == body { Begun::Before(before) } else { Begun::Otherwise });
+        }
         for person in new.staff.iter().chain(&new.patients) {
             sqlx::query(
                 "INSERT INTO participants (conversation_id, person_id, may_send_one_way) VALUES ($1, $2, $3)",
@@ -134,7 +157,36 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
         }
-        self.commit(tx, CommitPoint::ConversationKept).await
+        self.commit(tx, CommitPoint::ConversationKept).await?;
+        Ok(Begun::Now)
+    }
+
+    /// Writes the conversation itself down, unless its request has begun one before.
+    async fn add_row(
+        &self,
+        tx: &mut Transaction,
+        id: &ConversationId,
+        new: &NewConversation,
+        (request, body): (Option<&str>, Option<&str>),
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let key = self.keys.make(tx, &Owner::Conversation(id.clone())).await?;
+        let subject = new.subject.as_ref();
+        let added = sqlx::query(
+            "INSERT INTO conversations (id, name, subject, mode, owner_id, created_at, request, request_body)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (request) DO NOTHING",
+        )
+        .bind(id.as_str())
+        .bind(key.seal(place("name", id), new.name.as_str().as_bytes()))
+        .bind(subject.map(|subject| key.seal(place("subject", id), subject.as_str().as_bytes())))
+        .bind(new.mode.as_str())
+        .bind(new.owner.as_str())
+        .bind(at.millis())
+        .bind(request)
+        .bind(body)
+        .execute(&mut **tx)
+        .await?;
+        Ok(added.rows_affected() == 1)
     }
 
     async fn conversation_of_row(
