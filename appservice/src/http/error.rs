@@ -40,6 +40,8 @@ pub(crate) enum Refused {
     BadKey,
     #[error("this `Idempotency-Key` was used for another request; choose a new one")]
     KeyReused,
+    #[error("too many event streams are open; close one, or try again later")]
+    TooManyStreams,
     #[error("an earlier transaction may be missing; send the oldest again")]
     OutOfOrder,
     #[error("what was said before this is asked for; try again")]
@@ -101,6 +103,7 @@ impl Refused {
             }
             Self::BadKey => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
             Self::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "IO.PARLOUR.KEY_REUSED"),
+            Self::TooManyStreams => (StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
             Self::OutOfOrder => (StatusCode::SERVICE_UNAVAILABLE, "IO.PARLOUR.OUT_OF_ORDER"),
             Self::CatchingUp => (StatusCode::SERVICE_UNAVAILABLE, "IO.PARLOUR.CATCHING_UP"),
             Self::Homeserver(_) => (StatusCode::BAD_GATEWAY, "IO.PARLOUR.HOMESERVER"),

@@ -231,7 +231,7 @@ mod tests {
             assert_eq!(begun.recv().await, Some(all.clone()));
         }
         let one = ask(message(2));
-        while turns.state().parties.get(&message(2)).is_none() {
+        while !turns.state().parties.contains_key(&message(2)) {
             tokio::task::yield_now().await;
         }
         tasks[0].abort();
@@ -278,7 +278,7 @@ mod tests {
             let (turns, other) = (turns.clone(), other.clone());
             async move { turns.take(&other, async { Ok(()) }).await }
         });
-        while turns.state().parties.get(&other).is_none() {
+        while !turns.state().parties.contains_key(&other) {
             tokio::task::yield_now().await;
         }
         tasks[0].abort();
