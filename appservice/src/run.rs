@@ -93,8 +93,9 @@ impl Parlour {
             }
             error => RunError::Engine(error),
         })?;
-        let edge = Arc::new(Edge::new(Arc::clone(&engine), config, extras.sign_ins, clock));
         let (stop, stopped) = watch::channel(false);
+        let edge = Edge::new(Arc::clone(&engine), config, extras.sign_ins, clock, stopped.clone());
+        let edge = Arc::new(edge);
         let mut listeners = JoinSet::new();
         for (listener, router) in [(public, http::public(&edge)), (internal, http::internal(&edge))] {
             let mut stopped = stopped.clone();

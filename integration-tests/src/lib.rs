@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
 pub mod books;
+pub mod crowd;
 pub mod dehydrated;
 pub mod js;
 pub mod proxy;

@@ -53,7 +53,10 @@ CREATE TABLE conversations (
     created_at BIGINT NOT NULL,
     ready      BIGINT NOT NULL DEFAULT 0,
     -- Whether the bot has said what a laned reply is.
-    lanes_told BIGINT NOT NULL DEFAULT 0
+    lanes_told BIGINT NOT NULL DEFAULT 0,
+    -- By which request it was begun, if its client chose a key for it, and with which body: keyed hashes.
+    request      TEXT UNIQUE,
+    request_body TEXT
 );
 
 CREATE TABLE participants (
@@ -72,6 +75,8 @@ CREATE TABLE portals (
     room_id         TEXT UNIQUE,
     -- When the making of its room was begun last.
     attempted       BIGINT,
+    -- Whether its room stands, and whom it needs was joined to it.
+    ready           BIGINT NOT NULL DEFAULT 0,
     UNIQUE (conversation_id, patient_id)
 );
 
@@ -142,6 +147,7 @@ CREATE TABLE messages (
     -- The only patient it concerns: who wrote it, or the only one it went to. Null: every patient.
     lane            TEXT REFERENCES people (id)
 );
+CREATE INDEX messages_by_portal ON messages (portal_id, sent_at);
 
 -- What happened to it, in order; never changed.
 CREATE TABLE ledger (
@@ -182,6 +188,7 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_waiting ON outbox (state, portal_id, seq);
 CREATE INDEX outbox_by_sender ON outbox (sender_user_id, portal_id);
 CREATE INDEX outbox_by_time ON outbox (added_at);
+CREATE INDEX outbox_by_message ON outbox (message_id);
 CREATE INDEX outbox_redactions ON outbox (redacts) WHERE redacts IS NOT NULL;
 
 -- Who may not have been able to read what a user of ours has sent them: until it is known, or the sessions are named.

@@ -6,6 +6,7 @@ use futures_util::future::try_join_all;
 use reqwest::Method;
 use ruma::{OwnedRoomId, RoomId};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::{
     client::{Client, SignIn},
@@ -15,6 +16,8 @@ use super::{
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// How often it is looked whether a conversation is made.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Has the demo's people hold their first conversation, unless they have.
 ///
@@ -94,7 +97,7 @@ async fn talk(world: &World, clients: &[Client]) -> Result<(), DemoError> {
 
 /// Begins a conversation unless an earlier start did, which was stopped half way.
 async fn begin_once(public_url: &str, client: &Client, wanted: &Value) -> Result<Value, DemoError> {
-    let listed = ask(public_url, client, Method::GET, None).await?;
+    let listed = ask(public_url, client, Method::GET, "", None).await?;
     let all = listed["conversations"].as_array().map_or(&[][..], Vec::as_slice);
     match all.iter().find(|conversation| conversation["name"] == wanted["name"]) {
         Some(begun) => Ok(begun.clone()),
@@ -102,23 +105,32 @@ async fn begin_once(public_url: &str, client: &Client, wanted: &Value) -> Result
     }
 }
 
-/// Begins a conversation as a member of staff, through the practice API.
+/// Begins a conversation as a member of staff, through the practice API, and waits until it is made; where that takes
+/// longer than the limit, as it stands then.
 ///
 /// # Errors
 /// When the API refuses, with its own sentence.
 pub async fn begin(public_url: &str, client: &Client, wanted: &Value) -> Result<Value, DemoError> {
-    ask(public_url, client, Method::POST, Some(wanted)).await
+    let mut told = ask(public_url, client, Method::POST, "", Some(wanted)).await?;
+    let deadline = Instant::now() + LIMIT;
+    while told["ready"] == false && Instant::now() < deadline {
+        sleep(LOOK).await;
+        let path = format!("/{}", told["id"].as_str().unwrap_or_default());
+        told = ask(public_url, client, Method::GET, &path, None).await?;
+    }
+    Ok(told)
 }
 
 async fn ask(
     public_url: &str,
     client: &Client,
     method: Method,
+    path: &str,
     body: Option<&Value>,
 ) -> Result<Value, DemoError> {
     let token = client.matrix().access_token().unwrap_or_default();
     let mut request = reqwest::Client::new()
-        .request(method, format!("{public_url}/_parlour/v1/conversations"))
+        .request(method, format!("{public_url}/_parlour/v1/conversations{path}"))
         .bearer_auth(token);
     if let Some(body) = body {
         request = request.json(body);

@@ -47,17 +47,37 @@ pub(crate) struct Caller(pub(crate) Person);
 impl FromRequestParts<Arc<Edge>> for Caller {
     type Rejection = Refused;
     async fn from_request_parts(parts: &mut Parts, edge: &Arc<Edge>) -> Result<Self, Refused> {
-        let token = bearer(parts)?;
-        let user_id = match edge.callers.known(&token) {
+        Token(bearer(parts)?).caller(edge).await
+    }
+}
+
+/// The token that somebody has shown, to be looked up again where an answer goes on for long.
+pub(crate) struct Token(Secret);
+
+impl FromRequestParts<Arc<Edge>> for Token {
+    type Rejection = Refused;
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Edge>) -> Result<Self, Refused> {
+        bearer(parts).map(Self)
+    }
+}
+
+impl Token {
+    /// Whose it is now.
+    ///
+    /// # Errors
+    /// Nobody's whom the practice knows; or the homeserver or the database fails.
+    pub(crate) async fn caller(&self, edge: &Edge) -> Result<Caller, Refused> {
+        let user_id = match edge.callers.known(&self.0) {
             Some(user_id) => user_id,
             None => {
-                let user_id = edge.engine.homeserver().whoami(&token).await?.ok_or(Refused::UnknownToken)?;
-                edge.callers.learn(&token, &user_id);
+                let found = edge.engine.homeserver().whoami(&self.0).await?;
+                let user_id = found.ok_or(Refused::UnknownToken)?;
+                edge.callers.learn(&self.0, &user_id);
                 user_id
             }
         };
         let person = edge.engine.store().person_of(&user_id).await?;
-        person.map(Self).ok_or(Refused::UnknownPerson)
+        person.map(Caller).ok_or(Refused::UnknownPerson)
     }
 }
 

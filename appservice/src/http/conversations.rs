@@ -1,15 +1,15 @@
 //! Conversations in the practice API: staff see their own whole, a patient sees what is theirs and nothing else.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
     body::Body,
     extract::{Path, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
 };
 use parlour_domain::{ConversationId, InvalidText, Mode, NewConversation, Person, Role};
-use parlour_engine::{Conversation, Store};
+use parlour_engine::{Conversation, Request, Sending, Store};
 use ruma::OwnedUserId;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -31,11 +31,17 @@ struct Wanted {
     patients: Vec<OwnedUserId>,
 }
 
-/// `POST /_parlour/v1/conversations` (S6-S9): 201 with the conversation once everybody is in it; 202, `ready` false,
-/// when the homeserver failed meanwhile and the rest is made as soon as it answers.
+/// How long an answer waits for the rooms.
+const A_MOMENT: Duration = Duration::from_secs(2);
+/// With more patients than this no homeserver makes the rooms within a moment.
+const MOST_IN_A_MOMENT: usize = 10;
+
+/// `POST /_parlour/v1/conversations` (S6-S9): 201 with the conversation when everybody is in it within a moment; else 202,
+/// `ready` false, and the rest is made. With an `Idempotency-Key`, the same request made again begins no other.
 pub(crate) async fn begin(
     caller: Result<Caller, Refused>,
     State(edge): State<Arc<Edge>>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Value>), Refused> {
     let body = whole(body, if caller.is_ok() { LARGEST_BODY } else { 0 }).await;
@@ -45,10 +51,13 @@ pub(crate) async fn begin(
         return Err(parlour_domain::NewConversationError::CallerIsNotStaff.into());
     }
     let body = body?;
+    let key = request_key(&headers)?;
     let wanted: Wanted = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
         true => Refused::BadJson(error.to_string()),
         false => Refused::NotJson,
     })?;
+    // However it is spaced.
+    let same = serde_json::from_slice::<Value>(&body).map_err(|_| Refused::NotJson)?.to_string();
     let unfit =
         |field: &'static str| move |reason: InvalidText| Refused::BadJson(format!("`{field}`: {reason}"));
     let name = wanted.name.parse().map_err(unfit("name"))?;
@@ -57,10 +66,24 @@ pub(crate) async fn begin(
     let staff = people(store, "staff", &wanted.staff).await?;
     let patients = people(store, "patients", &wanted.patients).await?;
     let new = NewConversation::new(&caller, name, subject, wanted.mode, &staff, &patients)?;
-    let id = edge.engine.begin(&new).await?;
+    let id = edge.engine.begin(&new, key.map(|key| Request { key, body: &same })).await?;
+    if new.patients.len() <= MOST_IN_A_MOMENT {
+        edge.engine.made_within(&id, A_MOMENT).await?;
+    }
     let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
     let status = if conversation.ready { StatusCode::CREATED } else { StatusCode::ACCEPTED };
-    Ok((status, Json(shown(store, &caller, &conversation).await?)))
+    Ok((status, Json(whole_of(store, &caller, &conversation).await?)))
+}
+
+/// The key that a client has chosen for a request that it may make again
+/// (draft-ietf-httpapi-idempotency-key-header-07); with or without the quotation marks that belong around it.
+fn request_key(headers: &HeaderMap) -> Result<Option<&str>, Refused> {
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    let key = key.to_str().map_err(|_| Refused::BadKey)?;
+    let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
+    let fits = (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits && keys.next().is_none() { Ok(Some(key)) } else { Err(Refused::BadKey) }
 }
 
 /// `GET /_parlour/v1/conversations`: the caller's own, newest first.
@@ -84,12 +107,11 @@ pub(crate) async fn one(
 ) -> Result<Json<Value>, Refused> {
     let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     let store = edge.engine.store();
-    let participants = store.participants(&id).await?;
-    if !participants.iter().any(|participant| participant.person.id == caller.id) {
+    if !store.takes_part(&id, &caller.id).await? {
         return Err(Refused::NotFound);
     }
     let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
-    Ok(Json(shown(store, &caller, &conversation).await?))
+    Ok(Json(whole_of(store, &caller, &conversation).await?))
 }
 
 async fn people(store: &Store, list: &'static str, wanted: &[OwnedUserId]) -> Result<Vec<Person>, Refused> {
@@ -98,6 +120,28 @@ async fn people(store: &Store, list: &'static str, wanted: &[OwnedUserId]) -> Re
         people.push(store.person_of(user_id).await?.ok_or(Refused::NobodyLikeThat(list))?);
     }
     Ok(people)
+}
+
+/// A conversation as this person may see it, and for staff the messages that are under way in it.
+async fn whole_of(store: &Store, caller: &Person, conversation: &Conversation) -> Result<Value, Refused> {
+    let mut whole = shown(store, caller, conversation).await?;
+    if caller.role.is_staff() {
+        whole["sending"] = store.sending(&conversation.id).await?.iter().map(sending).collect();
+    }
+    Ok(whole)
+}
+
+/// How far a message has come.
+pub(super) fn sending(sending: &Sending) -> Value {
+    json!({
+        "message": sending.message,
+        "event_id": sending.event_id,
+        "sent": sending.sent,
+        "held": sending.held,
+        "waiting": sending.waiting,
+        "failed": sending.failed,
+        "of": sending.of,
+    })
 }
 
 /// A conversation as this person may see it (S17): a patient hears neither the staff's name for it, nor who else
@@ -121,6 +165,7 @@ async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> R
         }
         entry
     };
+    let making = store.making(&conversation.id).await?.ok_or(Refused::NotFound)?;
     let (staff, patients): (Vec<_>, Vec<_>) = participants.iter().partition(|p| p.person.role.is_staff());
     let owner = participants.iter().find(|p| p.person.id == conversation.owner);
     Ok(json!({
@@ -132,6 +177,7 @@ async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> R
         "hub_room_id": portals.iter().find(|portal| portal.patient.is_none()).and_then(|hub| hub.room_id.clone()),
         "staff": staff.iter().map(|p| entry(&p.person)).collect::<Vec<_>>(),
         "patients": patients.iter().map(|p| entry(&p.person)).collect::<Vec<_>>(),
-        "ready": conversation.ready,
+        "ready": making.ready,
+        "progress": { "made": making.made, "of": making.of },
     }))
 }

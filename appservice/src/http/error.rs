@@ -36,6 +36,12 @@ pub(crate) enum Refused {
     NobodyLikeThat(&'static str),
     #[error(transparent)]
     Conversation(#[from] NewConversationError),
+    #[error("`Idempotency-Key` must be given once, with 1 to 255 visible characters")]
+    BadKey,
+    #[error("this `Idempotency-Key` was used for another request; choose a new one")]
+    KeyReused,
+    #[error("too many event streams are open; close one, or try again later")]
+    TooManyStreams,
     #[error("an earlier transaction may be missing; send the oldest again")]
     OutOfOrder,
     #[error("what was said before this is asked for; try again")]
@@ -67,6 +73,7 @@ impl From<EngineError> for Refused {
             EngineError::Crypto(error) => Self::Homeserver(error.into()),
             EngineError::CatchingUp => Self::CatchingUp,
             EngineError::OutOfOrder => Self::OutOfOrder,
+            EngineError::OtherRequest => Self::KeyReused,
         }
     }
 }
@@ -94,6 +101,9 @@ impl Refused {
             Self::Conversation(NewConversationError::TooMany) => {
                 (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY")
             }
+            Self::BadKey => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
+            Self::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "IO.PARLOUR.KEY_REUSED"),
+            Self::TooManyStreams => (StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
             Self::OutOfOrder => (StatusCode::SERVICE_UNAVAILABLE, "IO.PARLOUR.OUT_OF_ORDER"),
             Self::CatchingUp => (StatusCode::SERVICE_UNAVAILABLE, "IO.PARLOUR.CATCHING_UP"),
             Self::Homeserver(_) => (StatusCode::BAD_GATEWAY, "IO.PARLOUR.HOMESERVER"),

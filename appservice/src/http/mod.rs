@@ -4,6 +4,7 @@ mod auth;
 mod body;
 mod conversations;
 mod error;
+mod events;
 mod internal;
 mod metrics;
 mod page;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use axum::{Router, routing};
 use parlour_domain::Clock;
 use parlour_engine::{Engine, Secret};
+use tokio::sync::watch;
 
 use crate::config::Config;
 pub use page::SignIn;
@@ -26,12 +28,21 @@ pub struct Edge {
     pub(crate) homeserver_url: String,
     pub(crate) sign_ins: Vec<SignIn>,
     pub(crate) callers: auth::Callers,
+    pub(crate) streams: events::Streams,
+    /// Whether Parlour stops.
+    pub(crate) stopping: watch::Receiver<bool>,
 }
 
 impl Edge {
     /// From the engine and its configuration.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, config: &Config, sign_ins: Vec<SignIn>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        engine: Arc<Engine>,
+        config: &Config,
+        sign_ins: Vec<SignIn>,
+        clock: Arc<dyn Clock>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             engine,
             hs_token: config.homeserver.hs_token.clone(),
@@ -39,6 +50,8 @@ impl Edge {
             homeserver_url: config.homeserver.public_url.clone(),
             sign_ins,
             callers: auth::Callers::new(clock),
+            streams: events::Streams::default(),
+            stopping,
         }
     }
 }
@@ -50,6 +63,7 @@ pub fn public(edge: &Arc<Edge>) -> Router {
         .route("/", routing::get(page::page))
         .route("/_parlour/v1/conversations", conversations)
         .route("/_parlour/v1/conversations/{id}", routing::get(conversations::one))
+        .route("/_parlour/v1/conversations/{id}/events", routing::get(events::events))
         .route("/_parlour/v1/status", routing::get(status::status))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)

@@ -70,6 +70,8 @@ commit_points! {
     PortalAttempted = "db.portal-attempted",
     /// A portal has its room.
     PortalMade = "db.portal-made",
+    /// A portal's room has whom it needs.
+    PortalReady = "db.portal-ready",
     /// A conversation's rooms stand.
     ConversationReady = "db.conversation-ready",
     /// Somebody is in a portal.

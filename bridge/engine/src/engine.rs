@@ -1,5 +1,6 @@
 //! The engine as a whole: what it is given, what runs in it, and what the listeners ask of it.
 
+mod beginning;
 mod rounds;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use parlour_domain::{Chance, Clock, ConversationId, NewConversation, PortalId, Timestamp};
+use parlour_domain::{Chance, Clock, ConversationId, PortalId, Timestamp};
 use ruma::{OwnedServerName, UserId};
 use tokio::{
     sync::{Mutex, Notify, mpsc, watch},
@@ -23,6 +24,7 @@ use tokio::{
 use crate::faults::faulty;
 use crate::{
     catch_up::{Sequence, Verdict},
+    changes::Changes,
     counts::Counts,
     crypto::{CryptoError, Machines},
     ghosts::{Ghosts, Turn},
@@ -30,7 +32,6 @@ use crate::{
     intake::{IntakeError, parse_transaction},
     keyed::Keyed,
     notices::LegIds,
-    portals::Progress,
     relay::Tries,
     secret::Secret,
     seen::Looks,
@@ -93,6 +94,9 @@ pub enum EngineError {
     /// An earlier transaction may be missing.
     #[error("an earlier transaction may be missing; send the oldest again")]
     OutOfOrder,
+    /// A request of the same caller's for something else had this key.
+    #[error("this key was used for another request")]
+    OtherRequest,
     /// What was said during a break is not known yet.
     #[error("what was said before this is asked for; try again")]
     CatchingUp,
@@ -116,6 +120,7 @@ pub(crate) struct Core {
     pub(crate) tries: Tries,
     pub(crate) counts: Counts,
     pub(crate) looks: Looks,
+    changes: Changes,
     wakes: mpsc::UnboundedSender<Wake>,
     receiving: watch::Sender<Option<Timestamp>>,
     /// Whether transactions are refused because the database takes nothing.
@@ -184,8 +189,7 @@ pub struct Engine {
     core: Arc<Core>,
     relays: Keyed<ConversationId>,
     sender: Sender,
-    making: Mutex<()>,
-    unfinished: Notify,
+    makers: Keyed<ConversationId>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -234,6 +238,7 @@ impl Engine {
             tries: Tries::default(),
             counts: Counts::default(),
             looks,
+            changes: Changes::default(),
             wakes,
             receiving,
             stalled: watch::Sender::new(false),
@@ -250,8 +255,7 @@ impl Engine {
             core,
             relays: Keyed::new(),
             sender: Sender::new(),
-            making: Mutex::default(),
-            unfinished: Notify::new(),
+            makers: Keyed::new(),
             tasks: Mutex::default(),
         });
         let mut tasks = engine.tasks.lock().await;
@@ -274,6 +278,7 @@ impl Engine {
         self.tasks.lock().await.shutdown().await;
         self.relays.stop().await;
         self.sender.stop().await;
+        self.makers.stop().await;
         self.core.store.close().await;
     }
 
@@ -407,56 +412,6 @@ impl Engine {
             let _ = engine.core.take_in(&events).await;
         });
         true
-    }
-
-    /// Begins a conversation: written down first, then made. When this returns well it is written down, and is made
-    /// even if the homeserver fails meanwhile; whether it is complete, its `ready` tells.
-    ///
-    /// # Errors
-    /// When the database fails; then there is no conversation.
-    pub async fn begin(&self, new: &NewConversation) -> Result<ConversationId, EngineError> {
-        let id = ConversationId::from_bytes(self.core.ghosts.chance.bytes());
-        let portal = || PortalId::from_bytes(self.core.ghosts.chance.bytes());
-        let spokes = new.patients.iter().map(|patient| (portal(), Some(patient.clone())));
-        let portals: Vec<_> = std::iter::once((portal(), None)).chain(spokes).collect();
-        self.core.store.add_conversation(&id, new, &portals, self.core.clock.now()).await?;
-        match self.make(&id).await {
-            Ok(Progress::Done) => {}
-            Ok(Progress::Waiting) => self.unfinished.notify_one(),
-            Err(error) => {
-                tracing::warn!(conversation = %id, %error, "a conversation is not made yet");
-                self.unfinished.notify_one();
-            }
-        }
-        Ok(id)
-    }
-
-    async fn make(&self, id: &ConversationId) -> Result<Progress, EngineError> {
-        let _one_at_a_time = self.making.lock().await;
-        if !self.core.is_up_to_date() {
-            // It stays unfinished, and is gone on with afterwards.
-            return Ok(Progress::Waiting);
-        }
-        match self.core.store.conversation(id).await? {
-            Some(conversation) if !conversation.ready => Ok(self.core.make_portals(&conversation).await?),
-            _ => Ok(Progress::Done),
-        }
-    }
-
-    /// Makes what earlier attempts have left unfinished. None when something of it failed.
-    async fn make_unfinished(&self) -> Result<Option<Progress>, StoreError> {
-        let mut all = Some(Progress::Done);
-        for id in self.core.store.unfinished_conversations().await? {
-            match self.make(&id).await {
-                Ok(Progress::Done) => {}
-                Ok(Progress::Waiting) => all = all.map(|_| Progress::Waiting),
-                Err(error) => {
-                    tracing::warn!(conversation = %id, %error, "a conversation is not made yet");
-                    all = None;
-                }
-            }
-        }
-        Ok(all)
     }
 
     /// Has every worker look that may have something to do.

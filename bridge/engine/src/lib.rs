@@ -5,6 +5,7 @@
 pub const REGISTRATION_ID: &str = "parlour";
 
 mod catch_up;
+mod changes;
 mod commit_point;
 mod counts;
 mod crypto;
@@ -16,6 +17,7 @@ mod ghosts;
 mod homeserver;
 mod intake;
 mod keyed;
+mod making;
 mod notices;
 mod portals;
 mod read_back;
@@ -37,6 +39,6 @@ pub use homeserver::{Homeserver, HomeserverError, Intent};
 pub use intake::{IntakeError, parse_transaction};
 pub use secret::Secret;
 pub use store::{
-    Conversation, CopyError, DatabaseUrl, Figures, InvalidMasterKey, MasterKey, Participant, Portal, Store,
-    StoreError,
+    Begun, Conversation, CopyError, DatabaseUrl, Figures, InvalidMasterKey, Making, MasterKey, Participant,
+    Portal, Request, Sending, Store, StoreError,
 };

@@ -92,6 +92,7 @@ impl Core {
         let touched = self.store.accept(events, transaction, self.clock.now()).await?;
         self.wake_relays(touched.conversations);
         self.wake_senders(&touched.portals);
+        self.changed_in(&touched.portals).await;
         Ok(())
     }
 

@@ -195,6 +195,7 @@ impl Core {
             Outcome::Relayed(message) => message.legs.iter().map(|leg| leg.portal.clone()).collect(),
         };
         self.wake_senders(&portals);
+        self.changed(&row.conversation);
         Ok(Handled::Done)
     }
 

@@ -27,7 +27,7 @@ use crate::faults::faulty;
 use crate::{
     crypto::{CryptoError, Failed},
     engine::Core,
-    store::{Leg, LegContent, StoreError},
+    store::{Leg, LegContent, Portal, StoreError},
 };
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
@@ -111,6 +111,13 @@ enum Done {
     Panicked(Work, Vec<PortalId>),
 }
 
+/// A leg stands in its room as this event.
+struct Landed {
+    portal: Portal,
+    leg: LegId,
+    event: OwnedEventId,
+}
+
 /// What kind of thing was begun.
 #[derive(Clone)]
 enum Work {
@@ -130,7 +137,7 @@ struct Dispatch {
     /// What waits to be encrypted.
     waiting: HashMap<Speaker, Vec<Leg>>,
     /// What has landed and is not written down.
-    landed: Vec<(PortalId, LegId, OwnedEventId)>,
+    landed: Vec<Landed>,
     keeping: bool,
     tasks: JoinSet<Done>,
 }
@@ -286,11 +293,14 @@ impl Dispatch {
         match done {
             Some(Done::Prepared { speaker, legs, outcomes }) => {
                 self.sealing.remove(&speaker);
+                let conversations: HashSet<_> =
+                    legs.iter().map(|leg| leg.portal.conversation.clone()).collect();
+                conversations.iter().for_each(|conversation| self.core.changed(conversation));
                 let again = legs.into_iter().zip(outcomes).map(|(leg, outcome)| self.prepared(leg, outcome));
                 again.flatten().collect()
             }
             Some(Done::Delivered { leg, event: Some(event) }) => {
-                self.landed.push((leg.portal.id, leg.id, event));
+                self.landed.push(Landed { portal: leg.portal, leg: leg.id, event });
                 Vec::new()
             }
             Some(Done::Delivered { leg, event: None }) => self.freed(vec![leg.portal.id], Duration::ZERO),
@@ -363,11 +373,11 @@ impl Dispatch {
             return;
         }
         self.keeping = true;
-        let mut portals = Vec::with_capacity(self.landed.len());
-        let mut legs = Vec::with_capacity(self.landed.len());
-        for (portal, leg, event) in self.landed.drain(..) {
-            portals.push(portal);
+        let (mut portals, mut legs, mut conversations) = (Vec::new(), Vec::new(), HashSet::new());
+        for Landed { portal, leg, event } in self.landed.drain(..) {
+            portals.push(portal.id);
             legs.push((leg, event));
+            conversations.insert(portal.conversation);
         }
         let core = Arc::clone(&self.core);
         self.spawn(Work::Keeping, portals.clone(), async move {
@@ -375,6 +385,7 @@ impl Dispatch {
                 // They stand in their rooms, where they are found.
                 tracing::error!(%error, "the outbox could not be written");
             }
+            conversations.iter().for_each(|conversation| core.changed(conversation));
             Done::Kept(portals)
         });
     }

@@ -25,9 +25,10 @@ const SLOW: Duration = Duration::from_secs(2);
 /// After an answer that was slow, and after one that said that it was too much.
 const LESS: f64 = 0.8;
 const MUCH_LESS: f64 = 0.5;
-/// How many turns a conversation that is being made may have: making a room is twenty times the work of a message, and
-/// whoever writes meanwhile waits for what the homeserver has begun.
-const MAKING: usize = 8;
+/// How many turns the conversations that are being made may have together: making a room is twenty times the work of a
+/// message, and whoever writes meanwhile waits for what the homeserver has begun. Measured on two cores: with more turns
+/// no more rooms are made, and what is sent meanwhile takes longer in proportion.
+pub(crate) const MAKING: usize = 8;
 
 /// On whose behalf a request is made.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,11 +42,8 @@ pub(crate) enum Party {
 }
 
 impl Party {
-    fn most(&self) -> usize {
-        match self {
-            Self::Message(_) | Self::Portal(_) => usize::MAX,
-            Self::Making(_) => MAKING,
-        }
+    fn makes(&self) -> bool {
+        matches!(self, Self::Making(_))
     }
 }
 
@@ -57,6 +55,8 @@ pub(crate) struct Turns(Arc<Mutex<State>>);
 struct State {
     limit: f64,
     under_way: usize,
+    /// How many of those make conversations.
+    making: usize,
     parties: HashMap<Party, Queue>,
     served: u64,
     lowered: Option<Instant>,
@@ -84,6 +84,7 @@ impl Turns {
         Self(Arc::new(Mutex::new(State {
             limit: AT_FIRST,
             under_way: 0,
+            making: 0,
             parties: HashMap::new(),
             served: 0,
             lowered: None,
@@ -98,7 +99,10 @@ impl Turns {
     ) -> Result<T, HomeserverError> {
         let turn = self.turn(party).await;
         let outcome = work.await;
-        self.state().learn(turn.begun, turn.begun.elapsed(), outcome.as_ref().err());
+        // To make a room takes long also where nothing else is asked.
+        if !party.makes() || outcome.is_err() {
+            self.state().learn(turn.begun, turn.begun.elapsed(), outcome.as_ref().err());
+        }
         outcome
     }
 
@@ -119,14 +123,16 @@ impl Turns {
     /// Gives the turns that are free.
     fn give(&self, state: &mut State) {
         while (state.under_way as f64) < state.limit {
+            let may_make = state.making < MAKING;
             let next = state
                 .parties
                 .iter_mut()
-                .filter(|(party, queue)| !queue.waiting.is_empty() && queue.under_way < party.most())
+                .filter(|(party, queue)| !queue.waiting.is_empty() && (may_make || !party.makes()))
                 .min_by_key(|(_, queue)| (queue.under_way, queue.served));
             let Some((party, queue)) = next else { return };
             let Some(waiting) = queue.waiting.pop_front() else { return };
             let turn = Turn { turns: Some(self.clone()), party: party.clone(), begun: Instant::now() };
+            state.making += usize::from(party.makes());
             state.served += 1;
             queue.served = state.served;
             queue.under_way += 1;
@@ -156,6 +162,7 @@ impl Drop for Turn {
 impl State {
     fn ended(&mut self, party: &Party) {
         self.under_way = self.under_way.saturating_sub(1);
+        self.making = self.making.saturating_sub(usize::from(party.makes()));
         if let Some(queue) = self.parties.get_mut(party) {
             queue.under_way = queue.under_way.saturating_sub(1);
             if queue.under_way == 0 && queue.waiting.is_empty() {
@@ -224,7 +231,7 @@ mod tests {
             assert_eq!(begun.recv().await, Some(all.clone()));
         }
         let one = ask(message(2));
-        while turns.state().parties.get(&message(2)).is_none() {
+        while !turns.state().parties.contains_key(&message(2)) {
             tokio::task::yield_now().await;
         }
         tasks[0].abort();
@@ -260,7 +267,23 @@ mod tests {
             begun.recv().await.expect("a turn");
         }
         turns.take(&message(1), async { Ok(()) }).await.expect("a turn is free");
-        assert_eq!(turns.state().under_way, MAKING);
+        let counts = || {
+            let state = turns.state();
+            (state.under_way, state.making)
+        };
+        assert_eq!(counts(), (MAKING, MAKING));
+        // A second one has to wait, and comes next.
+        let other = Party::Making(ConversationId::from_bytes([2; 16]));
+        let small = tokio::spawn({
+            let (turns, other) = (turns.clone(), other.clone());
+            async move { turns.take(&other, async { Ok(()) }).await }
+        });
+        while !turns.state().parties.contains_key(&other) {
+            tokio::task::yield_now().await;
+        }
+        tasks[0].abort();
+        small.await.expect("it ends").expect("a turn");
+        assert_eq!(counts(), (MAKING, MAKING), "the turn went on to the first one");
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 

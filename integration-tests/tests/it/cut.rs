@@ -87,6 +87,7 @@ fn cut_in(point: CommitPoint) -> Option<CutIn> {
         | CommitPoint::ConversationKept
         | CommitPoint::PortalAttempted
         | CommitPoint::PortalMade
+        | CommitPoint::PortalReady
         | CommitPoint::ConversationReady
         | CommitPoint::MemberCame
         | CommitPoint::MemberGone

@@ -56,6 +56,7 @@ fn scene_of(point: CommitPoint) -> Scene {
         | CommitPoint::ConversationKept
         | CommitPoint::PortalAttempted
         | CommitPoint::PortalMade
+        | CommitPoint::PortalReady
         | CommitPoint::ConversationReady
         | CommitPoint::Register
         | CommitPoint::MakeDevice

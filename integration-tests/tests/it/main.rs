@@ -13,6 +13,7 @@ mod database;
 mod held;
 mod intake;
 mod killed;
+mod large;
 mod making;
 mod operators;
 mod privacy;

@@ -10,6 +10,7 @@ use futures_util::future::try_join_all;
 use reqwest::Method;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use super::super::{
     client::{Client, ClientError, Message, SignIn},
@@ -18,6 +19,8 @@ use super::super::{
 
 /// How long something may take that a person waits for.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
+/// How often it is looked whether a conversation is made.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Why a promise was not kept, or could not be tried.
 pub(super) enum Trouble {
@@ -161,7 +164,16 @@ impl Scene {
 
     /// Dr Murphy begins a conversation.
     pub(super) async fn begin(&self, wanted: Value) -> Result<Talk, String> {
-        let (status, told) = self.api(&self.murphy, Method::POST, "/conversations", Some(&wanted)).await?;
+        let (mut status, mut told) =
+            self.api(&self.murphy, Method::POST, "/conversations", Some(&wanted)).await?;
+        let deadline = Instant::now() + LIMIT;
+        while status == 202 && Instant::now() < deadline {
+            sleep(LOOK).await;
+            let path = format!("/conversations/{}", told["id"].as_str().unwrap_or_default());
+            let (_, now) = self.api(&self.murphy, Method::GET, &path, None).await?;
+            status = if now["ready"] == true { 201 } else { 202 };
+            told = now;
+        }
         let id = told["id"].as_str().map(str::to_owned);
         let hub = told["hub_room_id"].as_str().and_then(|id| RoomId::parse(id).ok());
         match (status, id, hub) {

@@ -13,16 +13,14 @@ use super::{A_MOMENT, Engine, EngineError};
 use crate::{
     catch_up::{CaughtUp, Standing},
     crypto::CryptoError,
-    portals::Progress,
     store::StoreError,
 };
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
-/// How soon it is looked again whether the homeserver has made a room.
-const SOON: Duration = Duration::from_millis(500);
+/// How often it is looked who has come, while somebody is waited for.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 /// How long the homeserver may take for what it does by itself after a refusal.
 const QUIET: Duration = Duration::from_secs(2);
-const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 /// How late a message is at most that the homeserver has lost sight of. The question costs it some milliseconds.
 const BETWEEN_QUESTIONS: Duration = Duration::from_secs(10);
 const QUESTIONS_A_LOOK: u32 = 6;
@@ -30,7 +28,6 @@ const QUESTIONS_A_LOOK: u32 = 6;
 /// Begins all rounds.
 pub(super) fn begin(tasks: &mut JoinSet<()>, engine: &Arc<Engine>) {
     tasks.spawn(receive(Arc::downgrade(engine)));
-    tasks.spawn(go_on_making(Arc::downgrade(engine)));
     tasks.spawn(care_for_ghosts(Arc::downgrade(engine)));
     tasks.spawn(mend_stalls(Arc::downgrade(engine)));
     tasks.spawn(catch_up(Arc::downgrade(engine)));
@@ -75,6 +72,7 @@ impl Engine {
                 // What is under way ends; nothing else begins.
                 self.relays.stop().await;
                 self.sender.stop().await;
+                self.makers.stop().await;
                 if !known {
                     core.publish_again().await?;
                 }
@@ -150,6 +148,9 @@ impl Engine {
         }
         // Whoever waits for a key, a signature or a device looks again, also those who begin to wait just now: a
         // wake is kept for a worker that is busy.
+        if !goes_on {
+            self.make_unfinished().await?;
+        }
         if !goes_on || !news.devices.is_empty() {
             self.look_everywhere().await?;
         } else if news.keys {
@@ -182,31 +183,6 @@ async fn receive(engine: Weak<Engine>) {
     }
 }
 
-/// Unfinished conversations, made for as long as the engine lives: when one is told of, soon again where that failed,
-/// and once a minute.
-async fn go_on_making(engine: Weak<Engine>) {
-    let mut pause = AFTER_AN_ERROR;
-    while let Some(engine) = engine.upgrade() {
-        let mut receiving = engine.receiving();
-        if receiving.wait_for(Option::is_some).await.is_err() {
-            return;
-        }
-        match AssertUnwindSafe(engine.make_unfinished()).catch_unwind().await {
-            Ok(Ok(Some(progress))) => {
-                pause = AFTER_AN_ERROR;
-                let next = if progress == Progress::Done { BETWEEN_LOOKS } else { SOON };
-                drop(tokio::time::timeout(next, engine.unfinished.notified()).await);
-                continue;
-            }
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "unfinished conversations could not be read"),
-            Err(_) => tracing::error!("making a conversation panicked"),
-        }
-        drop(tokio::time::timeout(pause, engine.unfinished.notified()).await);
-        pause = (pause * 2).min(BETWEEN_LOOKS);
-    }
-}
-
 /// What came by no transaction, asked for now and then, and soon after there was a reason.
 async fn catch_up(weak: Weak<Engine>) {
     for round in 1_u32.. {
@@ -220,10 +196,15 @@ async fn catch_up(weak: Weak<Engine>) {
         }
         if round.is_multiple_of(QUESTIONS_A_LOOK)
             && let Some(engine) = weak.upgrade()
-            && let Err(error) = engine.look_everywhere().await
         {
             // A commit whose answer was lost has woken nobody.
-            tracing::warn!(%error, "what waits could not be looked for");
+            let looked = async {
+                engine.make_unfinished().await?;
+                engine.look_everywhere().await
+            };
+            if let Err(error) = looked.await {
+                tracing::warn!(%error, "what waits could not be looked for");
+            }
         }
         match AssertUnwindSafe(core.catch_up()).catch_unwind().await {
             // What follows from it is the next look's matter.
@@ -253,6 +234,7 @@ async fn mend_stalls(weak: Weak<Engine>) {
         tracing::info!("the database takes messages again");
         let woken = async {
             engine.core.store.nothing_is_put_off().await?;
+            engine.make_unfinished().await?;
             engine.look_everywhere().await
         };
         if let Err(error) = woken.await {

@@ -289,6 +289,7 @@ impl Core {
         let conversation = &leg.portal.conversation;
         self.store.leg_has_failed(leg, conversation, refusal.code(), notice.as_ref(), now).await?;
         self.counts.given_up();
+        self.changed(conversation);
         if let Some(notice) = notice {
             self.wake_senders(&[notice.portal]);
         }

@@ -1,15 +1,18 @@
 //! Conversations, who takes part, and their portals.
 
+use std::collections::HashSet;
+
 use parlour_domain::{
     ConversationId, ConversationName, Mode, NewConversation, Person, PersonId, PortalId, PortalKind, Subject,
     Timestamp,
 };
-use ruma::{OwnedRoomId, RoomId, UserId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 
 use super::{
     Store, StoreError, matrix_id, one_row, parsed,
     people::PersonRow,
     seal::{Owner, Place},
+    transaction::Transaction,
 };
 use crate::commit_point::CommitPoint;
 
@@ -64,6 +67,26 @@ impl Portal {
     }
 }
 
+/// A request that its client may make again when it has heard no answer: it chose a key for it.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// The key, which is the caller's own.
+    pub key: &'a str,
+    /// What is asked for; it is the same when the request is made again.
+    pub body: &'a str,
+}
+
+/// What writing a new conversation down came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It is written down.
+    Now,
+    /// The same request has begun this one before.
+    Before(ConversationId),
+    /// Another request of the caller's had this key.
+    Otherwise,
+}
+
 const CONVERSATION: &str = "conversations";
 type ConversationRow = (String, Vec<u8>, Option<Vec<u8>>, String, String, i64, i64);
 
@@ -72,6 +95,7 @@ fn place<'a>(column: &'static str, id: &'a ConversationId) -> Place<'a> {
 }
 
 const PORTAL: &str = "portals";
+const JOINED: &str = "INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 pub(super) type PortalRow = (String, String, Option<String>, Option<String>, Option<i64>);
 
 pub(super) fn portal(
@@ -87,7 +111,8 @@ pub(super) fn portal(
 }
 
 impl Store {
-    /// Writes a new conversation down, with its participants and portals, none of them made yet.
+    /// Writes a new conversation down, with its participants and portals, none of them made yet; but only once for one
+    /// `request`, however often it is made.
     ///
     /// # Errors
     /// When the database fails.
@@ -96,23 +121,24 @@ impl Store {
         id: &ConversationId,
         new: &NewConversation,
         portals: &[(PortalId, Option<PersonId>)],
+        request: Option<Request<'_>>,
         at: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Begun, StoreError> {
+        // What its client has chosen may say anything, so it is kept as a hash.
+        let request = request.map(|request| {
+            let name = self.practice_key().name(&["request", new.owner.as_str(), request.key]);
+            (name, self.practice_key().name(&["request-body", request.body]))
+        });
+        let (name, body) = request.unzip();
         let mut tx = self.begin_unordered().await?;
-        let key = self.keys.make(&mut tx, &Owner::Conversation(id.clone())).await?;
-        let subject = new.subject.as_ref();
-        sqlx::query(
-            "INSERT INTO conversations (id, name, subject, mode, owner_id, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6)",
-        )
-        .bind(id.as_str())
-        .bind(key.seal(place("name", id), new.name.as_str().as_bytes()))
-        .bind(subject.map(|subject| key.seal(place("subject", id), subject.as_str().as_bytes())))
-        .bind(new.mode.as_str())
-        .bind(new.owner.as_str())
-        .bind(at.millis())
-        .execute(&mut *tx)
-        .await?;
+        if !self.add_row(&mut tx, id, new, (name.as_deref(), body.as_deref()), at).await? {
+            let sql = "SELECT id, request_body FROM conversations WHERE request = $1";
+            let (before, same): (String, Option<String>) =
+                sqlx::query_as(sql).bind(name).fetch_one(&mut *tx).await?;
+            self.leave(tx).await?;
+            let before = parsed(CONVERSATION, &before)?;
+            return Ok(if same == body { Begun::Before(before) } else { Begun::Otherwise });
+        }
         for person in new.staff.iter().chain(&new.patients) {
             sqlx::query(
                 "INSERT INTO participants (conversation_id, person_id, may_send_one_way) VALUES ($1, $2, $3)",
@@ -131,7 +157,36 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
         }
-        self.commit(tx, CommitPoint::ConversationKept).await
+        self.commit(tx, CommitPoint::ConversationKept).await?;
+        Ok(Begun::Now)
+    }
+
+    /// Writes the conversation itself down, unless its request has begun one before.
+    async fn add_row(
+        &self,
+        tx: &mut Transaction,
+        id: &ConversationId,
+        new: &NewConversation,
+        (request, body): (Option<&str>, Option<&str>),
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let key = self.keys.make(tx, &Owner::Conversation(id.clone())).await?;
+        let subject = new.subject.as_ref();
+        let added = sqlx::query(
+            "INSERT INTO conversations (id, name, subject, mode, owner_id, created_at, request, request_body)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (request) DO NOTHING",
+        )
+        .bind(id.as_str())
+        .bind(key.seal(place("name", id), new.name.as_str().as_bytes()))
+        .bind(subject.map(|subject| key.seal(place("subject", id), subject.as_str().as_bytes())))
+        .bind(new.mode.as_str())
+        .bind(new.owner.as_str())
+        .bind(at.millis())
+        .bind(request)
+        .bind(body)
+        .execute(&mut **tx)
+        .await?;
+        Ok(added.rows_affected() == 1)
     }
 
     async fn conversation_of_row(
@@ -274,6 +329,34 @@ impl Store {
         .collect()
     }
 
+    /// The portals of a conversation that are not ready, the hub last.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn unready_portals(&self, id: &ConversationId) -> Result<Vec<Portal>, StoreError> {
+        sqlx::query_as(
+            "SELECT id, conversation_id, patient_id, room_id, attempted FROM portals
+             WHERE conversation_id = $1 AND ready = 0 ORDER BY patient_id IS NULL, patient_id",
+        )
+        .bind(id.as_str())
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(portal)
+        .collect()
+    }
+
+    /// The rooms of all portals.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rooms(&self) -> Result<HashSet<OwnedRoomId>, StoreError> {
+        let rows: Vec<(String,)> = sqlx::query_as("SELECT room_id FROM portals WHERE room_id IS NOT NULL")
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(|(id,)| matrix_id(PORTAL, id)).collect()
+    }
+
     /// The portal with this id.
     ///
     /// # Errors
@@ -335,6 +418,23 @@ impl Store {
         one_row(PORTAL, &self.alone(CommitPoint::PortalMade, made).await?)
     }
 
+    /// A portal's room has whom it needs: they were joined.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn portal_is_ready(&self, id: &PortalId, members: &[OwnedUserId]) -> Result<(), StoreError> {
+        let mut tx = self.begin_unordered().await?;
+        for user_id in members {
+            sqlx::query(JOINED).bind(id.as_str()).bind(user_id.as_str()).execute(&mut *tx).await?;
+        }
+        let ready = sqlx::query("UPDATE portals SET ready = 1 WHERE id = $1 AND room_id IS NOT NULL")
+            .bind(id.as_str())
+            .execute(&mut *tx)
+            .await?;
+        one_row(PORTAL, &ready)?;
+        self.commit(tx, CommitPoint::PortalReady).await
+    }
+
     /// Whether somebody was joined to a portal before.
     ///
     /// # Errors
@@ -354,8 +454,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn joined(&self, portal: &PortalId, user_id: &UserId) -> Result<(), StoreError> {
-        let sql = "INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-        let came = sqlx::query(sql).bind(portal.as_str()).bind(user_id.as_str());
+        let came = sqlx::query(JOINED).bind(portal.as_str()).bind(user_id.as_str());
         self.alone(CommitPoint::MemberCame, came).await.map(drop)
     }
 

@@ -9,6 +9,7 @@ mod inbox;
 mod machine;
 mod outbox;
 mod people;
+mod progress;
 mod record;
 mod recovery;
 mod repairs;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 
 use sqlx::{Any, AnyPool, Database, any::AnyQueryResult, query::Query};
 
-pub use conversations::{Conversation, Participant, Portal};
+pub use conversations::{Begun, Conversation, Participant, Portal, Request};
 pub use copy::CopyError;
 pub use database::DatabaseUrl;
 pub use figures::Figures;
@@ -34,6 +35,7 @@ pub use inbox::{Arrived, InboxRow, MegolmIndex, Outcome, RelayedMessage};
 pub use machine::MachineStore;
 pub use outbox::{Leg, LegContent, NewLeg, Says};
 pub use people::OurUser;
+pub use progress::{Making, Sending};
 pub use repairs::{Landed, Repair, SentLeg, SessionName, UnreadableSession, Why};
 pub use seal::{InvalidMasterKey, MasterKey};
 pub use seen::{DeviceNews, Known, KnownDevice};

@@ -127,7 +127,7 @@ async fn world(database: &TestDatabase) -> World {
     let portals: Vec<_> = [None, Some(ann.clone()), Some(ben)]
         .map(|patient| (PortalId::from_bytes(Counting.bytes()), patient))
         .into();
-    store.add_conversation(&conversation, &new, &portals, AT).await.expect("kept");
+    store.add_conversation(&conversation, &new, &portals, None, AT).await.expect("kept");
     for (n, (portal, _)) in portals.iter().enumerate() {
         let room = ruma::RoomId::parse(format!("!r{n}:x")).expect("a room");
         store.portal_is_made(portal, &room).await.expect("made");

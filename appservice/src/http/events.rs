@@ -1,0 +1,242 @@
+//! How far the making of a conversation and its messages have come, told as it changes: Server-Sent Events
+//! (WHATWG HTML §9.2), for staff who take part. Numbers and ids of messages; nobody's name.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    extract::{Path, State},
+    response::{
+        IntoResponse,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures_util::stream;
+use parlour_domain::{ConversationId, PersonId};
+use parlour_engine::{Making, Sending};
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Edge,
+    auth::{Caller, Token},
+    conversations::sending,
+    error::Refused,
+};
+
+/// No more often than this is anything told.
+const PAUSE: Duration = Duration::from_millis(250);
+/// So often it is looked whether the caller may still hear it; and whether there is anything that nobody has told of.
+const LOOK: Duration = Duration::from_secs(5);
+const MOST_OF_A_PERSON: usize = 8;
+const MOST: usize = 500;
+
+/// The streams that are open.
+#[derive(Clone, Default)]
+pub(crate) struct Streams(Arc<Mutex<HashMap<PersonId, usize>>>);
+
+/// One of them; dropped, it is closed.
+struct Seat {
+    streams: Streams,
+    person: PersonId,
+}
+
+impl Streams {
+    fn open(&self, person: &PersonId) -> Result<Seat, Refused> {
+        let mut open = self.counts();
+        let own = open.get(person).copied().unwrap_or_default();
+        if own >= MOST_OF_A_PERSON || open.values().sum::<usize>() >= MOST {
+            return Err(Refused::TooManyStreams);
+        }
+        open.insert(person.clone(), own + 1);
+        Ok(Seat { streams: self.clone(), person: person.clone() })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<PersonId, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut open = self.streams.counts();
+        let left = open.get(&self.person).map_or(0, |own| own.saturating_sub(1));
+        if left == 0 {
+            open.remove(&self.person);
+        } else {
+            open.insert(self.person.clone(), left);
+        }
+    }
+}
+
+/// `GET /_parlour/v1/conversations/{id}/events`: for staff who take part; for anybody else it is not there. First how it
+/// stands, then what changes. It ends when the caller's rights end, and when Parlour stops.
+pub(crate) async fn events(
+    Caller(caller): Caller,
+    token: Token,
+    State(edge): State<Arc<Edge>>,
+    Path(id): Path<String>,
+) -> Result<impl IntoResponse, Refused> {
+    let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
+    if !caller.role.is_staff() || !edge.engine.store().takes_part(&id, &caller.id).await? {
+        return Err(Refused::NotFound);
+    }
+    let seat = edge.streams.open(&caller.id)?;
+    let changes = edge.engine.changes(&id);
+    let stopping = edge.stopping.clone();
+    let mut listener = Listener {
+        edge,
+        token,
+        id,
+        changes,
+        stopping,
+        told: Told::default(),
+        next: VecDeque::new(),
+        looked: Instant::now(),
+        _seat: seat,
+    };
+    listener.look().await?;
+    let events = stream::unfold(listener, |mut listener| async move {
+        let event = listener.next().await?;
+        Some((Ok::<_, Infallible>(event), listener))
+    });
+    // A proxy in between must not keep anything back.
+    Ok(([("x-accel-buffering", "no")], Sse::new(events).keep_alive(KeepAlive::default())))
+}
+
+/// Somebody who listens.
+struct Listener {
+    edge: Arc<Edge>,
+    token: Token,
+    id: ConversationId,
+    changes: watch::Receiver<()>,
+    stopping: watch::Receiver<bool>,
+    told: Told,
+    next: VecDeque<Event>,
+    /// When the rights were looked at last.
+    looked: Instant,
+    _seat: Seat,
+}
+
+/// What was told last.
+#[derive(Default)]
+struct Told {
+    making: Option<Making>,
+    sending: Vec<Sending>,
+}
+
+impl Listener {
+    /// The next event; none when there is no more to be told.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.next.pop_front() {
+                return Some(event);
+            }
+            let soonest = Instant::now() + PAUSE;
+            let (changes, stopping) = (&mut self.changes, &mut self.stopping);
+            tokio::select! {
+                changed = changes.changed() => changed.ok()?,
+                _ = stopping.wait_for(|stopping| *stopping) => return None,
+                () = sleep_until(self.looked + LOOK) => {}
+            }
+            tokio::select! {
+                _ = stopping.wait_for(|stopping| *stopping) => return None,
+                () = sleep_until(soonest) => {}
+            }
+            if self.looked.elapsed() >= LOOK {
+                self.looked = Instant::now();
+                if !self.may_listen().await {
+                    return None;
+                }
+            }
+            // Where the database fails, whoever listens comes again.
+            self.look().await.ok()?;
+        }
+    }
+
+    /// Whether the caller may still hear it. What cannot be found out is a no.
+    async fn may_listen(&self) -> bool {
+        let Ok(Caller(caller)) = self.token.caller(&self.edge).await else { return false };
+        let takes_part = self.edge.engine.store().takes_part(&self.id, &caller.id).await;
+        caller.role.is_staff() && takes_part.unwrap_or(false)
+    }
+
+    /// Looks how it stands, and puts down what is to be told.
+    async fn look(&mut self) -> Result<(), Refused> {
+        self.changes.mark_unchanged();
+        let store = self.edge.engine.store();
+        let making = store.making(&self.id).await?.ok_or(Refused::NotFound)?;
+        let under_way = store.sending(&self.id).await?;
+        self.next.extend(self.told.news(making, under_way));
+        Ok(())
+    }
+}
+
+impl Told {
+    /// What is new about how it stands.
+    fn news(&mut self, making: Making, under_way: Vec<Sending>) -> Vec<Event> {
+        let mut news = Vec::new();
+        if self.making != Some(making) {
+            let data = json!({ "made": making.made, "of": making.of, "ready": making.ready });
+            news.push(Event::default().event("progress").data(data.to_string()));
+            self.making = Some(making);
+        }
+        // Oldest first, as they were written.
+        for message in under_way.iter().rev().filter(|message| !self.sending.contains(message)) {
+            news.push(Event::default().event("sending").data(sending(message).to_string()));
+        }
+        self.sending = under_way;
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parlour_domain::MessageId;
+
+    #[test]
+    fn a_person_has_so_many_streams_and_no_more_until_one_is_closed() {
+        let streams = Streams::default();
+        let [ann, ben] = [1, 2].map(|n| PersonId::from_bytes([n; 16]));
+        let mut seats: Vec<_> =
+            (0..MOST_OF_A_PERSON).map(|_| streams.open(&ann).unwrap_or_else(|_| panic!("a seat"))).collect();
+        assert!(streams.open(&ann).is_err(), "one too many");
+        let other = streams.open(&ben).unwrap_or_else(|_| panic!("a seat of another's"));
+        seats.pop();
+        seats.push(streams.open(&ann).unwrap_or_else(|_| panic!("a seat that is free")));
+        drop((seats, other));
+        assert!(streams.counts().is_empty());
+    }
+
+    #[test]
+    fn only_what_is_new_is_told() {
+        let mut told = Told::default();
+        let making = |made| Making { made, of: 3, ready: made == 3 };
+        let message = |n: u8, sent| Sending {
+            message: MessageId::from_bytes([n; 16]),
+            event_id: ruma::EventId::parse(format!("$e{n}:x")).expect("an id"),
+            sent,
+            held: 0,
+            waiting: 2 - sent,
+            failed: 0,
+            of: 2,
+        };
+        for (name, made, under_way, news) in [
+            ("how it stands", 0, vec![message(1, 0)], 2),
+            ("nothing new", 0, vec![message(1, 0)], 0),
+            ("a room", 1, vec![message(1, 0)], 1),
+            ("a leg, and another message", 1, vec![message(2, 0), message(1, 1)], 2),
+            ("one that is done is told of no more", 1, vec![message(2, 0)], 0),
+        ] {
+            assert_eq!(told.news(making(made), under_way).len(), news, "{name}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Conversations as the listeners begin them and look at them: written down first, then made by workers.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use parlour_domain::{ConversationId, NewConversation, PortalId};
+use tokio::{sync::watch, time::Instant};
+
+use super::{Core, Engine, EngineError};
+use crate::store::{Begun, Request, StoreError};
+
+impl Core {
+    /// Something about a conversation has changed that somebody may be looking at: how far its making has come, or its
+    /// messages.
+    pub(crate) fn changed(&self, conversation: &ConversationId) {
+        self.changes.tell(conversation);
+    }
+
+    /// As [`Core::changed`], of the conversations that these portals belong to.
+    pub(crate) async fn changed_in(&self, portals: &[PortalId]) {
+        if !self.changes.interest() {
+            return;
+        }
+        for portal in portals {
+            // Whoever looks at it looks again by themselves, too.
+            if let Ok(portal) = self.store.portal(portal).await {
+                self.changed(&portal.conversation);
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Begins a conversation. When this returns well it is written down, and its making has begun. The same `request`,
+    /// made again, begins no other.
+    ///
+    /// # Errors
+    /// [`EngineError::OtherRequest`]; or the database fails: then there is no conversation.
+    pub async fn begin(
+        &self,
+        new: &NewConversation,
+        request: Option<Request<'_>>,
+    ) -> Result<ConversationId, EngineError> {
+        let id = ConversationId::from_bytes(self.core.ghosts.chance.bytes());
+        let portal = || PortalId::from_bytes(self.core.ghosts.chance.bytes());
+        let spokes = new.patients.iter().map(|patient| (portal(), Some(patient.clone())));
+        let portals: Vec<_> = std::iter::once((portal(), None)).chain(spokes).collect();
+        match self.core.store.add_conversation(&id, new, &portals, request, self.core.clock.now()).await? {
+            Begun::Now => {
+                self.wake_maker(&id).await;
+                Ok(id)
+            }
+            Begun::Before(before) => Ok(before),
+            Begun::Otherwise => Err(EngineError::OtherRequest),
+        }
+    }
+
+    /// Waits until a conversation is made, but no longer than this.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn made_within(&self, id: &ConversationId, limit: Duration) -> Result<(), EngineError> {
+        let deadline = Instant::now() + limit;
+        let mut changes = self.changes(id);
+        while let Some(conversation) = self.core.store.conversation(id).await?
+            && !conversation.ready
+        {
+            match tokio::time::timeout_at(deadline, changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hears of each change of a conversation from now on: how far its making has come, or its messages.
+    #[must_use]
+    pub fn changes(&self, id: &ConversationId) -> watch::Receiver<()> {
+        self.core.changes.watch(id)
+    }
+
+    /// Has the workers look of conversations that are not made.
+    pub(super) async fn make_unfinished(&self) -> Result<(), StoreError> {
+        for id in self.core.store.unfinished_conversations().await? {
+            self.wake_maker(&id).await;
+        }
+        Ok(())
+    }
+
+    async fn wake_maker(&self, id: &ConversationId) {
+        let core = Arc::clone(&self.core);
+        let failed = Arc::new(AtomicU32::new(0));
+        let work = move |id| {
+            let (core, failed) = (Arc::clone(&core), Arc::clone(&failed));
+            async move {
+                let (again, failures) = core.make(&id, failed.load(Ordering::Relaxed)).await;
+                failed.store(failures, Ordering::Relaxed);
+                again
+            }
+        };
+        self.makers.wake(id, work).await;
+    }
+}

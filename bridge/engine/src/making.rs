@@ -1,0 +1,273 @@
+//! Making a conversation: a saga of steps that can each be repeated, so that a crash anywhere leaves nothing to be cleaned
+//! up and nothing made twice. Its portals are made side by side, and several conversations too; who writes meanwhile is
+//! not kept waiting, because each request is made under a turn ([`crate::turns`]).
+
+use std::{collections::HashMap, time::Duration};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use parlour_domain::{ConversationId, PORTAL_EVENT, PortalId, PortalKind, Timestamp};
+use ruma::{OwnedRoomId, OwnedUserId};
+use tokio::sync::OnceCell;
+
+use crate::{
+    commit_point::CommitPoint,
+    crypto::CryptoError,
+    engine::Core,
+    faults::faulty,
+    homeserver::HomeserverError,
+    keyed::Again,
+    portals::{people_of, room_request},
+    store::{Conversation, Participant, Portal},
+    turns::{MAKING, Party},
+};
+
+/// So long the homeserver may take to make a room, by far, when nobody waits for it any more.
+const LONGEST_MAKING_MILLIS: i64 = 5_000;
+/// How many portals are in hand at once: more than there are turns, so that no turn waits for a commit.
+const IN_HAND: usize = MAKING + MAKING / 2;
+/// How soon it is looked again whether the homeserver has made a room.
+const SOON: Duration = Duration::from_millis(500);
+const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How far the making of something has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// It is made.
+    Done,
+    /// It may be in the making by an earlier attempt: look again soon.
+    Waiting,
+}
+
+/// What has become of an earlier attempt to make a room.
+enum Earlier {
+    No,
+    Perhaps,
+    Made(OwnedRoomId),
+}
+
+/// One run of the making of a conversation.
+struct Job<'a> {
+    conversation: &'a Conversation,
+    participants: &'a [Participant],
+    party: Party,
+    /// When it began, before it was looked which rooms stand.
+    begun: Timestamp,
+    /// The rooms that earlier attempts have made, when we heard no answer.
+    earlier: HashMap<PortalId, OwnedRoomId>,
+    /// The owner's ghost, once somebody has asked for it.
+    owners_ghost: OnceCell<OwnedUserId>,
+}
+
+impl Core {
+    /// One look of a conversation's worker: makes what is missing of it. `failures`: how many looks before have failed.
+    pub(crate) async fn make(&self, id: &ConversationId, failures: u32) -> (Again, u32) {
+        if !self.may_work() {
+            // When that ends, everybody is woken.
+            return (Again::WhenWoken, 0);
+        }
+        let made = async {
+            match self.store.conversation(id).await? {
+                Some(conversation) if !conversation.ready => self.make_portals(&conversation).await,
+                _ => Ok(Progress::Done),
+            }
+        };
+        match made.await {
+            Ok(Progress::Done) => (Again::WhenWoken, 0),
+            Ok(Progress::Waiting) => (Again::After(SOON), failures),
+            Err(error) => {
+                tracing::warn!(conversation = %id, %error, "a conversation is not made yet");
+                let pause = (AFTER_AN_ERROR * 2u32.saturating_pow(failures.min(16))).min(LONGEST_PAUSE);
+                (Again::After(pause), failures.saturating_add(1))
+            }
+        }
+    }
+
+    /// Makes what is missing of a conversation: rooms, people, the ghosts that are there from the beginning. The hub
+    /// comes last, so that as a rule nobody writes before everybody can read; what is written before waits. What fails in
+    /// one portal keeps no other from being made.
+    async fn make_portals(&self, conversation: &Conversation) -> Result<Progress, CryptoError> {
+        let participants = self.store.participants(&conversation.id).await?;
+        let portals = self.store.unready_portals(&conversation.id).await?;
+        let party = Party::Making(conversation.id.clone());
+        let begun = self.clock.now();
+        let earlier = self.made_before(&portals, &party).await?;
+        let owners_ghost = OnceCell::new();
+        let job = Job { conversation, participants: &participants, party, begun, earlier, owners_ghost };
+        let (spokes, hub): (Vec<_>, Vec<_>) =
+            portals.into_iter().partition(|portal| portal.kind() == PortalKind::Spoke);
+        let (mut outcome, mut progress) = (Ok(()), Progress::Done);
+        for portals in [spokes, hub] {
+            let mut waiting = portals.into_iter();
+            let mut in_hand: FuturesUnordered<_> =
+                waiting.by_ref().take(IN_HAND).map(|portal| self.make_portal(&job, portal)).collect();
+            while let Some(made) = in_hand.next().await {
+                match made {
+                    Ok(Progress::Done) => {}
+                    Ok(Progress::Waiting) => progress = Progress::Waiting,
+                    Err(error) => outcome = Err(error),
+                }
+                in_hand.extend(waiting.next().map(|portal| self.make_portal(&job, portal)));
+            }
+        }
+        outcome?;
+        if progress == Progress::Done {
+            self.store.conversation_is_ready(&conversation.id).await?;
+            self.changed(&conversation.id);
+        }
+        Ok(progress)
+    }
+
+    async fn make_portal(&self, job: &Job<'_>, mut portal: Portal) -> Result<Progress, CryptoError> {
+        let made = self.portal_made(job, &mut portal).await;
+        if let Err(error) = &made {
+            tracing::warn!(
+                conversation = %portal.conversation, portal = %portal.id, %error,
+                "a portal is not made yet"
+            );
+        }
+        self.changed(&portal.conversation);
+        self.wake_senders(&[portal.id]);
+        made
+    }
+
+    /// The steps of one portal, in order.
+    async fn portal_made(&self, job: &Job<'_>, portal: &mut Portal) -> Result<Progress, CryptoError> {
+        if !self.may_work() {
+            return Ok(Progress::Waiting);
+        }
+        let people = people_of(portal, job.participants);
+        if portal.room_id.is_none() {
+            portal.room_id = self.make_room(job, portal, &people).await?;
+        }
+        let Some(room_id) = portal.room_id.clone() else { return Ok(Progress::Waiting) };
+        let mut members = Vec::with_capacity(people.len() + 1);
+        for person in people {
+            let owner = person.person.id == job.conversation.owner;
+            if faulty!(self.settings, OwnerOnly) && person.person.role.is_staff() && !owner {
+                continue;
+            }
+            self.join(job, portal, &room_id, &person.person.user_id).await?;
+            members.push(person.person.user_id.clone());
+        }
+        if let Some(ghost) = self.first_ghost(job, portal).await? {
+            self.join(job, portal, &room_id, &ghost).await?;
+            members.push(ghost);
+        }
+        self.store.portal_is_ready(&portal.id, &members).await?;
+        Ok(Progress::Done)
+    }
+
+    /// Joins somebody to a room that is made. That it is done is written down for all of them together.
+    async fn join(
+        &self,
+        job: &Job<'_>,
+        portal: &Portal,
+        room_id: &OwnedRoomId,
+        user_id: &OwnedUserId,
+    ) -> Result<(), CryptoError> {
+        if self.store.has_joined(&portal.id, user_id).await? {
+            return Ok(());
+        }
+        let bot = self.ghosts.bot().await?;
+        let joined = self.homeserver.join(bot.intent(), room_id, user_id);
+        Ok(self.turns.take(&job.party, joined).await?)
+    }
+
+    /// The ghost that is in a portal from the beginning: the owner's in each spoke, and a single patient's in the hub.
+    /// The others come when they first speak.
+    async fn first_ghost(&self, job: &Job<'_>, portal: &Portal) -> Result<Option<OwnedUserId>, CryptoError> {
+        let ghost = async |person: &Participant| {
+            let machine = self.ghosts.of(&person.person).await?;
+            Ok::<_, CryptoError>(machine.intent().user_id.clone())
+        };
+        if portal.kind() == PortalKind::Hub {
+            let mut patients = job.participants.iter().filter(|p| !p.person.role.is_staff());
+            return match (patients.next(), patients.next()) {
+                (Some(only), None) => ghost(only).await.map(Some),
+                _ => Ok(None),
+            };
+        }
+        let owner = job.participants.iter().find(|p| p.person.id == job.conversation.owner);
+        let Some(owner) = owner else { return Ok(None) };
+        // All spokes ask for the same one.
+        Ok(Some(job.owners_ghost.get_or_try_init(|| ghost(owner)).await?.clone()))
+    }
+
+    /// The portal's room; none while an earlier attempt may still be making it.
+    async fn make_room(
+        &self,
+        job: &Job<'_>,
+        portal: &Portal,
+        people: &[&Participant],
+    ) -> Result<Option<OwnedRoomId>, CryptoError> {
+        let room_id = match job.earlier(portal) {
+            Earlier::Made(room_id) => room_id,
+            Earlier::Perhaps => return Ok(None),
+            Earlier::No => {
+                let patients = job.participants.iter().filter(|p| !p.person.role.is_staff()).count();
+                let request = room_request(&self.settings, job.conversation, portal, people, patients);
+                let bot = self.ghosts.bot().await?;
+                let path = "/_matrix/client/v3/createRoom";
+                // Written down when it is its turn, so that what is written down is when the homeserver began.
+                let asked = async {
+                    if let Err(error) = self.store.portal_is_attempted(&portal.id, self.clock.now()).await {
+                        return Ok(Err(error));
+                    }
+                    let (point, post) = (CommitPoint::CreateRoom, http::Method::POST);
+                    self.homeserver.call(point, Some(bot.intent()), post, path, &request).await.map(Ok)
+                };
+                let answer = self.turns.take(&job.party, asked).await;
+                if answer.as_ref().is_err_and(HomeserverError::is_passing) {
+                    // It may be at it until now.
+                    self.store.portal_is_attempted(&portal.id, self.clock.now()).await?;
+                }
+                let answer = answer??;
+                let room_id = answer["room_id"].as_str().and_then(|id| OwnedRoomId::try_from(id).ok());
+                room_id.ok_or(HomeserverError::Nonsense(path))?
+            }
+        };
+        self.store.portal_is_made(&portal.id, &room_id).await?;
+        Ok(Some(room_id))
+    }
+
+    /// The rooms that earlier attempts have made for these portals, when we heard no answer: a room says itself whose it
+    /// is. It is looked for once for all of them.
+    async fn made_before(
+        &self,
+        portals: &[Portal],
+        party: &Party,
+    ) -> Result<HashMap<PortalId, OwnedRoomId>, CryptoError> {
+        let mut made = HashMap::new();
+        if !portals.iter().any(|portal| portal.room_id.is_none() && portal.attempted.is_some()) {
+            return Ok(made);
+        }
+        let bot = self.ghosts.bot().await?;
+        // What becomes known after this is in the list of the homeserver already, or not yet in either.
+        let rooms = self.turns.take(party, self.homeserver.joined_rooms(bot.intent())).await?;
+        let known = self.store.rooms().await?;
+        for room_id in rooms.into_iter().filter(|room_id| !known.contains(room_id)) {
+            let says = self.homeserver.state(bot.intent(), &room_id, PORTAL_EVENT);
+            let says = self.turns.take(party, says).await?;
+            let portal = says.and_then(|content| content["portal"].as_str()?.parse().ok());
+            if let Some(portal) = portal {
+                made.insert(portal, room_id);
+            }
+        }
+        Ok(made)
+    }
+}
+
+impl Job<'_> {
+    /// What became of an earlier attempt to make a portal's room. The homeserver may still be at it, if that was just
+    /// now: it goes on when whoever asked is gone.
+    fn earlier(&self, portal: &Portal) -> Earlier {
+        let Some(attempted) = portal.attempted else { return Earlier::No };
+        if let Some(room_id) = self.earlier.get(&portal.id) {
+            return Earlier::Made(room_id.clone());
+        }
+        let ago = self.begun.millis() - attempted.millis();
+        // What seems to lie ahead was before the clock was set back.
+        if (0..LONGEST_MAKING_MILLIS).contains(&ago) { Earlier::Perhaps } else { Earlier::No }
+    }
+}
