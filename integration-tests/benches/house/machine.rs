@@ -57,6 +57,39 @@ pub fn memory(pid: u32) -> (f64, f64) {
     (of("VmRSS:"), of("VmHWM:"))
 }
 
+/// How much of the machine has been used so far, by anybody and by us.
+#[derive(Clone, Copy, Debug)]
+pub struct Busy {
+    all: u64,
+    busy: u64,
+    ours: u64,
+}
+
+impl Busy {
+    /// Until now. What our children have used counts as ours once they have ended.
+    pub fn now() -> Self {
+        let ticks = |text: &str, skip: usize, take: usize| -> Vec<u64> {
+            let fields = text.split_whitespace().skip(skip).take(take);
+            fields.filter_map(|field| field.parse().ok()).collect()
+        };
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        // user, nice, system, idle, waiting for the disk, interrupts of two kinds, stolen by the host (proc(5)).
+        let machine = ticks(stat.lines().next().unwrap_or_default(), 1, 8);
+        let all: u64 = machine.iter().sum();
+        let idle: u64 = machine.iter().skip(3).take(2).sum();
+        let own = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let ours = ticks(own.rsplit(')').next().unwrap_or_default(), 11, 4).iter().sum();
+        Self { all, busy: all - idle, ours }
+    }
+
+    /// The share of the machine, in percent, that others have used since.
+    pub fn others_since(self) -> f64 {
+        let now = Self::now();
+        let others = (now.busy - self.busy).saturating_sub(now.ours - self.ours);
+        100.0 * others as f64 / (now.all - self.all).max(1) as f64
+    }
+}
+
 /// Sends a process a signal by its name.
 pub async fn signal(pid: u32, name: &str) {
     let mut command = Command::new("kill");
@@ -65,8 +98,8 @@ pub async fn signal(pid: u32, name: &str) {
     assert!(status.success(), "kill -{name}");
 }
 
-/// What it is measured on, and what is measured.
-pub fn described(synapse: &str) -> Value {
+/// What it is measured on, and what is measured; `others` is the share of the machine that others used meanwhile.
+pub fn described(synapse: &str, others: f64) -> Value {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
@@ -79,6 +112,7 @@ pub fn described(synapse: &str) -> Value {
         "build": if cfg!(debug_assertions) { "debug" } else { "release" },
         "synapse": synapse,
         "matrix-sdk-crypto": matrix_sdk_crypto::VERSION,
+        "others_percent": others,
     })
 }
 
@@ -86,7 +120,7 @@ pub fn described(synapse: &str) -> Value {
 pub fn in_a_line(machine: &Value) -> String {
     let text = |name: &str| machine[name].as_str().unwrap_or_default().to_owned();
     format!(
-        "{} cores, {}, Linux {}; Parlour {} ({}), Synapse {}, matrix-sdk-crypto {}",
+        "{} cores, {}, Linux {}; Parlour {} ({}), Synapse {}, matrix-sdk-crypto {}; others used {:.0} % of it",
         machine["cores"],
         text("processor"),
         text("kernel"),
@@ -94,5 +128,6 @@ pub fn in_a_line(machine: &Value) -> String {
         text("build"),
         text("synapse"),
         text("matrix-sdk-crypto"),
+        machine["others_percent"].as_f64().unwrap_or_default(),
     )
 }

@@ -13,11 +13,12 @@ mod say;
 mod table;
 mod tap;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 
 use self::{
+    machine::Busy,
     rows::{ALL, Context, Sizes},
     say::say,
     table::Table,
@@ -42,6 +43,9 @@ struct Arguments {
     /// Ends with exit code 1 when something is over its limit.
     #[arg(long)]
     check: bool,
+    /// On a machine that others use too: waits before each measurement until they let it be, at most so many seconds.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    wait_for_others: u64,
     /// What cargo adds.
     #[arg(long, hide = true)]
     bench: bool,
@@ -54,13 +58,14 @@ fn main() -> ExitCode {
         eprintln!("bench: there is no row {unknown}; there are {names}.");
         return ExitCode::FAILURE;
     }
+    let _ = practice::WAIT_FOR_OTHERS.set(Duration::from_secs(arguments.wait_for_others));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(run(&arguments))
 }
 
 async fn run(arguments: &Arguments) -> ExitCode {
     let sizes = if arguments.quick { Sizes::quick() } else { Sizes::whole(arguments.rounds) };
-    let mut context = Context::new(sizes);
+    let (busy, mut context) = (Busy::now(), Context::new(sizes));
     let mut table = Table::default();
     for row in ALL {
         if arguments.only.is_empty() || arguments.only.iter().any(|name| name == row.name) {
@@ -69,7 +74,7 @@ async fn run(arguments: &Arguments) -> ExitCode {
         }
     }
     context.close().await;
-    let machine = machine::described(practice::synapse());
+    let machine = machine::described(practice::synapse(), busy.others_since());
     if arguments.json {
         println!("{}", table.json(&machine));
     } else {

@@ -1,7 +1,7 @@
 //! A practice to be measured: Synapse, Parlour as a process of its own, a tap on each of the two ways between them, and as many
 //! people as a row needs.
 
-use std::{process::Stdio, time::Duration};
+use std::{process::Stdio, sync::OnceLock, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use parlour::{
@@ -32,7 +32,7 @@ use tokio::{
 
 use crate::{
     devices::{Equipment, equip},
-    machine::{Cpu, signal},
+    machine::{Busy, Cpu, signal},
     tap::Tap,
 };
 
@@ -73,6 +73,9 @@ struct Process {
     _orders: ChildStdin,
 }
 
+/// How long it is waited for others to let the machine be before anything is measured; set once.
+pub static WAIT_FOR_OTHERS: OnceLock<Duration> = OnceLock::new();
+
 static SYNAPSE: OnceCell<String> = OnceCell::const_new();
 
 /// The version of the homeserver that the practices have, once there was one.
@@ -90,6 +93,8 @@ const WINDOWS: u32 = 4;
 const WINDOW: Duration = Duration::from_millis(100);
 /// … Parlour and the homeserver have used no more than this.
 const CALM: Duration = Duration::from_millis(6);
+/// Others let the machine be when they use no more than so many percent of it.
+const FEW_PERCENT: f64 = 15.0;
 /// So many accounts are made at once.
 const AT_ONCE: usize = 8;
 
@@ -288,7 +293,8 @@ impl Practice {
         self.is_still().await;
     }
 
-    /// Waits until nothing goes over the wire, and neither Parlour nor the homeserver is busy. It asks Parlour nothing.
+    /// Waits until nothing goes over the wire, and neither Parlour nor the homeserver is busy; then, for as long as it was told
+    /// to, until nobody else is. It asks Parlour nothing.
     pub async fn is_still(&self) {
         let deadline = Instant::now() + LIMIT * 3;
         let used = || [self.parlour.pid, self.homeserver.pid()].map(Cpu::of);
@@ -301,6 +307,14 @@ impl Practice {
             let is_calm = spent < CALM && still(&self.to_homeserver) && still(&self.to_parlour);
             calm = if is_calm { calm + 1 } else { 0 };
             before = now;
+        }
+        let deadline = Instant::now() + WAIT_FOR_OTHERS.get().copied().unwrap_or_default();
+        while Instant::now() < deadline {
+            let busy = Busy::now();
+            sleep(STILL).await;
+            if busy.others_since() < FEW_PERCENT {
+                return;
+            }
         }
     }
 

@@ -37,6 +37,8 @@ pub struct Exchange {
 
 /// An answer that is longer is not kept.
 const LONGEST_ANSWER: usize = 16 << 10;
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(100);
 const DONE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
 #[derive(Default)]
@@ -154,13 +156,18 @@ impl Tap {
                 }
             };
             for message in kept {
-                target.write_all(&message.bytes).await?;
-                let answer = answers.next(&mut target).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-                if answer.words()[1] != "200" {
-                    return Err(io::Error::other(format!(
-                        "a transaction was answered {}",
-                        answer.words()[1]
-                    )));
+                // Where it says that it has to catch up first, it is asked again.
+                let deadline = Instant::now() + PATIENCE;
+                loop {
+                    target.write_all(&message.bytes).await?;
+                    let answer = answers.next(&mut target).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+                    match answer.words()[1] {
+                        "200" => break,
+                        status if Instant::now() > deadline => {
+                            return Err(io::Error::other(status.to_owned()));
+                        }
+                        _ => tokio::time::sleep(AGAIN).await,
+                    }
                 }
             }
         }

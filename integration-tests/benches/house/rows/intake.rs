@@ -1,9 +1,15 @@
 //! `intake`: how soon the homeserver has its answer to a transaction of a hundred events, which may not come before all of them are
-//! kept. The transactions are made up: encrypted events of patients in rooms that Parlour knows, with keys that nobody has.
+//! kept. The transactions are made up: events of patients in rooms that Parlour knows, well encrypted with keys that it was not
+//! given. So they wait, and Parlour looks at all that wait again and again while the next ones come.
 
 use std::time::{Duration, Instant};
 
-use parlour::edge::{SystemChance, random_hex};
+use matrix_sdk_crypto::vodozemac::megolm::{GroupSession, SessionConfig};
+use parlour::{
+    demo::practice::DemoPerson,
+    edge::{SystemChance, random_hex},
+};
+use parlour_integration_tests::Talk;
 use reqwest::Method;
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::{Value, json};
@@ -20,9 +26,9 @@ use crate::{
 
 /// As many as a transaction can have.
 const EVENTS: usize = 100;
-const PAUSE: Duration = Duration::from_millis(100);
-/// As long as that of a short message.
-const CIPHERTEXT: usize = 400;
+const PAUSE: Duration = Duration::from_millis(200);
+const WORDS: &[u8] =
+    br#"{"type":"m.room.message","content":{"msgtype":"m.text","body":"May I come at four?"}}"#;
 
 pub async fn measure(context: &mut Context) -> Outcome {
     let sizes = context.sizes;
@@ -30,14 +36,14 @@ pub async fn measure(context: &mut Context) -> Outcome {
     let practice = Practice::open(Wanted { staff: 0, patients: sizes.spokes, equipment }).await;
     let token = practice.token(practice.person("Murphy")).await;
     let talk = practice.begin(&token, "Flu clinic", &[], &practice.patients).await;
-    let places: Vec<_> =
-        practice.patients.iter().map(|patient| (talk.spoke(patient), patient.user_id.clone())).collect();
+    let mut writers: Vec<_> = practice.patients.iter().map(|patient| Writer::new(&talk, patient)).collect();
     practice.rests().await;
     say!("intake: {} transactions of {EVENTS} events", sizes.transactions);
     let (http, url, token) = practice.inside();
     let mut took = Figures::default();
     for number in 0..sizes.transactions {
-        let events: Vec<_> = (0..EVENTS).map(|event| encrypted(&places[event % places.len()])).collect();
+        let count = writers.len();
+        let events: Vec<_> = (0..EVENTS).map(|event| writers[event % count].writes()).collect();
         let body = json!({ "events": events }).to_string();
         // No number, so that it does not stand in the homeserver's own sequence.
         let url = format!("{url}/_matrix/app/v1/transactions/bench{number}");
@@ -58,21 +64,35 @@ pub async fn measure(context: &mut Context) -> Outcome {
     outcome
 }
 
-fn encrypted((room, sender): &(OwnedRoomId, OwnedUserId)) -> Value {
-    let chance = |digits: usize| random_hex(&SystemChance, digits);
-    json!({
-        "type": "m.room.encrypted",
-        "event_id": format!("${}", chance(43)),
-        "room_id": room,
-        "sender": sender,
-        "origin_server_ts": 1_700_000_000_000_i64,
-        "content": {
-            "algorithm": "m.megolm.v1.aes-sha2",
-            "ciphertext": chance(CIPHERTEXT),
-            "device_id": "BENCH0",
-            "sender_key": chance(43),
-            "session_id": chance(43),
-        },
-        "unsigned": { "age": 10 },
-    })
+/// A patient who writes in their spoke.
+struct Writer {
+    room: OwnedRoomId,
+    user: OwnedUserId,
+    session: GroupSession,
+}
+
+impl Writer {
+    fn new(talk: &Talk, patient: &DemoPerson) -> Self {
+        let session = GroupSession::new(SessionConfig::version_1());
+        Self { room: talk.spoke(patient), user: patient.user_id.clone(), session }
+    }
+
+    fn writes(&mut self) -> Value {
+        let chance = |digits: usize| random_hex(&SystemChance, digits);
+        json!({
+            "type": "m.room.encrypted",
+            "event_id": format!("${}", chance(43)),
+            "room_id": self.room,
+            "sender": self.user,
+            "origin_server_ts": 1_700_000_000_000_i64,
+            "content": {
+                "algorithm": "m.megolm.v1.aes-sha2",
+                "ciphertext": self.session.encrypt(WORDS).to_base64(),
+                "device_id": "BENCH0",
+                "sender_key": chance(43),
+                "session_id": self.session.session_id(),
+            },
+            "unsigned": { "age": 10 },
+        })
+    }
 }

@@ -1,7 +1,10 @@
 //! `growth` and `reply`, in one practice with many patients: what a leg costs as conversations grow, and how long a single reply
 //! takes while a broadcast goes out.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use parlour::demo::client::Client;
 use parlour_integration_tests::{LIMIT, Talk, read};
@@ -29,6 +32,8 @@ pub struct Large {
 }
 
 const PAUSE: Duration = Duration::from_millis(200);
+/// A message may take so long.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 impl Large {
     /// Makes it, with all its conversations.
@@ -143,8 +148,11 @@ pub async fn reply(context: &mut Context) -> Outcome {
         practice.rests().await;
         drop(practice.to_homeserver.take());
         author.says(&hub, &words(900 + number)).await;
+        // Whatever was begun before the broadcast's end counts, however long it takes.
+        let over = AtomicBool::new(false);
+        let goes_on = || !over.load(Ordering::Relaxed);
         let replying = async {
-            for turn in 0.. {
+            for turn in (0..).take_while(|_| goes_on()) {
                 let words = format!("Reply {turn} during {number}.");
                 let pressed = Instant::now();
                 kim.reply(&hub, &question, &words).await.expect("sent");
@@ -152,19 +160,18 @@ pub async fn reply(context: &mut Context) -> Outcome {
             }
         };
         let elsewhere = async {
-            for turn in 0.. {
+            for turn in (0..).take_while(|_| goes_on()) {
                 let words = format!("Message {turn} during {number}.");
                 let pressed = Instant::now();
                 kim.send_text(&other_hub, &words).await.expect("sent");
                 arrives(ben, &other_spoke, &words, pressed, &mut others).await;
             }
         };
-        // What is on its way when the broadcast ends does not count.
-        tokio::select! {
-            _ = practice.to_homeserver.have_been_sent(*size, LIMIT * 5) => {}
-            () = replying => {}
-            () = elsewhere => {}
-        }
+        let broadcast = async {
+            practice.to_homeserver.have_been_sent(*size, PATIENCE).await;
+            over.store(true, Ordering::Relaxed);
+        };
+        tokio::join!(replying, elsewhere, broadcast);
         say!(
             "reply: broadcast {} of {broadcasts}, {} replies, {} elsewhere",
             number + 1,
@@ -186,7 +193,8 @@ pub async fn reply(context: &mut Context) -> Outcome {
 }
 
 async fn arrives(client: &Client, room: &RoomId, words: &str, pressed: Instant, took: &mut Figures) {
-    read(client, room, words).await;
+    let arrived = client.wait_for(room, PATIENCE, |message| message.body == words).await;
+    arrived.expect("it arrives in the end");
     took.push(millis(pressed.elapsed()));
     sleep(PAUSE).await;
 }

@@ -42,7 +42,7 @@ impl Sizes {
             spokes: 50,
             growth: [10, 100, 500],
             messages: 300,
-            transactions: 200,
+            transactions: 150,
             broadcasts: 5,
             ghosts: (1000, 100),
         }

@@ -100,17 +100,17 @@ impl Sides {
 
     /// The bare side of a round: what Parlour asked in one of its own, at each number in flight.
     pub async fn bare(&mut self, practice: &Practice, plan: &Plan, asked: &[Exchange], number: usize) {
-        practice.freeze().await;
         for turn in 0..IN_FLIGHT.len() {
             let in_flight = IN_FLIGHT[(turn + number) % IN_FLIGHT.len()];
+            practice.freeze().await;
             practice.is_still().await;
             drop(practice.to_homeserver.take());
             let took = plan.run(practice.to_homeserver.port(), in_flight).await;
             self.bare.entry(in_flight).or_default().took(took);
             self.amounts.push((Amount::of(asked), Amount::of(&practice.to_homeserver.take())));
+            practice.is_still().await;
+            practice.thaw().await;
         }
-        practice.is_still().await;
-        practice.thaw().await;
     }
 
     /// What it came to: the wall time against the best of the bare side, Parlour's own processor time a leg.
