@@ -109,6 +109,8 @@ impl Core {
                 }
                 in_hand.extend(waiting.next().map(|portal| self.make_portal(&job, portal)));
             }
+            // Whether those who are in it now are there to read is found out before anybody writes.
+            self.looks.news.notify_one();
         }
         outcome?;
         if progress == Progress::Done {
