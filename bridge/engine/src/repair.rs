@@ -17,9 +17,10 @@ use crate::{
     },
 };
 
-/// For how long Synapse does not note again that it has seen a device, in milliseconds.
-const UNNOTED_MILLIS: i64 = 120_000;
-/// How long a new device asks for other things before its owner's other devices hear of it, in milliseconds.
+/// For how long a device may be there and not be seen, in milliseconds: Synapse does not note it again for two minutes, and
+/// it may wait for news as long as its poll lasts.
+const UNNOTED_MILLIS: i64 = 180_000;
+/// How long a new device asks for other things before it publishes itself, in milliseconds.
 const BEFORE_IT_IS_HEARD_OF_MILLIS: i64 = 20_000;
 
 impl Core {

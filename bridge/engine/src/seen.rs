@@ -14,7 +14,7 @@ use parlour_domain::{
     Timestamp,
     rules::{DeviceFacts, is_live},
 };
-use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+use ruma::{OwnedUserId, UserId};
 use tokio::sync::Notify;
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 
 /// How many people are asked for at a time.
 const AT_ONCE: usize = 4;
-/// For how long it stands that nobody's device is live, in milliseconds.
+/// For how long an answer is as good as new, in milliseconds.
 const DEAD_MILLIS: i64 = 60_000;
 /// For how long nobody needs to be asked for whom the list of those who were seen would name, in milliseconds.
 const WATCHED_MILLIS: i64 = 150_000;
@@ -55,18 +55,18 @@ struct Watch {
     never: usize,
 }
 
-/// The live devices among those that were asked for.
-#[derive(Debug, Default)]
-pub(crate) struct Live(HashMap<OwnedUserId, HashSet<OwnedDeviceId>>);
-
-impl Live {
-    /// Whether somebody has a live device: one that is there to read what is sent to it.
-    pub(crate) fn has(&self, user_id: &UserId) -> bool {
-        self.0.contains_key(user_id)
-    }
-}
-
 type Devices<'a> = HashMap<OwnedUserId, Vec<&'a Published>>;
+
+/// Why people are asked for.
+#[derive(Clone, Copy)]
+enum Asked<'a> {
+    /// Something is to be sent to these devices, which are signed.
+    ToSend(&'a Devices<'a>),
+    /// Somebody is new, or has these devices now.
+    News(&'a Devices<'a>),
+    /// They were seen then.
+    Seen(&'a HashMap<OwnedUserId, Timestamp>),
+}
 
 fn by_user<'a>(devices: impl Iterator<Item = &'a Published>) -> Devices<'a> {
     let mut by_user = Devices::new();
@@ -96,29 +96,62 @@ fn seen_last(known: &Known) -> Option<Timestamp> {
     known.devices.iter().filter_map(|device| device.seen_at).max()
 }
 
+/// Whether somebody was asked for so lately that nothing has changed since.
+fn was_just_now(looked_at: Option<Timestamp>, now: Timestamp) -> bool {
+    looked_at.is_some_and(|at| (0..DEAD_MILLIS).contains(&(now.millis() - at.millis())))
+}
+
 impl Core {
-    /// Which of these devices are live (HOLD-1). The homeserver is asked only for people of whom nothing live is known,
-    /// and only when that was not asked just now; whoever asks at the same time waits for the same answer.
+    /// Which of these people have a live device (HOLD-1) among those that they have published. The homeserver is asked only
+    /// for people of whom nothing live is known, and only when that was not asked just now; whoever asks at the same time
+    /// waits for the same answer.
     ///
     /// # Errors
     /// When homeserver or database fail in a way that passes.
-    pub(crate) async fn live_among(&self, published: &[Published]) -> Result<Live, CryptoError> {
+    pub(crate) async fn who_is_there(
+        &self,
+        published: &[Published],
+    ) -> Result<HashSet<OwnedUserId>, CryptoError> {
         let signed = by_user(published.iter().filter(|device| device.signed));
         let users: Vec<_> = signed.keys().cloned().collect();
         let mut known = self.store.devices_known(&users).await?;
-        let wanted = |user: &OwnedUserId, known: Option<&Known>| self.may_have_come(known, &signed[user]);
-        let to_ask: Vec<_> = users.into_iter().filter(|user| wanted(user, known.get(user))).collect();
-        let untold = self.ask_for(&to_ask, &wanted).await?;
+        let why = Asked::ToSend(&signed);
+        let to_ask: Vec<_> =
+            users.into_iter().filter(|user| self.is_to_be_asked(why, user, known.get(user))).collect();
+        let untold = self.ask_for(&to_ask, why).await?;
         known.extend(self.store.devices_known(&to_ask).await?);
         let now = self.clock.now();
-        let mut live = Live::default();
-        for device in signed.values().flatten() {
-            let user_id = &device.user_id;
-            if untold.contains(user_id) || is_known_live(device, known.get(user_id), now) {
-                live.0.entry(user_id.clone()).or_default().insert(device.device_id.clone());
+        let is_there = |user: &OwnedUserId, devices: &[&Published]| {
+            untold.contains(user) || devices.iter().any(|device| is_known_live(device, known.get(user), now))
+        };
+        Ok(signed
+            .iter()
+            .filter(|(user, devices)| is_there(user, devices))
+            .map(|(user, _)| user.clone())
+            .collect())
+    }
+
+    /// Whether the homeserver knows more of somebody than is known here.
+    fn is_to_be_asked(&self, why: Asked<'_>, user: &UserId, known: Option<&Known>) -> bool {
+        match why {
+            Asked::ToSend(signed) => signed.get(user).is_some_and(|signed| self.may_have_come(known, signed)),
+            Asked::News(devices) => {
+                let Some(known) = known.filter(|known| known.looked_at.is_some()) else { return true };
+                let devices = devices.get(user).map_or(&[][..], Vec::as_slice);
+                let signed: Vec<_> = devices.iter().copied().filter(|device| device.signed).collect();
+                let is_new = |device: &&Published| known.device(&device.device_id).is_none();
+                let is_fresh = |device: &&Published| {
+                    known.device(&device.device_id).is_some_and(|device| device.fresh_at.is_some())
+                };
+                devices.iter().any(is_new)
+                    // When the others were seen decides what is sent again for it.
+                    || (signed.iter().any(is_fresh) && !was_just_now(known.looked_at, self.clock.now()))
+                    || (!signed.is_empty() && self.may_have_come(Some(known), &signed))
             }
+            Asked::Seen(seen) => known
+                .and_then(seen_last)
+                .is_none_or(|known| seen.get(user).is_some_and(|seen_at| *seen_at > known)),
         }
-        Ok(live)
     }
 
     /// Whether none of somebody's signed devices is known to be live, and that may have changed.
@@ -138,34 +171,32 @@ impl Core {
         let watched = lock(&self.looks.watch).since_until.is_some_and(|(since, until)| {
             since <= looked_at && (0..WATCHED_MILLIS).contains(&(now.millis() - until.millis()))
         });
-        !watched && !(0..DEAD_MILLIS).contains(&(now.millis() - looked_at.millis()))
+        !watched && !was_just_now(Some(looked_at), now)
     }
 
-    /// Asks the homeserver for the devices of these people, and keeps what it tells; each only if that is `wanted` as soon
-    /// as nobody else asks for them. Of whom it tells nothing.
+    /// Asks the homeserver for the devices of these people, and keeps what it tells; each only if that is still wanted as
+    /// soon as nobody else asks for them. Of whom it tells nothing.
     async fn ask_for(
         &self,
         users: &[OwnedUserId],
-        wanted: &(dyn Fn(&OwnedUserId, Option<&Known>) -> bool + Sync),
+        why: Asked<'_>,
     ) -> Result<HashSet<OwnedUserId>, CryptoError> {
         let asked = stream::iter(users.to_vec()).map(|user_id| async move {
-            let told = self.ask_once(&user_id, wanted).await?;
+            let told = self.ask_once(&user_id, why).await?;
             Ok::<_, CryptoError>((!told).then_some(user_id))
         });
         let untold: Vec<_> = asked.buffer_unordered(AT_ONCE).try_collect().await?;
         Ok(untold.into_iter().flatten().collect())
     }
 
-    async fn ask_once(
-        &self,
-        user_id: &OwnedUserId,
-        wanted: &(dyn Fn(&OwnedUserId, Option<&Known>) -> bool + Sync),
-    ) -> Result<bool, CryptoError> {
+    /// Asks for one person's devices, if that is wanted. Whether the homeserver tells.
+    async fn ask_once(&self, user_id: &OwnedUserId, why: Asked<'_>) -> Result<bool, CryptoError> {
         let alone = Arc::clone(lock(&self.looks.asked).entry(user_id.clone()).or_default());
         let outcome = async {
             let _alone = alone.lock().await;
             let known = self.store.devices_known(std::slice::from_ref(user_id)).await?;
-            if wanted(user_id, known.get(user_id)) { self.ask_now(user_id).await } else { Ok(true) }
+            let wanted = self.is_to_be_asked(why, user_id, known.get(user_id));
+            if wanted { self.ask_now(user_id).await } else { Ok(true) }
         };
         let outcome = outcome.await;
         let mut asked = lock(&self.looks.asked);
@@ -176,7 +207,6 @@ impl Core {
         outcome
     }
 
-    /// Asks for one person's devices. Whether the homeserver tells.
     async fn ask_now(&self, user_id: &UserId) -> Result<bool, CryptoError> {
         let bot = self.ghosts.bot().await?;
         match self.homeserver.devices(bot.intent(), user_id).await {
@@ -213,19 +243,16 @@ impl Core {
         let published = self.ghosts.bot().await?.published(&users).await?;
         let devices = by_user(published.iter());
         let of = |user: &UserId| devices.get(user).map_or(&[][..], Vec::as_slice);
-        let wanted = |user: &OwnedUserId, known: Option<&Known>| {
-            let Some(known) = known.filter(|known| known.looked_at.is_some()) else { return true };
-            let is_new = |device: &&Published| known.device(&device.device_id).is_none();
-            let signed: Vec<_> = of(user).iter().copied().filter(|device| device.signed).collect();
-            of(user).iter().any(is_new) || (!signed.is_empty() && self.may_have_come(Some(known), &signed))
-        };
-        let untold = self.ask_for(&users, &wanted).await?;
+        let untold = self.ask_for(&users, Asked::News(&devices)).await?;
         let known = self.store.devices_known(&users).await?;
+        let mut outcome = Ok(());
         for news in news.iter().filter(|news| !untold.contains(&news.user_id)) {
-            if let Some(known) = known.get(&news.user_id) {
-                self.look_for_what_nobody_got(news, known, of(&news.user_id)).await?;
-            }
+            let Some(known) = known.get(&news.user_id) else { continue };
+            let dealt_with = self.look_for_what_nobody_got(news, known, of(&news.user_id)).await;
+            // That of one keeps nobody else's from being dealt with.
+            outcome = outcome.and(dealt_with);
         }
+        outcome?;
         Ok(untold.is_empty() && i64::try_from(news.len()).is_ok_and(|count| count == NEWS_A_ROUND))
     }
 
@@ -251,10 +278,7 @@ impl Core {
         let seen: HashMap<_, _> = seen.into_iter().collect();
         let users: HashSet<_> = waited_for.iter().map(|(user_id, _)| user_id).collect();
         let back: Vec<_> = users.into_iter().filter(|user_id| seen.contains_key(*user_id)).cloned().collect();
-        let is_news = |user: &OwnedUserId, known: Option<&Known>| {
-            known.and_then(seen_last).is_none_or(|known| seen.get(user).is_some_and(|seen| *seen > known))
-        };
-        self.ask_for(&back, &is_news).await?;
+        self.ask_for(&back, Asked::Seen(&seen)).await?;
         let since_until = Some((before.map_or(since, |(since, _)| since), now));
         *lock(&self.looks.watch) = Watch { since_until, never };
         let portals = waited_for.into_iter().filter(|(user_id, _)| seen.contains_key(user_id));

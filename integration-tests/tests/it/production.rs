@@ -34,7 +34,7 @@
 //! | crash between encrypt and PUT | `crashing::crash_between_encrypt_and_put`; all other moments: `crash.rs` |
 
 mod arriving;
-pub(crate) mod clocks;
+mod clocks;
 mod crashing;
 mod giving_keys;
 mod going_back;

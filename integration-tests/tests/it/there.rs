@@ -1,10 +1,7 @@
 //! Who is there to read: what the homeserver tells of devices, what Parlour keeps of it, and what is sent again when nobody
 //! was there.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use parlour::{demo::client::Client, run::Extras};
 use parlour_domain::Clock;
@@ -15,13 +12,14 @@ use parlour_integration_tests::{
 use reqwest::Method;
 use ruma::UserId;
 use serde_json::{Value, json};
-use sqlx::Connection as _;
+use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::time::{Instant, sleep};
 
-use crate::production::{clocks::Skewed, heard, told};
+use crate::production::{heard, told};
 
 const LOOK: Duration = Duration::from_millis(20);
 const AN_HOUR: i64 = 60 * 60 * 1000;
+const SIX_DAYS: i64 = 6 * 24 * AN_HOUR;
 
 /// What the homeserver tells the bot, who is an administrator.
 async fn asked(stage: &Stage, path: &str) -> Value {
@@ -54,13 +52,14 @@ async fn comes_to(books: &Books, sql: &str, wanted: i64) {
 
 /// Changes something in the homeserver's database once there is something to change: it writes every five seconds when it has
 /// seen whom.
-async fn in_the_homeservers_books(stage: &Stage, sql: &'static str, user: &UserId) {
+async fn in_the_homeservers_books(stage: &Stage, sql: &str) {
     let file = stage.world.place.data.join("homeserver").join("homeserver.db");
     let url = format!("sqlite://{}?mode=rw", file.display());
     let deadline = Instant::now() + LIMIT;
     loop {
         let mut database = sqlx::AnyConnection::connect(&url).await.expect("the homeserver's database");
-        let changed = sqlx::query(sql).bind(user.as_str()).execute(&mut database).await.expect("changed");
+        let changed =
+            sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&mut database).await.expect("changed");
         database.close().await.expect("closed");
         if changed.rows_affected() > 0 {
             return;
@@ -68,6 +67,28 @@ async fn in_the_homeservers_books(stage: &Stage, sql: &'static str, user: &UserI
         assert!(Instant::now() < deadline, "it was seen");
         sleep(LOOK).await;
     }
+}
+
+/// As if so many milliseconds had passed since anything was seen of somebody, or sent to anybody, as far as the homeserver and
+/// Parlour remember.
+async fn time_passes_for(stage: &Stage, books: &Books, user: &UserId, millis: i64) {
+    // They are written together, a device's row is there before.
+    for table in ["user_ips", "devices"] {
+        let seen = format!("UPDATE {table} SET last_seen = last_seen - {millis} WHERE user_id = '{user}'");
+        in_the_homeservers_books(stage, &seen).await;
+    }
+    let known = format!(
+        "UPDATE outbox SET landed_at = landed_at - {millis};
+         UPDATE device_looks SET looked_at = looked_at - {millis} WHERE user_id = '{user}';
+         UPDATE devices_seen SET seen_at = seen_at - {millis} WHERE user_id = '{user}'"
+    );
+    assert!(books.change(&known).await > 0);
+}
+
+/// Of everybody who was there: their devices are known, and nothing is to be dealt with.
+async fn all_is_known(books: &Books, people: i64) {
+    let known = "SELECT COUNT(*) FROM device_looks WHERE looked_at IS NOT NULL AND news = 0";
+    comes_to(books, known, people).await;
 }
 
 async fn sign_out(client: Client) {
@@ -148,7 +169,7 @@ async fn a_first_message_finds_known_who_is_there() {
     let books = Books::of(&stage.world.place.data, None);
     let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
     let talk = stage.begin(&murphy, "ahead", "two-way", &[], &["ann", "ben"]).await;
-    comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE looked_at IS NOT NULL AND news = 0", 3).await;
+    all_is_known(&books, 3).await;
     let seen =
         "SELECT COUNT(*) FROM devices_seen WHERE seen_at IS NOT NULL AND gone = 0 AND fresh_at IS NULL";
     assert_eq!(books.number(seen).await, 2, "Ben has never signed in");
@@ -177,21 +198,20 @@ async fn a_first_message_finds_known_who_is_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_got_is_sent_again_when_a_new_device_comes() {
-    let clock = Arc::new(Skewed::default());
-    let care = Some(Duration::from_millis(300));
-    let extras = Extras { clock: Some(Arc::clone(&clock) as Arc<dyn Clock>), care, ..Extras::default() };
-    let stage = Stage::open_with(extras).await;
+    let stage =
+        Stage::open_with(Extras { care: Some(Duration::from_millis(300)), ..Extras::default() }).await;
     let books = Books::of(&stage.world.place.data, None);
     let (murphy, kim) = (stage.sign_in("murphy").await, stage.sign_in("kim").await);
     let (ann, ben) = (stage.sign_in("ann").await, stage.sign_in("ben").await);
     let talk = stage.begin(&murphy, "nobody", "two-way", &["kim"], &["ann", "ben"]).await;
     let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
-    comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE looked_at IS NOT NULL AND news = 0", 4).await;
+    all_is_known(&books, 4).await;
     say(&murphy, &hub, "before").await;
     read(&ann, &spoke, "before").await;
+    let user_id = ann.user_id().to_owned();
     ann.stop().await;
-    // An hour later nobody of hers is there, and Ben reads.
-    clock.0.store(AN_HOUR, Ordering::Relaxed);
+    // An hour later no device of hers is there, and Ben reads.
+    time_passes_for(&stage, &books, &user_id, AN_HOUR).await;
     for (client, words) in [(&murphy, "one"), (&kim, "two"), (&murphy, "three")] {
         say(client, &hub, words).await;
         read(&ben, &talk.spoke(stage.person("ben")), words).await;
@@ -222,6 +242,8 @@ async fn what_nobody_got_is_sent_again_when_a_new_device_comes() {
                  WHERE p.role = 'patient' AND d.fresh_at IS NULL";
     comes_to(&books, known, 4).await;
     comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await;
+    say(&murphy, &hub, "to all of hers").await;
+    read(&third, &spoke, "to all of hers").await;
     assert_eq!(books.number(repaired).await, 3);
     for client in [murphy, kim, ben, phone, third] {
         client.stop().await;
@@ -236,14 +258,15 @@ async fn whoever_signs_out_and_in_again_has_read_what_they_had() {
     let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
     let talk = stage.begin(&murphy, "again", "two-way", &[], &["ann"]).await;
     let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
-    comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE looked_at IS NOT NULL AND news = 0", 2).await;
+    all_is_known(&books, 2).await;
     say(&murphy, &hub, "hello").await;
     read(&ann, &spoke, "hello").await;
     // As if it had been asked an hour ago when her device was seen, and the homeserver had noted that a minute ago.
     assert_eq!(books.change("UPDATE devices_seen SET seen_at = seen_at - 3600000").await, 2);
     let user_id = ann.user_id().to_owned();
-    let a_minute_ago = "UPDATE user_ips SET last_seen = last_seen - 60000 WHERE user_id = $1";
-    in_the_homeservers_books(&stage, a_minute_ago, &user_id).await;
+    let a_minute_ago =
+        format!("UPDATE user_ips SET last_seen = last_seen - 60000 WHERE user_id = '{user_id}'");
+    in_the_homeservers_books(&stage, &a_minute_ago).await;
     sign_out(ann).await;
     let phone = stage.device("ann", "second", false).await;
     comes_to(&books, "SELECT COUNT(*) FROM devices_seen WHERE gone = 1", 1).await;
@@ -259,25 +282,6 @@ async fn whoever_signs_out_and_in_again_has_read_what_they_had() {
     stage.close().await;
 }
 
-/// Of everybody who was there: their devices are known, and nothing is to be dealt with.
-async fn all_is_known(books: &Books, people: i64) {
-    let known = "SELECT COUNT(*) FROM device_looks WHERE looked_at IS NOT NULL AND news = 0";
-    comes_to(books, known, people).await;
-}
-
-/// As if nobody of somebody's had been there for six days, as far as the homeserver and Parlour remember.
-async fn six_days_pass_for(stage: &Stage, books: &Books, user: &UserId) {
-    let six_days = "UPDATE user_ips SET last_seen = last_seen - 518400000 WHERE user_id = $1";
-    in_the_homeservers_books(stage, six_days, user).await;
-    let six_days = "UPDATE devices SET last_seen = last_seen - 518400000 WHERE user_id = $1";
-    in_the_homeservers_books(stage, six_days, user).await;
-    let forgotten = format!(
-        "UPDATE devices_seen SET seen_at = seen_at - 518400000 WHERE user_id = '{user}';
-         UPDATE device_looks SET looked_at = looked_at - 518400000 WHERE user_id = '{user}'"
-    );
-    assert!(books.change(&forgotten).await > 0);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leg_waits_for_a_device_that_is_there_and_a_known_one_comes_back() {
     let stage = Stage::open().await;
@@ -290,7 +294,7 @@ async fn a_leg_waits_for_a_device_that_is_there_and_a_known_one_comes_back() {
     say(&murphy, &hub, "before").await;
     read(&ann, &spoke, "before").await;
     ann.stop().await;
-    six_days_pass_for(&stage, &books, &user_id).await;
+    time_passes_for(&stage, &books, &user_id, SIX_DAYS).await;
     say(&murphy, &hub, "are you there?").await;
     let held = "SELECT COUNT(*) FROM outbox WHERE state = 'held'";
     comes_to(&books, held, 1).await;
@@ -317,7 +321,7 @@ async fn a_leg_waits_for_a_device_that_is_there_and_a_dehydrated_one_is() {
     let (user_id, person) = (ann.user_id().to_owned(), stage.person("ann").clone());
     let talk = stage.begin(&murphy, "dehydrated", "two-way", &[], &["ann"]).await;
     all_is_known(&books, 2).await;
-    six_days_pass_for(&stage, &books, &user_id).await;
+    time_passes_for(&stage, &books, &user_id, SIX_DAYS).await;
     say(&murphy, &talk.hub(), "are you there?").await;
     let held = "SELECT COUNT(*) FROM outbox WHERE state = 'held'";
     comes_to(&books, held, 1).await;

@@ -130,3 +130,89 @@ impl Homeserver {
         self.call(CommitPoint::ReadSeen, Some(admin), http::Method::GET, path, &Value::Null).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use ruma::owned_user_id;
+    use serde_json::json;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::secret::Secret;
+
+    /// A homeserver that has these accounts in this order, and how often it was asked.
+    async fn of_accounts(seen: Vec<Option<i64>>) -> (Homeserver, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let base = format!("http://{}", listener.local_addr().expect("an address"));
+        let (asked, count) = (Arc::new(AtomicUsize::new(0)), seen.len());
+        let accounts: Vec<_> = seen
+            .iter()
+            .enumerate()
+            .map(|(n, at)| json!({ "name": format!("@u{n}:x"), "last_seen_ts": at }))
+            .collect();
+        let counted = Arc::clone(&asked);
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
+                while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                    let count = stream.read(&mut buffer).await.expect("a request");
+                    head.extend_from_slice(&buffer[..count]);
+                }
+                counted.fetch_add(1, Ordering::Relaxed);
+                let head = String::from_utf8(head).expect("a head");
+                let path = head.split(' ').nth(1).expect("a path");
+                let url = url::Url::parse(&format!("http://x{path}")).expect("a URL");
+                let number = |name: &str| {
+                    let value = url.query_pairs().find(|(key, _)| key == name).expect("a parameter").1;
+                    value.parse::<usize>().expect("a number")
+                };
+                let from = number("from").min(count);
+                let page = &accounts[from..(from + number("limit")).min(count)];
+                let body = json!({ "users": page, "total": count }).to_string();
+                let length = body.len();
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).await.expect("answered");
+            }
+        });
+        let homeserver = Homeserver::new(&base, Secret::new("token".to_owned())).expect("a client");
+        (homeserver, asked)
+    }
+
+    #[tokio::test]
+    async fn who_was_seen_is_found_wherever_those_stand_who_never_were() {
+        let bot = Intent::user(&owned_user_id!("@bot:x"));
+        let seen = [Some(50), Some(40), Some(40), Some(30)];
+        for (name, before, behind, since, known, wanted, requests, never_then) in [
+            ("SQLite", 0, 700, 40, 0, 3, 1, 0),
+            ("SQLite, all are seen", 0, 0, 30, 0, 4, 1, 0),
+            ("SQLite, nobody since", 0, 700, 60, 0, 0, 1, 0),
+            ("nobody ever", 700, 0, 0, 0, 0, 3, 0),
+            ("PostgreSQL, for the first time", 600, 0, 40, 0, 3, 3, 600),
+            ("PostgreSQL, as the last time", 600, 0, 40, 600, 3, 1, 600),
+            ("PostgreSQL, nobody since", 600, 0, 60, 600, 0, 1, 600),
+            ("PostgreSQL, some more never were", 620, 0, 40, 600, 3, 1, 620),
+            ("PostgreSQL, some fewer never were", 595, 0, 40, 600, 3, 1, 595),
+            ("PostgreSQL, many fewer never were", 300, 0, 40, 600, 3, 3, 300),
+        ] {
+            let never = |count| std::iter::repeat_n(None, count);
+            let all = never(before).chain(if name == "nobody ever" { vec![] } else { seen.to_vec() });
+            let (homeserver, asked) = of_accounts(all.chain(never(behind)).collect()).await;
+            let mut place = known;
+            let since = Timestamp::from_millis(since);
+            let found = homeserver.seen_since(&bot, since, &mut place).await.expect("an answer");
+            assert_eq!((found.len(), place), (wanted, never_then), "{name}");
+            assert!(found.iter().all(|(_, at)| *at >= since), "{name}");
+            assert_eq!(asked.load(Ordering::Relaxed), requests, "{name}");
+        }
+    }
+}

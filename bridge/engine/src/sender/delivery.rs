@@ -87,7 +87,7 @@ impl Core {
         let ours = &machine.intent().user_id;
         let readers: BTreeSet<_> = members.values().flat_map(|members| &members.readers).cloned().collect();
         let published = machine.published(&readers.into_iter().collect::<Vec<_>>()).await?;
-        let live = self.live_among(&published).await?;
+        let there = self.who_is_there(&published).await?;
         let mut prepared = Vec::with_capacity(legs.len());
         let (mut batch, mut places) = (Vec::new(), Vec::new());
         for (place, leg) in legs.iter().enumerate() {
@@ -96,7 +96,7 @@ impl Core {
                 Some(_) if !members.others.contains(ours) => Prepared::NotIn(Arc::clone(&machine)),
                 Some(_) if leg.held && faulty!(self.settings, HeldForEver) => Prepared::Held,
                 // HOLD-1: what nobody is there to read waits.
-                Some(room_id) if members.readers.iter().any(|reader| live.has(reader)) => {
+                Some(room_id) if members.readers.iter().any(|reader| there.contains(reader)) => {
                     places.push(place);
                     batch.push(ToSeal {
                         room: room_id.clone(),

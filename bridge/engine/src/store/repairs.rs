@@ -234,7 +234,8 @@ impl Store {
         let mut tx = self.begin_unordered().await?;
         are_unreadable(&mut tx, sessions).await?;
         Self::news_is_dealt_with(&mut tx, news, fresh).await?;
-        self.commit(tx, CommitPoint::RepairNamed).await
+        let named = if sessions.is_empty() { CommitPoint::DevicesKnown } else { CommitPoint::RepairNamed };
+        self.commit(tx, named).await
     }
 
     /// The sessions whose messages are to be sent again.

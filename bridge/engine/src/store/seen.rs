@@ -164,18 +164,29 @@ impl Store {
         at: Timestamp,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin_unordered().await?;
-        let look: Option<(Option<i64>, Option<i64>)> =
-            sqlx::query_as("SELECT looked_at, news_at FROM device_looks WHERE user_id = $1")
-                .bind(user_id.as_str())
-                .fetch_optional(&mut *tx)
-                .await?;
+        let look: Option<(Option<i64>, Option<i64>)> = sqlx::query_as(
+            "SELECT looked_at, CASE WHEN news > 0 THEN news_at END FROM device_looks WHERE user_id = $1",
+        )
+        .bind(user_id.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let known: Vec<(String,)> = sqlx::query_as("SELECT device_id FROM devices_seen WHERE user_id = $1")
+            .bind(user_id.as_str())
+            .fetch_all(&mut *tx)
+            .await?;
         let fresh_at = look.and_then(|(before, news_at)| before.map(|_| news_at.unwrap_or(at.millis())));
+        let is_known = |device: &DeviceSeen| known.iter().any(|(id,)| *id == device.device_id.as_str());
+        // One that was not heard of is news as well.
+        let unheard_of = fresh_at.is_some() && !devices.iter().all(is_known);
         sqlx::query(
             "INSERT INTO device_looks (user_id, looked_at) VALUES ($1, $2)
-             ON CONFLICT (user_id) DO UPDATE SET looked_at = excluded.looked_at",
+             ON CONFLICT (user_id) DO UPDATE SET looked_at = excluded.looked_at,
+                 news = CASE WHEN $3 = 1 AND device_looks.news = 0 THEN 1 ELSE device_looks.news END,
+                 news_at = CASE WHEN $3 = 1 AND device_looks.news = 0 THEN $2 ELSE device_looks.news_at END",
         )
         .bind(user_id.as_str())
         .bind(at.millis())
+        .bind(i64::from(unheard_of))
         .execute(&mut *tx)
         .await?;
         // All are gone but those that are told of below.

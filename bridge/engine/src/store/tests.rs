@@ -25,8 +25,9 @@ use repairs::{
     what_is_on_its_way_is_looked_for_once_more, what_nobody_got_is_told_by_when_it_landed,
 };
 use seen::{
-    a_dehydrated_device_was_there_until_it_was_missed, devices_are_known_as_the_homeserver_told,
-    news_of_devices_stays_until_it_is_dealt_with, whoever_is_waited_for_is_named_with_the_portal,
+    a_dehydrated_device_was_there_until_it_was_missed, a_device_that_nobody_told_of_is_news,
+    devices_are_known_as_the_homeserver_told, news_of_devices_stays_until_it_is_dealt_with,
+    whoever_is_waited_for_is_named_with_the_portal,
 };
 
 /// Each promise, once on each database.
@@ -65,6 +66,7 @@ on_both! {
     what_nobody_got_is_told_by_when_it_landed
     devices_are_known_as_the_homeserver_told
     a_dehydrated_device_was_there_until_it_was_missed
+    a_device_that_nobody_told_of_is_news
     news_of_devices_stays_until_it_is_dealt_with
     whoever_is_waited_for_is_named_with_the_portal
     a_clock_that_was_set_back_renews_all_the_same

@@ -20,7 +20,7 @@ const A_DAY: i64 = 24 * 60 * 60 * 1000;
 
 /// The system's clock, and how many milliseconds it is wrong by.
 #[derive(Default)]
-pub(crate) struct Skewed(pub(crate) AtomicI64);
+struct Skewed(AtomicI64);
 
 impl Clock for Skewed {
     fn now(&self) -> Timestamp {

@@ -113,6 +113,24 @@ pub(super) async fn news_of_devices_stays_until_it_is_dealt_with(database: &Test
     assert_eq!(news(&world).await, []);
 }
 
+pub(super) async fn a_device_that_nobody_told_of_is_news(database: &TestDatabase) {
+    let world = world(database).await;
+    world.store.devices_are(&ann(), &[seen("A", Some(AT))], AT).await.expect("kept");
+    assert_eq!(news(&world).await, []);
+    let both = [seen("A", Some(AT)), seen("B", Some(later(1)))];
+    world.store.devices_are(&ann(), &both, later(2)).await.expect("kept");
+    let heard = DeviceNews { user_id: ann(), times: 1, at: later(2) };
+    assert_eq!(news(&world).await, std::slice::from_ref(&heard));
+    assert_eq!(told(&known(&world.store).await)[1], ("B", Some(later(1)), false, Some(later(2))));
+    world.store.device_news_is_dealt_with(&heard, &["B".into()], &[]).await.expect("kept");
+    world.store.devices_are(&ann(), &both, later(3)).await.expect("kept");
+    assert_eq!(news(&world).await, [], "it is known now");
+    // What was heard of long ago is not when another one came.
+    let three = [&both[..], &[seen("C", None)]].concat();
+    world.store.devices_are(&ann(), &three, later(4)).await.expect("kept");
+    assert_eq!(told(&known(&world.store).await)[2], ("C", None, false, Some(later(4))));
+}
+
 pub(super) async fn whoever_is_waited_for_is_named_with_the_portal(database: &TestDatabase) {
     let world = world(database).await;
     decided(&world, "$a").await;
