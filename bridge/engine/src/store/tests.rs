@@ -1,5 +1,6 @@
 //! What a store promises, tried on both databases.
 
+mod progress;
 mod repairs;
 mod seen;
 
@@ -19,6 +20,10 @@ use super::{
     testing::{Counting, TestDatabase},
 };
 
+use progress::{
+    it_is_known_how_far_a_conversation_is_made, it_is_known_how_far_a_message_has_come,
+    the_same_request_begins_one_conversation,
+};
 use repairs::{
     a_message_is_sent_again_and_stands_for_itself, next_is_sent, the_bots_words_are_sent_again_as_well,
     what_cannot_be_sent_again_is_not_voided, what_is_never_read_is_not_sent_for_ever,
@@ -80,6 +85,9 @@ on_both! {
     one_process_has_a_database
     only_its_own_master_key_opens_a_database
     figures_count_what_waits
+    the_same_request_begins_one_conversation
+    it_is_known_how_far_a_conversation_is_made
+    it_is_known_how_far_a_message_has_come
 }
 
 const AT: Timestamp = Timestamp::from_millis(1_700_000_000_000);
