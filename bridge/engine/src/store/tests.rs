@@ -307,7 +307,12 @@ async fn an_echo_that_comes_before_its_leg_settles_it_when_it_comes(database: &T
 
 /// The next leg to Ann.
 async fn next(world: &World) -> Option<Leg> {
-    let mut legs = world.store.next_legs(std::slice::from_ref(&world.anns.id)).await.expect("the outbox");
+    next_in(world, &world.anns).await
+}
+
+/// The next leg in a portal.
+async fn next_in(world: &World, portal: &Portal) -> Option<Leg> {
+    let mut legs = world.store.next_legs(std::slice::from_ref(&portal.id)).await.expect("the outbox");
     legs.pop().map(|(_, leg)| leg.expect("it opens"))
 }
 

@@ -8,7 +8,7 @@ use super::{
         Begun, Making, Request,
         testing::{Counting, TestDatabase},
     },
-    AT, World, arrived, event_id, leg, message, waiting, world,
+    AT, World, arrived, event_id, leg, message, next_in, waiting, world,
 };
 
 pub(super) async fn the_same_request_begins_one_conversation(database: &TestDatabase) {
@@ -84,9 +84,9 @@ pub(super) async fn it_is_known_how_far_a_message_has_come(database: &TestDataba
     let legs = vec![leg(&world.anns), leg(bens)];
     world.store.finish(&row, &message(&world, "$a", legs.clone()), None, AT).await.expect("decided");
     assert_eq!(sending(&world).await, [("$a".to_owned(), [0, 0, 2, 0, 2])]);
-    world.store.leg_has_landed(&legs[0].id, &event_id("$landed"), AT).await.expect("landed");
-    let held = world.store.next_leg(bens).await.expect("read").expect("a leg");
-    world.store.leg_is_held(held.seq).await.expect("held");
+    world.store.legs_have_landed(&[(legs[0].id.clone(), event_id("$landed"))], AT).await.expect("landed");
+    let held = next_in(&world, bens).await.expect("a leg");
+    world.store.legs_are_held(&[held.seq]).await.expect("held");
     assert_eq!(sending(&world).await, [("$a".to_owned(), [1, 1, 0, 0, 2])]);
     // What is done and long ago is told no more; what still waits is.
     for n in 0..10 {

@@ -200,10 +200,10 @@ pub(super) async fn what_nobody_got_is_told_by_when_it_landed(database: &TestDat
     assert_eq!(after(ben, None).await, [], "nothing went to him");
     // What is on its way may be in it, too.
     let leg = next(&world).await.expect("a leg");
-    world.store.leg_is_sealed(&leg, &world.anns, "{}", "session", ghost).await.expect("kept");
+    assert!(is_sealed(&world, &leg, "{}", ghost).await);
     let on_its_way = vec![(ghost.to_owned(), world.anns.id.clone(), name.clone(), None)];
     assert_eq!(after(ann, Some(at(2))).await, on_its_way);
-    world.store.leg_has_landed(&leg.id, &event_id("$3:ann"), at(3)).await.expect("landed");
+    world.store.legs_have_landed(&[(leg.id.clone(), event_id("$3:ann"))], at(3)).await.expect("landed");
 
     let mut of = session(&world, ghost, "session");
     of.why = Why::DeadDevice;

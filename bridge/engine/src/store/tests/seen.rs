@@ -5,9 +5,7 @@ use ruma::{OwnedUserId, device_id, owned_user_id};
 
 use super::{
     super::{DeviceNews, Known, KnownDevice, Store, testing::TestDatabase},
-    AT, World, decided,
-    repairs::next,
-    world,
+    AT, World, decided, next, world,
 };
 use crate::homeserver::DeviceSeen;
 
@@ -136,6 +134,6 @@ pub(super) async fn whoever_is_waited_for_is_named_with_the_portal(database: &Te
     decided(&world, "$a").await;
     assert_eq!(world.store.waited_for().await.expect("read"), []);
     let leg = next(&world).await.expect("a leg");
-    world.store.leg_is_held(leg.seq).await.expect("held");
+    world.store.legs_are_held(&[leg.seq]).await.expect("held");
     assert_eq!(world.store.waited_for().await.expect("read"), [(ann(), world.anns.id.clone())]);
 }
