@@ -347,14 +347,14 @@ impl Store {
             Outcome::Nothing => {}
             Outcome::Refused { event_id, code, notice } => {
                 ledger(&mut tx, &row.conversation, event_id, None, "refused", Some(code), at).await?;
-                self.add(&mut tx, notice, None, at).await?;
+                self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
             }
             Outcome::Withdrawn { message, event_id, code, notice } => {
                 let conversation = &row.conversation;
                 ledger(&mut tx, conversation, event_id, Some(message), "withdrawn", None, at).await?;
                 if outbox::withdraw(&mut tx, message).await? {
                     ledger(&mut tx, conversation, event_id, Some(message), "refused", Some(code), at).await?;
-                    self.add(&mut tx, notice, None, at).await?;
+                    self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
                 }
             }
             Outcome::Relayed(message) => self.relayed(&mut tx, message, at).await?,
@@ -366,7 +366,7 @@ impl Store {
                     .await?;
                 if let Some(notice) = notice {
                     ledger(&mut tx, &row.conversation, event_id, None, "left", None, at).await?;
-                    self.add(&mut tx, notice, None, at).await?;
+                    self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
                 }
             }
         }
@@ -420,9 +420,6 @@ impl Store {
                 .execute(&mut **tx)
                 .await?;
         }
-        for leg in &message.legs {
-            self.add(tx, leg, Some(&message.id), at).await?;
-        }
-        Ok(())
+        self.add(tx, &message.legs, Some(&message.id), at).await
     }
 }

@@ -128,6 +128,7 @@ pub struct Store {
     backend: Backend,
     keys: seal::Keyring,
     claim: Arc<Claim>,
+    people_read: machine::people::PeopleRead,
 }
 
 impl Store {

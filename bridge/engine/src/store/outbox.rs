@@ -167,8 +167,35 @@ pub(super) async fn withdraw(tx: &mut Transaction, message: &MessageId) -> Resul
 }
 
 impl Store {
-    /// Writes a leg down.
+    /// Writes legs down. What stands in its room already is settled.
     pub(super) async fn add(
+        &self,
+        tx: &mut Transaction,
+        legs: &[NewLeg],
+        message: Option<&MessageId>,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        for leg in legs {
+            self.add_one(tx, leg, message, at).await?;
+        }
+        // There are some only after a backup was restored.
+        let (early,): (i64,) =
+            sqlx::query_as("SELECT COUNT(*) FROM early_echoes").fetch_one(&mut **tx).await?;
+        for leg in legs.iter().filter(|_| early > 0) {
+            let early: Option<(String,)> =
+                sqlx::query_as("DELETE FROM early_echoes WHERE leg_id = $1 RETURNING event_id")
+                    .bind(leg.id.as_str())
+                    .fetch_optional(&mut **tx)
+                    .await?;
+            if let Some((event,)) = early {
+                let event: OwnedEventId = matrix_id("early_echoes", event)?;
+                landed(tx, &leg.id, &event, at).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn add_one(
         &self,
         tx: &mut Transaction,
         leg: &NewLeg,
@@ -211,15 +238,6 @@ impl Store {
         .bind(sender)
         .execute(&mut **tx)
         .await?;
-        let early: Option<(String,)> =
-            sqlx::query_as("DELETE FROM early_echoes WHERE leg_id = $1 RETURNING event_id")
-                .bind(leg.id.as_str())
-                .fetch_optional(&mut **tx)
-                .await?;
-        if let Some((event,)) = early {
-            let event: OwnedEventId = matrix_id("early_echoes", event)?;
-            landed(tx, &leg.id, &event, at).await?;
-        }
         Ok(())
     }
 
@@ -280,7 +298,7 @@ impl Store {
             ledger(&mut tx, conversation, source, message.as_ref(), "failed", Some(code), at).await?;
         }
         if let Some(notice) = notice {
-            self.add(&mut tx, notice, None, at).await?;
+            self.add(&mut tx, std::slice::from_ref(notice), None, at).await?;
         }
         self.commit(tx, CommitPoint::LegFailed).await
     }

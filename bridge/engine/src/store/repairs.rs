@@ -389,13 +389,13 @@ impl Store {
             let message = repair.of.message.as_ref();
             ledger(&mut tx, conversation, &repair.of.event, message, "repair", Some(of.why.as_str()), at)
                 .await?;
-            self.add(&mut tx, &repair.again, message, at).await?;
+            self.add(&mut tx, std::slice::from_ref(&repair.again), message, at).await?;
             sqlx::query("UPDATE outbox SET repeats = $2 WHERE leg_id = $1")
                 .bind(repair.again.id.as_str())
                 .bind(repair.of.repeats + 1)
                 .execute(&mut *tx)
                 .await?;
-            self.add(&mut tx, &repair.redaction, message, at).await?;
+            self.add(&mut tx, std::slice::from_ref(&repair.redaction), message, at).await?;
         }
         if is_all {
             sqlx::query(

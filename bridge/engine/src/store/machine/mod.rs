@@ -8,6 +8,7 @@ mod changes;
 #[cfg(feature = "faults")]
 mod clear;
 mod lease;
+pub(super) mod people;
 mod rows;
 mod saving;
 

@@ -1,10 +1,12 @@
 //! A machine's rows: named by keyed hashes, sealed, read one by one.
 
+use std::sync::Arc;
+
 use matrix_sdk_crypto::olm::{InboundGroupSession, PickledInboundGroupSession};
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-use super::{MachineStore, saving::Write};
+use super::{MachineStore, people::Rows, saving::Write};
 use crate::store::{StoreError, seal::Place};
 
 pub(super) const VALUES: &str = "machine_values";
@@ -59,6 +61,13 @@ impl Kind {
     pub(super) const LEASE: Self = Self("lease");
 }
 
+impl Kind {
+    /// Whether it is what is known of people's devices and identities.
+    pub(super) fn is_of_people(self) -> bool {
+        [Self::DEVICE.0, Self::IDENTITY.0].contains(&self.0)
+    }
+}
+
 /// Which row of `machine_values`.
 pub(super) struct Row {
     pub(super) kind: Kind,
@@ -70,7 +79,7 @@ pub(super) struct Row {
 pub(super) type SessionRow = (String, String, Option<String>, Vec<u8>);
 
 const ONE: &str =
-    "SELECT value FROM machine_values WHERE machine = $1 AND kind = $2 AND parent = $3 AND name = $4";
+    "SELECT name, value FROM machine_values WHERE machine = $1 AND kind = $2 AND parent = $3 AND name = $4";
 const UNDER: &str = "SELECT name, value FROM machine_values WHERE machine = $1 AND kind = $2 AND parent = $3";
 
 impl MachineStore {
@@ -138,15 +147,38 @@ impl MachineStore {
 
     /// The value of a row.
     pub(super) async fn value<T: DeserializeOwned>(&self, row: &Row) -> Result<Option<T>, StoreError> {
-        let found = sqlx::query_as(ONE)
-            .bind(&self.machine)
-            .bind(row.kind.0)
-            .bind(&row.parent)
-            .bind(&row.name)
-            .fetch_optional(&self.store.pool)
-            .await;
-        let found: Option<(Vec<u8>,)> = Self::noted(found.map_err(StoreError::from))?;
-        Self::noted(found.map(|(sealed,)| self.opened(row, &sealed)).transpose())
+        let found = Self::noted(self.rows(row.kind, &row.parent, Some(&row.name)).await)?;
+        Self::noted(found.first().map(|(_, sealed)| self.opened(row, sealed)).transpose())
+    }
+
+    /// Rows of a kind under one name: one of them, or all.
+    async fn rows(&self, kind: Kind, parent: &str, name: Option<&str>) -> Result<Rows, StoreError> {
+        if !kind.is_of_people() {
+            return Ok(Arc::new(self.read_rows(kind, parent, name).await?));
+        }
+        let question = format!("{}/{}/{parent}/{}", self.machine, kind.0, name.unwrap_or("*"));
+        let asked_at = match self.store.people_read.get(&question) {
+            Ok(rows) => return Ok(rows),
+            Err(asked_at) => asked_at,
+        };
+        let rows = Arc::new(self.read_rows(kind, parent, name).await?);
+        self.store.people_read.keep(question, asked_at, &rows);
+        Ok(rows)
+    }
+
+    async fn read_rows(
+        &self,
+        kind: Kind,
+        parent: &str,
+        name: Option<&str>,
+    ) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let query = sqlx::query_as(if name.is_some() { ONE } else { UNDER });
+        let query = query.bind(&self.machine).bind(kind.0).bind(parent);
+        let query = match name {
+            Some(name) => query.bind(name),
+            None => query,
+        };
+        Ok(query.fetch_all(&self.store.pool).await?)
     }
 
     /// All values of a kind whose names stand under none.
@@ -164,18 +196,12 @@ impl MachineStore {
     }
 
     async fn values_at<T: DeserializeOwned>(&self, kind: Kind, parent: String) -> Result<Vec<T>, StoreError> {
-        let found = sqlx::query_as(UNDER)
-            .bind(&self.machine)
-            .bind(kind.0)
-            .bind(&parent)
-            .fetch_all(&self.store.pool)
-            .await;
-        let found: Vec<(String, Vec<u8>)> = Self::noted(found.map_err(StoreError::from))?;
+        let found = Self::noted(self.rows(kind, &parent, None).await)?;
         let mut row = Row { kind, parent, name: String::new() };
         let mut values = Vec::with_capacity(found.len());
-        for (name, sealed) in found {
-            row.name = name;
-            values.push(Self::noted(self.opened(&row, &sealed))?);
+        for (name, sealed) in found.iter() {
+            row.name.clone_from(name);
+            values.push(Self::noted(self.opened(&row, sealed))?);
         }
         Ok(values)
     }

@@ -1,7 +1,12 @@
 //! Saving: what one save holds is pickled, sealed, and committed at once; after a save that failed none follows.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, hash_map::Entry},
+    fmt::Write as _,
+};
 
+use sqlx::AssertSqlSafe;
 use tokio::sync::MutexGuard;
 
 use super::{
@@ -10,7 +15,7 @@ use super::{
 };
 use crate::{
     commit_point::CommitPoint,
-    store::{Statement, StoreError},
+    store::{Statement, StoreError, transaction::Transaction},
 };
 
 const PUT: &str =
@@ -65,6 +70,15 @@ pub(super) enum Backup {
 }
 
 impl Write {
+    /// Whether it changes what is known of people's devices and identities.
+    fn is_of_people(&self) -> bool {
+        match self {
+            Self::Put(row, _) | Self::Remove(row) => row.kind.is_of_people(),
+            Self::RemoveUnder(kind, _) | Self::RemoveKind(kind) => kind.is_of_people(),
+            Self::PutSession { .. } | Self::BackedUp { .. } => false,
+        }
+    }
+
     pub(super) fn statement(&self, machine: &str) -> Statement<'_> {
         match self {
             Self::Put(row, sealed) => {
@@ -216,10 +230,78 @@ impl MachineStore {
         if writes.is_empty() {
             return Ok(());
         }
+        let of_people = writes.iter().any(Write::is_of_people);
         let mut tx = self.store.begin_unordered().await?;
-        for write in writes {
-            write.statement(&self.machine).execute(&mut *tx).await?;
+        for step in steps(writes) {
+            match step {
+                Step::Puts(puts) => {
+                    for puts in puts.chunks(MOST_AT_ONCE) {
+                        self.put_all(&mut tx, puts).await?;
+                    }
+                }
+                Step::One(write) => drop(write.statement(&self.machine).execute(&mut *tx).await?),
+            }
         }
-        self.store.commit(tx, point).await
+        if of_people {
+            self.store.people_read.changes();
+        }
+        let outcome = self.store.commit(tx, point).await;
+        if of_people {
+            // Also what was read in between.
+            self.store.people_read.changes();
+        }
+        outcome
     }
+
+    /// Several values by one statement; no two of them are of one row.
+    async fn put_all(&self, tx: &mut Transaction, puts: &[(&Row, &[u8])]) -> Result<(), StoreError> {
+        let mut sql = String::from("INSERT INTO machine_values (machine, kind, parent, name, value) VALUES ");
+        for n in 0..puts.len() {
+            let comma = if n == 0 { "" } else { ", " };
+            let first = 4 * n + 2;
+            let _ = write!(sql, "{comma}($1, ${first}, ${}, ${}, ${})", first + 1, first + 2, first + 3);
+        }
+        sql.push_str(" ON CONFLICT (machine, kind, parent, name) DO UPDATE SET value = excluded.value");
+        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(&self.machine);
+        for (row, sealed) in puts {
+            query = query.bind(row.kind.0).bind(&row.parent).bind(&row.name).bind(*sealed);
+        }
+        // Of the sizes that come, the largest is the only one worth remembering.
+        query.persistent(puts.len() == MOST_AT_ONCE || puts.len() == 1).execute(&mut **tx).await?;
+        Ok(())
+    }
+}
+
+/// How many values one statement writes.
+const MOST_AT_ONCE: usize = 32;
+
+/// What is written by itself, or together.
+enum Step<'a> {
+    Puts(Vec<(&'a Row, &'a [u8])>),
+    One(&'a Write),
+}
+
+/// What is to be written, in order, and of values that follow each other the last of each row.
+fn steps(writes: &[Write]) -> Vec<Step<'_>> {
+    let mut steps: Vec<Step<'_>> = Vec::new();
+    let mut places: HashMap<(&str, &str, &str), usize> = HashMap::new();
+    for write in writes {
+        let Write::Put(row, sealed) = write else {
+            places.clear();
+            steps.push(Step::One(write));
+            continue;
+        };
+        if places.is_empty() {
+            steps.push(Step::Puts(Vec::new()));
+        }
+        let Some(Step::Puts(puts)) = steps.last_mut() else { continue };
+        match places.entry((row.kind.0, &row.parent, &row.name)) {
+            Entry::Occupied(place) => puts[*place.get()].1 = sealed,
+            Entry::Vacant(place) => {
+                place.insert(puts.len());
+                puts.push((row, sealed));
+            }
+        }
+    }
+    steps
 }
