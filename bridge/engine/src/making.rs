@@ -21,8 +21,9 @@ use crate::{
     turns::{MAKING, Party},
 };
 
-/// So long the homeserver may take to make a room, by far, when nobody waits for it any more.
-const LONGEST_MAKING_MILLIS: i64 = 5_000;
+/// So long the homeserver may take to make a room, by far, when nobody waits for it any more; with all turns of those who
+/// make taken, it takes a second or two.
+const LONGEST_MAKING_MILLIS: i64 = 10_000;
 /// How many portals are in hand at once: more than there are turns, so that no turn waits for a commit.
 const IN_HAND: usize = MAKING + MAKING / 2;
 /// How soon it is looked again whether the homeserver has made a room.

@@ -21,8 +21,8 @@ const PATIENTS: usize = 260;
 const LOOK: Duration = Duration::from_millis(20);
 /// How often a point is tried that was in another place each time.
 const ATTEMPTS: usize = 3;
-/// From the start of the process until the conversation is complete.
-const LONGEST_RECOVERY: Duration = Duration::from_secs(10);
+/// From the start of the process until the conversation is complete, where a room may still be in the making.
+const LONGEST_RECOVERY: Duration = Duration::from_secs(15);
 /// In a spoke the patient, in a hub the member of staff; the bot; the other's ghost.
 const MEMBERS: i64 = 3;
 

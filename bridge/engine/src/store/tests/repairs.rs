@@ -162,7 +162,7 @@ pub(super) async fn the_bots_words_are_sent_again_as_well(database: &TestDatabas
     let words =
         |text: &str| NewLeg { says: Says::Notice(text.to_owned(), Some(event_id("$a"))), ..leg(&world.anns) };
     let mut tx = world.store.begin().await.expect("begun");
-    world.store.add(&mut tx, &words("Not delivered."), None, AT).await.expect("added");
+    world.store.add(&mut tx, &[words("Not delivered.")], None, AT).await.expect("added");
     world.store.commit(tx, crate::CommitPoint::EventDecided).await.expect("kept");
     next_is_sent(&world, bot, "$lost").await;
     let (session, mut sent) = unreadable(&world, bot).await;
