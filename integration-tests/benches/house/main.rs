@@ -70,7 +70,9 @@ async fn run(arguments: &Arguments) -> ExitCode {
     for row in ALL {
         if arguments.only.is_empty() || arguments.only.iter().any(|name| name == row.name) {
             say!("{}", row.name);
-            table.add((row.measure)(&mut context).await);
+            let outcome = (row.measure)(&mut context).await;
+            eprint!("{outcome}");
+            table.add(outcome);
         }
     }
     context.close().await;

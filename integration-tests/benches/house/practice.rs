@@ -293,8 +293,7 @@ impl Practice {
         self.is_still().await;
     }
 
-    /// Waits until nothing goes over the wire, and neither Parlour nor the homeserver is busy; then, for as long as it was told
-    /// to, until nobody else is. It asks Parlour nothing.
+    /// Waits until nothing goes over the wire, and neither Parlour nor the homeserver is busy. It asks Parlour nothing.
     pub async fn is_still(&self) {
         let deadline = Instant::now() + LIMIT * 3;
         let used = || [self.parlour.pid, self.homeserver.pid()].map(Cpu::of);
@@ -308,6 +307,11 @@ impl Practice {
             calm = if is_calm { calm + 1 } else { 0 };
             before = now;
         }
+    }
+
+    /// Waits until nothing goes on, and then, for as long as it was told to, until nobody else uses the machine.
+    pub async fn is_alone(&self) {
+        self.is_still().await;
         let deadline = Instant::now() + WAIT_FOR_OTHERS.get().copied().unwrap_or_default();
         while Instant::now() < deadline {
             let busy = Busy::now();

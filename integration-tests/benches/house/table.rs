@@ -84,20 +84,27 @@ impl Table {
     }
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for entry in &self.entries {
+            let value = |value: f64| format!("{} {}", rounded(value), entry.unit);
+            let (measured, limit) = (value(entry.measured), value(entry.limit));
+            let verdict = if entry.is_ok() { "ok" } else { "over" };
+            let (row, what) = (entry.row, &entry.what);
+            writeln!(f, "{row:<10}{what:<68}{measured:>14}{limit:>14}  {verdict}")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "{:<10}  {note}", "")?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<10}{:<58}{:>14}{:>14}", "row", "what", "measured", "at most")?;
+        writeln!(f, "{:<10}{:<68}{:>14}{:>14}", "row", "what", "measured", "at most")?;
         for outcome in &self.outcomes {
-            for entry in &outcome.entries {
-                let value = |value: f64| format!("{} {}", rounded(value), entry.unit);
-                let (measured, limit) = (value(entry.measured), value(entry.limit));
-                let verdict = if entry.is_ok() { "ok" } else { "over" };
-                let (row, what) = (entry.row, &entry.what);
-                writeln!(f, "{row:<10}{what:<58}{measured:>14}{limit:>14}  {verdict}")?;
-            }
-            for note in &outcome.notes {
-                writeln!(f, "{:<10}  {note}", "")?;
-            }
+            write!(f, "{outcome}")?;
         }
         Ok(())
     }

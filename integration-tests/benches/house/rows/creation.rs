@@ -53,6 +53,7 @@ pub async fn measure(context: &mut Context) -> Outcome {
 
 async fn conversation(practice: &Practice, token: &str) -> Round {
     practice.rests().await;
+    practice.is_alone().await;
     drop(practice.to_homeserver.take());
     let (before, began) = (Cpu::of(practice.parlour()), Instant::now());
     practice.begin(token, "Flu clinic", &[], &practice.patients).await;

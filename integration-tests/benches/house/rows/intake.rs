@@ -38,6 +38,7 @@ pub async fn measure(context: &mut Context) -> Outcome {
     let talk = practice.begin(&token, "Flu clinic", &[], &practice.patients).await;
     let mut writers: Vec<_> = practice.patients.iter().map(|patient| Writer::new(&talk, patient)).collect();
     practice.rests().await;
+    practice.is_alone().await;
     say!("intake: {} transactions of {EVENTS} events", sizes.transactions);
     let (http, url, token) = practice.inside();
     let mut took = Figures::default();

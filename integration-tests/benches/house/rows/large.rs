@@ -8,7 +8,7 @@ use std::{
 
 use parlour::demo::client::Client;
 use parlour_integration_tests::{LIMIT, Talk, read};
-use ruma::RoomId;
+use ruma::{OwnedEventId, OwnedRoomId};
 use tokio::time::sleep;
 
 use crate::{
@@ -128,56 +128,26 @@ pub async fn reply(context: &mut Context) -> Outcome {
         client.resume().await;
     }
     let (size, talk) = talks.last().expect("a conversation");
-    let (hub, spoke) = (talk.hub(), talk.spoke(practice.person("Ann")));
-    let token = parlour_integration_tests::token(kim);
-    let bens = std::slice::from_ref(practice.person("Ben"));
-    let elsewhere = practice.begin(&token, "Blood test", &[], bens).await;
-    let (other_hub, other_spoke) = (elsewhere.hub(), elsewhere.spoke(&bens[0]));
-    for (client, room) in [(kim, &hub), (kim, &other_hub), (ann, &spoke), (ben, &other_spoke)] {
-        client.wait_for_room(LIMIT, |found| found.room_id == *room).await.expect("in the room");
-    }
-    ann.send_text(&spoke, "May I come at four?").await.expect("sent");
-    let question = read(kim, &hub, "May I come at four?").await.event_id;
-    // The first of each makes ghosts and sessions.
-    kim.reply(&hub, &question, "One moment.").await.expect("sent");
-    read(ann, &spoke, "One moment.").await;
-    kim.send_text(&other_hub, "Good morning.").await.expect("sent");
-    read(ben, &other_spoke, "Good morning.").await;
+    let ways = large.ways(talk).await;
     let (mut replies, mut others) = (Figures::default(), Figures::default());
     for number in 0..broadcasts {
         practice.rests().await;
+        practice.is_alone().await;
         drop(practice.to_homeserver.take());
-        author.says(&hub, &words(900 + number)).await;
-        // Whatever was begun before the broadcast's end counts, however long it takes.
+        author.says(&talk.hub(), &words(900 + number)).await;
         let over = AtomicBool::new(false);
-        let goes_on = || !over.load(Ordering::Relaxed);
-        let replying = async {
-            for turn in (0..).take_while(|_| goes_on()) {
-                let words = format!("Reply {turn} during {number}.");
-                let pressed = Instant::now();
-                kim.reply(&hub, &question, &words).await.expect("sent");
-                arrives(ann, &spoke, &words, pressed, &mut replies).await;
-            }
-        };
-        let elsewhere = async {
-            for turn in (0..).take_while(|_| goes_on()) {
-                let words = format!("Message {turn} during {number}.");
-                let pressed = Instant::now();
-                kim.send_text(&other_hub, &words).await.expect("sent");
-                arrives(ben, &other_spoke, &words, pressed, &mut others).await;
-            }
-        };
         let broadcast = async {
             practice.to_homeserver.have_been_sent(*size, PATIENCE).await;
             over.store(true, Ordering::Relaxed);
         };
-        tokio::join!(replying, elsewhere, broadcast);
-        say!(
-            "reply: broadcast {} of {broadcasts}, {} replies, {} elsewhere",
-            number + 1,
-            replies.count(),
-            others.count()
+        let [reply, elsewhere] = &ways;
+        tokio::join!(
+            broadcast,
+            reply.again_until(&over, number, &mut replies),
+            elsewhere.again_until(&over, number, &mut others),
         );
+        let (replies, others) = (replies.count(), others.count());
+        say!("reply: broadcast {} of {broadcasts}, {replies} replies, {others} elsewhere", number + 1);
     }
     practice.rests().await;
     for client in [kim, ann, ben] {
@@ -192,9 +162,61 @@ pub async fn reply(context: &mut Context) -> Outcome {
     outcome
 }
 
-async fn arrives(client: &Client, room: &RoomId, words: &str, pressed: Instant, took: &mut Figures) {
-    let arrived = client.wait_for(room, PATIENCE, |message| message.body == words).await;
-    arrived.expect("it arrives in the end");
-    took.push(millis(pressed.elapsed()));
-    sleep(PAUSE).await;
+impl Large {
+    /// Kim's reply to Ann in the large conversation, and her messages to Ben in another; each has gone once.
+    async fn ways(&self, talk: &Talk) -> [Way<'_>; 2] {
+        let Self { practice, kim, ann, ben, .. } = self;
+        let (hub, spoke) = (talk.hub(), talk.spoke(practice.person("Ann")));
+        let bens = std::slice::from_ref(practice.person("Ben"));
+        let token = parlour_integration_tests::token(kim);
+        let elsewhere = practice.begin(&token, "Blood test", &[], bens).await;
+        let (other_hub, other_spoke) = (elsewhere.hub(), elsewhere.spoke(&bens[0]));
+        for (client, room) in [(kim, &hub), (kim, &other_hub), (ann, &spoke), (ben, &other_spoke)] {
+            client.wait_for_room(LIMIT, |found| found.room_id == *room).await.expect("in the room");
+        }
+        ann.send_text(&spoke, "May I come at four?").await.expect("sent");
+        let question = read(kim, &hub, "May I come at four?").await.event_id;
+        let reply = Way { from: kim, room: hub, to: ann, into: spoke, answers: Some(question) };
+        let elsewhere = Way { from: kim, room: other_hub, to: ben, into: other_spoke, answers: None };
+        for way in [&reply, &elsewhere] {
+            way.goes("Good morning.").await;
+        }
+        [reply, elsewhere]
+    }
+}
+
+/// From one person's client to another's.
+struct Way<'a> {
+    from: &'a Client,
+    room: OwnedRoomId,
+    to: &'a Client,
+    into: OwnedRoomId,
+    /// The message that is answered.
+    answers: Option<OwnedEventId>,
+}
+
+impl Way<'_> {
+    /// From the return key to the other's screen.
+    async fn goes(&self, words: &str) -> Duration {
+        let pressed = Instant::now();
+        let sent = match &self.answers {
+            Some(answered) => self.from.reply(&self.room, answered, words).await,
+            None => self.from.send_text(&self.room, words).await,
+        };
+        sent.expect("sent");
+        let arrived = self.to.wait_for(&self.into, PATIENCE, |message| message.body == words).await;
+        arrived.expect("it arrives in the end");
+        pressed.elapsed()
+    }
+
+    /// One after the other until it is over. Whatever was begun before counts, however long it takes.
+    async fn again_until(&self, over: &AtomicBool, number: usize, took: &mut Figures) {
+        for turn in 0.. {
+            if over.load(Ordering::Relaxed) {
+                return;
+            }
+            took.took(self.goes(&format!("Message {turn} during {number}.")).await);
+            sleep(PAUSE).await;
+        }
+    }
 }

@@ -40,6 +40,7 @@ pub async fn measure(context: &mut Context) -> Outcome {
         conversations.push(Conversation { hub, spoke, said: Vec::new() });
     }
     practice.rests().await;
+    practice.is_alone().await;
     say!("latency: {messages} messages");
     drop((practice.to_homeserver.take(), practice.to_parlour.take()));
     let mut ticks = interval(PAUSE);

@@ -31,7 +31,7 @@ pub async fn measure(context: &mut Context) -> Outcome {
     let mut took = Figures::default();
     say!("readable: {} messages", context.sizes.messages / 3);
     for number in 0..2 + context.sizes.messages / 3 {
-        practice.rests().await;
+        practice.is_alone().await;
         sleep(PAUSE).await;
         let words = format!("Message number {number}.");
         let (from, to) = if number % 2 == 0 {

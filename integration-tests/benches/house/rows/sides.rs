@@ -46,7 +46,7 @@ pub async fn broadcast(
     legs: usize,
     words: &str,
 ) -> Round {
-    practice.is_still().await;
+    practice.is_alone().await;
     drop((practice.to_homeserver.take(), practice.to_parlour.take()));
     let before = Cpu::of(practice.parlour());
     let event = author.says(hub, words).await;
@@ -103,7 +103,7 @@ impl Sides {
         for turn in 0..IN_FLIGHT.len() {
             let in_flight = IN_FLIGHT[(turn + number) % IN_FLIGHT.len()];
             practice.freeze().await;
-            practice.is_still().await;
+            practice.is_alone().await;
             drop(practice.to_homeserver.take());
             let took = plan.run(practice.to_homeserver.port(), in_flight).await;
             self.bare.entry(in_flight).or_default().took(took);
