@@ -1,7 +1,7 @@
 //! Patients' devices without a client: accounts, cross-signing identities, signed devices and one-time keys that are real to
 //! everybody who encrypts for them. They read as little as can be: what was sent to them, and what stands in a room.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use futures_util::{StreamExt as _, stream};
 use matrix_sdk_crypto::vodozemac::{
@@ -78,6 +78,8 @@ pub struct Device {
     http: reqwest::Client,
     account: Account,
     olm: Vec<Session>,
+    /// What was sent to it, to tell what comes twice.
+    taken: HashSet<Vec<u8>>,
     /// By room and session.
     room_keys: HashMap<(String, String), InboundGroupSession>,
     /// Up to where it has read what was sent to it.
@@ -99,6 +101,7 @@ impl Device {
             http: http.clone(),
             account: Account::new(),
             olm: Vec::new(),
+            taken: HashSet::new(),
             room_keys: HashMap::new(),
             since: None,
         };
@@ -219,12 +222,16 @@ impl Device {
         }
     }
 
-    /// Takes in what was sent to it, which is a room's session.
+    /// Takes in what was sent to it, which is a room's session. The same ciphertext may come twice, when whoever sent it
+    /// did not hear that it had arrived; it opens once.
     fn take(&mut self, event: &Value) {
         let text = |value: &Value| value.as_str().expect("text").to_owned();
         let message = &event["content"]["ciphertext"][self.account.curve25519_key().to_base64()];
         let kind = message["type"].as_u64().and_then(|kind| usize::try_from(kind).ok()).expect("a kind");
         let body = base64_decode(text(&message["body"])).expect("base64");
+        if !self.taken.insert(body.clone()) {
+            return;
+        }
         let message = OlmMessage::from_parts(kind, &body).expect("an Olm message");
         let opened = self.olm.iter_mut().find_map(|session| session.decrypt(&message).ok());
         let opened = opened.unwrap_or_else(|| {
