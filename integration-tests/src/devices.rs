@@ -80,6 +80,8 @@ pub struct Device {
     olm: Vec<Session>,
     /// What was sent to it, to tell what comes twice.
     taken: HashSet<Vec<u8>>,
+    /// How often something came that had come before.
+    repeated: usize,
     /// By room and session.
     room_keys: HashMap<(String, String), InboundGroupSession>,
     /// Up to where it has read what was sent to it.
@@ -102,6 +104,7 @@ impl Device {
             account: Account::new(),
             olm: Vec::new(),
             taken: HashSet::new(),
+            repeated: 0,
             room_keys: HashMap::new(),
             since: None,
         };
@@ -206,6 +209,11 @@ impl Device {
         }
     }
 
+    /// How often something was sent to it again, of what it has taken in.
+    pub fn repeated(&self) -> usize {
+        self.repeated
+    }
+
     /// Takes in all that was sent to it and that it has not read.
     async fn take_what_was_sent(&mut self) {
         loop {
@@ -222,14 +230,14 @@ impl Device {
         }
     }
 
-    /// Takes in what was sent to it, which is a room's session. The same ciphertext may come twice, when whoever sent it
-    /// did not hear that it had arrived; it opens once.
+    /// Takes in what was sent to it, which is a room's session. The same ciphertext opens once.
     fn take(&mut self, event: &Value) {
         let text = |value: &Value| value.as_str().expect("text").to_owned();
         let message = &event["content"]["ciphertext"][self.account.curve25519_key().to_base64()];
         let kind = message["type"].as_u64().and_then(|kind| usize::try_from(kind).ok()).expect("a kind");
         let body = base64_decode(text(&message["body"])).expect("base64");
         if !self.taken.insert(body.clone()) {
+            self.repeated += 1;
             return;
         }
         let message = OlmMessage::from_parts(kind, &body).expect("an Olm message");

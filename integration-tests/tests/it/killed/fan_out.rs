@@ -226,6 +226,7 @@ impl Broadcast {
         }
         for (device, spoke) in self.devices.iter_mut().zip(&spokes[CLIENTS..]) {
             assert_eq!(device.reads(spoke).await, self.said);
+            assert_eq!(device.repeated(), 0, "no key came twice");
         }
     }
 }
