@@ -4,6 +4,7 @@
 pub mod books;
 pub mod crowd;
 pub mod dehydrated;
+pub mod devices;
 pub mod js;
 pub mod proxy;
 pub mod requests;

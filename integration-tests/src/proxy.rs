@@ -24,13 +24,15 @@ pub enum Fate {
     Pass,
     /// It never arrives; the connection is cut.
     CutRequest,
+    /// It goes through, and so does its answer; the proxy keeps what was asked.
+    Keep,
     /// It arrives and does its work; the connection is cut instead of an answer.
     CutAnswer,
     /// It never arrives; the proxy keeps it, and answers in the other's place with this status and body.
     Answer(u16, &'static str),
 }
 
-/// A request that the proxy has answered itself.
+/// A request that the proxy has kept.
 #[derive(Clone, Debug)]
 pub struct Kept {
     /// Its path, with the query.
@@ -116,7 +118,7 @@ impl Proxy {
         std::mem::take(&mut *self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until the proxy has answered something itself; all that it has answered since this was asked last.
+    /// Waits until the proxy has kept something; all that it has kept since this was asked last.
     pub async fn kept(&self) -> Vec<Kept> {
         let mut kept = self.shared.kept.subscribe();
         loop {
@@ -172,18 +174,22 @@ async fn serve(mut client: TcpStream, target: u16, shared: &Shared) -> io::Resul
     let mut words = first.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     shared.seen.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{method} {path}"));
+    let keep = || {
+        let body = String::from_utf8_lossy(&bytes[head..]).into_owned();
+        shared.kept.send_modify(|kept| kept.push(Kept { path: path.to_owned(), body }));
+    };
     let fate = (shared.judge.lock().unwrap_or_else(PoisonError::into_inner))(method, path);
     match fate {
         Fate::CutRequest => return Ok(()),
         Fate::Answer(status, answer) => {
-            let body = String::from_utf8_lossy(&bytes[head..]).into_owned();
-            shared.kept.send_modify(|kept| kept.push(Kept { path: path.to_owned(), body }));
+            keep();
             let length = answer.len();
             let head = format!(
                 "HTTP/1.1 {status} Told\r\nContent-Type: application/json\r\nContent-Length: {length}"
             );
             return client.write_all(format!("{head}\r\nConnection: close\r\n\r\n{answer}").as_bytes()).await;
         }
+        Fate::Keep => keep(),
         Fate::Pass | Fate::CutAnswer => {}
     }
     let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await?;

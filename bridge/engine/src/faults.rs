@@ -51,6 +51,8 @@ faults! {
     SilentReactions = "silent-reactions",
     /// What is held stays so, whoever comes.
     HeldForEver = "held-for-ever",
+    /// Whatever was sent to somebody is sent again to each new device of theirs.
+    RepairsAll = "repairs-all",
     }
     OF_THE_SOAK: /** Those that lose, double or reorder messages when processes are killed and connections are cut. */ {
     /// The same event counts as another one when it comes again.

@@ -12,6 +12,7 @@ use ruma::{DeviceId, UserId};
 use crate::{
     crypto::{CryptoError, Published},
     engine::Core,
+    faults::faulty,
     store::{
         DeviceNews, Known, KnownDevice, Landed, Repair, SessionName, StoreError, UnreadableSession, Why,
     },
@@ -123,6 +124,7 @@ impl Core {
         // A dehydrated device keeps for the next one what it gets.
         if !fresh.is_empty() && !others.iter().any(|device| device.dehydrated && !device.gone) {
             let seen_last = others.iter().filter_map(|device| device.seen_at).max();
+            let seen_last = seen_last.filter(|_| !faulty!(self.settings, RepairsAll));
             sessions = self.sent_to_nobody(news, &fresh, seen_last).await?;
             if !sessions.is_empty() && others.iter().any(|device| device.gone && !device.dehydrated) {
                 // When it was seen last was told before it went. It was there for longer.

@@ -102,7 +102,7 @@ enum Done {
     /// Legs were to be encrypted.
     Prepared { speaker: Speaker, legs: Vec<Leg>, outcomes: Vec<Result<Prepared, Failed>> },
     /// A leg was sent; none stands in its room already, or is not to be sent.
-    Delivered { leg: Leg, event: Option<OwnedEventId> },
+    Delivered { portal: Portal, leg: LegId, event: Option<OwnedEventId> },
     /// These portals are to be looked at again, after this time.
     Again(Vec<PortalId>, Duration),
     /// What has landed in these portals is written down.
@@ -262,7 +262,7 @@ impl Dispatch {
         let core = Arc::clone(&self.core);
         self.spawn(Work::Delivering, vec![leg.portal.id.clone()], async move {
             match core.resume(&leg).await {
-                Ok(event) => Done::Delivered { leg, event },
+                Ok(event) => Done::Delivered { portal: leg.portal, leg: leg.id, event },
                 Err(error) => core.again(&leg, &error).await,
             }
         });
@@ -299,11 +299,11 @@ impl Dispatch {
                 let again = legs.into_iter().zip(outcomes).map(|(leg, outcome)| self.prepared(leg, outcome));
                 again.flatten().collect()
             }
-            Some(Done::Delivered { leg, event: Some(event) }) => {
-                self.landed.push(Landed { portal: leg.portal, leg: leg.id, event });
+            Some(Done::Delivered { portal, leg, event: Some(event) }) => {
+                self.landed.push(Landed { portal, leg, event });
                 Vec::new()
             }
-            Some(Done::Delivered { leg, event: None }) => self.freed(vec![leg.portal.id], Duration::ZERO),
+            Some(Done::Delivered { portal, event: None, .. }) => self.freed(vec![portal.id], Duration::ZERO),
             Some(Done::Again(portals, after)) => self.freed(portals, after),
             Some(Done::Kept(portals)) => {
                 self.keeping = false;
@@ -329,7 +329,7 @@ impl Dispatch {
             Ok(Prepared::Ready { intent, ciphertext }) => {
                 self.spawn(Work::Delivering, vec![portal], async move {
                     match core.put(&leg, &intent, ciphertext).await {
-                        Ok(event) => Done::Delivered { leg, event: Some(event) },
+                        Ok(event) => Done::Delivered { portal: leg.portal, leg: leg.id, event: Some(event) },
                         Err(error) => core.again(&leg, &error).await,
                     }
                 });

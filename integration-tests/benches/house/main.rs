@@ -2,7 +2,6 @@
 //! same. docs/performance.md tells what the rows mean.
 #![expect(clippy::expect_used, reason = "a bench ends where something is not as it must be")]
 
-mod devices;
 mod figures;
 mod http1;
 mod machine;

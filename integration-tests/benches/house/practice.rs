@@ -19,7 +19,10 @@ use parlour::{
 };
 use parlour_domain::{PersonId, Role};
 use parlour_engine::CommitPoint;
-use parlour_integration_tests::{LIMIT, Talk};
+use parlour_integration_tests::{
+    LIMIT, Talk,
+    devices::{Equipment, equip},
+};
 use reqwest::Method;
 use ruma::{OwnedEventId, RoomId, UserId};
 use serde_json::{Value, json};
@@ -31,7 +34,6 @@ use tokio::{
 };
 
 use crate::{
-    devices::{Equipment, equip},
     machine::{Busy, Cpu, signal},
     tap::Tap,
 };

@@ -6,6 +6,7 @@
 
 mod copied;
 mod demo;
+mod fan_out;
 mod repair;
 mod restored;
 mod starting;

@@ -20,7 +20,8 @@
 //! | device removed | `giving_keys::device_removed` |
 //! | one-time keys exhausted | `giving_keys::one_time_keys_exhausted`, `giving_keys::no_key_to_be_had` |
 //! | one-time key clash | `giving_keys::one_time_key_clash` |
-//! | claim or query fails | `giving_keys::claim_or_query_fails` |
+//! | claim or query fails | `giving_keys::claim_or_query_fails`, `giving_keys::who_cannot_be_reached_keeps_nobody_waiting` |
+//! | 1000-device fan-out | `fan_out::thousand_device_fan_out` |
 //! | wedged Olm | `wedged::wedged_olm`, `…_of_a_ghost_that_sleeps`, `…_of_the_bot` |
 //! | PUT done, answer lost | `sending::put_done_answer_lost` |
 //! | equal transaction ids of two ghosts | `sending::equal_transaction_ids_of_two_ghosts` |
@@ -36,6 +37,7 @@
 mod arriving;
 mod clocks;
 mod crashing;
+mod fan_out;
 mod giving_keys;
 mod going_back;
 mod receiving_keys;

@@ -19,6 +19,7 @@ pub(super) fn all(scene: &Scene) -> Vec<BoxFuture<'_, Row>> {
         row("C1", "what is not passed on, its sender is told", "silent-reactions", told(scene)),
         row("S1", "read later, once and in order", "send-twice", later(scene)),
         row("S1", "who signs in later reads what was written before", "held-for-ever", newcomer(scene)),
+        row("S1", "a browser that forgot its keys reads everything again", "repairs-all", forgetful(scene)),
         row("S6", "staff only, patients only, or both", "owner-only", who(scene)),
         row("S7", "the conversation has its name", "hub-unnamed", named(scene)),
         row("S8", "one-way: the patient's own PUT is refused", "one-way-open", one_way(scene)),
@@ -226,6 +227,54 @@ async fn newcomer(scene: &Scene) -> Evidence {
     Ok(format!(
         "three messages written before the patient's first sign-in, all read {:.1} s after it, in order, with their times",
         took.as_secs_f64()
+    ))
+}
+
+/// A patient's browser forgets everything. Signed in again, with what opens their secret storage, it reads what it had
+/// read, each message once and with its time, and what is written then.
+async fn forgetful(scene: &Scene) -> Evidence {
+    let murphy = &scene.murphy;
+    let eve = scene.known("Eve")?.user_id.clone();
+    let wanted = json!({ "name": "S1 forgetful", "mode": "two-way", "staff": [], "patients": [&eve] });
+    let talk = scene.begin(wanted).await?;
+    let spoke = talk.room_of(&eve)?;
+    let browser = scene.sign_in("Eve", "browser").await?;
+    let words = ["S1 keep this", "S1 and this"];
+    let mut times = Vec::new();
+    for words in words {
+        say(murphy, &talk.hub, words).await?;
+        times.push(read(&browser, &spoke, words).await?.sent_at);
+    }
+    let backups = browser.matrix().encryption().backups();
+    let backed_up = tokio::time::timeout(LIMIT, backups.wait_for_steady_state()).await;
+    browser.stop().await;
+    if !matches!(backed_up, Ok(Ok(()))) {
+        return Err("the browser did not back its keys up".to_owned().into());
+    }
+    scene.forget("Eve", "browser")?;
+    let browser = scene.sign_in("Eve", "browser").await?;
+    let seen = async {
+        for words in words {
+            read(&browser, &spoke, words).await?;
+        }
+        say(murphy, &talk.hub, "S1 welcome back").await?;
+        read(&browser, &spoke, "S1 welcome back").await?;
+        Ok::<_, Trouble>(browser.messages(&spoke).await?)
+    };
+    let seen = seen.await;
+    browser.stop().await;
+    let seen = seen?;
+    let bodies: Vec<_> = seen.iter().map(|message| &*message.body).collect();
+    if bodies != [words[0], words[1], "S1 welcome back"] {
+        return Err(format!("after signing in again {bodies:?} was read").into());
+    }
+    if seen.iter().take(times.len()).map(|message| message.sent_at).ne(times) {
+        return Err("a message does not bear the time at which it was written".to_owned().into());
+    }
+    Ok(format!(
+        "the browser's storage was deleted; signed in again, it reads {} and {} from the key backup, once and with their \
+         times, and {}",
+        seen[0].event_id, seen[1].event_id, seen[2].event_id
     ))
 }
 

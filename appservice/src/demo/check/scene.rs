@@ -124,6 +124,16 @@ impl Scene {
         known.ok_or_else(|| format!("{name} is not there"))
     }
 
+    fn store(&self, person: &Known, device: &str) -> PathBuf {
+        self.stores.join(format!("{}-{device}", person.user_id.localpart()))
+    }
+
+    /// A client that was stopped loses all that it kept.
+    pub(super) fn forget(&self, name: &str, device: &str) -> Result<(), String> {
+        let store = self.store(self.known(name)?, device);
+        std::fs::remove_dir_all(store).map_err(|error| format!("what the client kept stays: {error}"))
+    }
+
     /// Somebody's client on a device more.
     pub(super) async fn sign_in(&self, name: &str, device: &str) -> Result<Client, Trouble> {
         let person = self.known(name)?;
@@ -131,7 +141,7 @@ impl Scene {
             homeserver_url: &self.homeserver_url,
             user_id: &person.user_id,
             password: &person.password,
-            store: &self.stores.join(format!("{}-{device}", person.user_id.localpart())),
+            store: &self.store(person, device),
             strict: false,
         })
         .await?)

@@ -17,6 +17,7 @@ use ruma::{
     to_device::DeviceIdOrAllDevices,
 };
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::{CryptoError, Machine, devices::Device};
 use crate::{commit_point::CommitPoint, ghosts::BOT};
@@ -60,6 +61,17 @@ struct Parcel {
     count: usize,
     /// With the place of the message whose room's session it gives.
     stands_for: Vec<(usize, OwnedTransactionId)>,
+}
+
+impl Parcel {
+    /// The same for the same requests of the machine's, so that devices get it once when it is sent again because nobody has
+    /// heard that it had arrived.
+    fn id(&self) -> OwnedTransactionId {
+        let ids: BTreeSet<_> = self.stands_for.iter().map(|(_, id)| id.as_str()).collect();
+        let mut digest = Sha256::new();
+        ids.into_iter().for_each(|id| digest.update(id));
+        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    }
 }
 
 /// An error that several messages share.
@@ -163,8 +175,7 @@ impl Machine {
             self.keys.in_one_commit(shared).await?;
         }
         for parcel in packed(&shares) {
-            let id = TransactionId::new();
-            match self.send_to_devices(&parcel.event_type, &id, parcel.messages).await {
+            match self.send_to_devices(&parcel.event_type, &parcel.id(), parcel.messages).await {
                 Ok(response) => {
                     let olm = self.olm.write().await;
                     let marked = async {

@@ -2,9 +2,9 @@
 //! nobody yet; the bare side claims one-time keys and sends room keys as often.
 
 use parlour_engine::CommitPoint;
+use parlour_integration_tests::devices::Equipment;
 
 use crate::{
-    devices::Equipment,
     practice::{Author, Practice, Wanted},
     replay::{IN_FLIGHT, Plan},
     rows::{

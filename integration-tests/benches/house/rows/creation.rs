@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use parlour_engine::CommitPoint;
+use parlour_integration_tests::devices::Equipment;
 
 use crate::{
-    devices::Equipment,
     machine::Cpu,
     practice::{Practice, Wanted},
     replay::Plan,

@@ -9,14 +9,13 @@ use parlour::{
     demo::practice::DemoPerson,
     edge::{SystemChance, random_hex},
 };
-use parlour_integration_tests::Talk;
+use parlour_integration_tests::{Talk, devices::Equipment};
 use reqwest::Method;
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::{
-    devices::Equipment,
     figures::{Figures, millis},
     practice::{Practice, Wanted},
     rows::Context,

@@ -7,12 +7,11 @@ use std::{
 };
 
 use parlour::demo::client::Client;
-use parlour_integration_tests::{LIMIT, Talk, read};
+use parlour_integration_tests::{LIMIT, Talk, devices::Equipment, read};
 use ruma::{OwnedEventId, OwnedRoomId};
 use tokio::time::sleep;
 
 use crate::{
-    devices::Equipment,
     figures::{Figures, millis},
     practice::{Author, Practice, Wanted},
     rows::{Context, Sizes, sides::broadcast},

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use parlour_engine::CommitPoint;
+use parlour_integration_tests::devices::Equipment;
 use ruma::{OwnedEventId, OwnedRoomId};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
-    devices::Equipment,
     figures::{Figures, millis},
     practice::{Author, Practice, Wanted},
     rows::Context,

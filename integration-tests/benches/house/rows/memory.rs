@@ -2,8 +2,9 @@
 //! its beginning, the owner's and the patient's: half as many conversations, each of other people, make them all known. Then
 //! Parlour is started anew, and the conversations that it makes next wake the ghosts of their people.
 
+use parlour_integration_tests::devices::Equipment;
+
 use crate::{
-    devices::Equipment,
     machine::memory,
     practice::{Practice, Wanted},
     rows::Context,

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use parlour_integration_tests::{LIMIT, read};
+use parlour_integration_tests::{LIMIT, devices::Equipment, read};
 use tokio::time::sleep;
 
 use crate::{
-    devices::Equipment,
     figures::{Figures, millis},
     practice::{Author, Practice, Wanted},
     rows::Context,

@@ -1,7 +1,8 @@
 //! `warm`: one message to patients who have had one before.
 
+use parlour_integration_tests::devices::Equipment;
+
 use crate::{
-    devices::Equipment,
     practice::{Author, Practice, Wanted},
     replay::Plan,
     rows::{

@@ -5,6 +5,7 @@ use std::time::Duration;
 use parlour::{demo::client::Client, run::Extras};
 use parlour_integration_tests::{
     LIMIT, Stage,
+    devices::{Device, Equipment, equip},
     proxy::{Fate, Proxy},
     read, say,
     trial::Trial,
@@ -257,4 +258,52 @@ async fn claim_or_query_fails() {
     }
     assert_eq!(told(&murphy, &hub).await, 0);
     end([murphy, ann, ben, second], stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_be_reached_keeps_nobody_waiting() {
+    let stage = Stage::open().await;
+    let (murphy, ann, ben) =
+        (stage.sign_in("murphy").await, stage.sign_in("ann").await, stage.sign_in("ben").await);
+    // Cara has no device. Dan has one that nobody has signed, and Eve's has no key left.
+    let (http, homeserver) = (reqwest::Client::new(), stage.world.homeserver_url());
+    let (dan, eve) = (stage.person("dan"), stage.person("eve").clone());
+    let mut unsigned = Device::unsigned(&http, &homeserver, dan, 5).await;
+    let spent = Equipment { devices: 1, one_time_keys: 0 };
+    let mut spent = equip(&http, &homeserver, &[eve], spent).await.remove(0).remove(0);
+    let names = ["ann", "ben", "cara", "dan", "eve"];
+    let talk = stage.begin(&murphy, "all sorts", "two-way", &[], &names).await;
+    let (hub, [anns, bens, caras, dans, eves]) =
+        (talk.hub(), names.map(|name| talk.spoke(stage.person(name))));
+    for words in ["one", "two"] {
+        say(&murphy, &hub, words).await;
+        read(&ann, &anns, words).await;
+        read(&ben, &bens, words).await;
+    }
+    // Of each of the three the first is held, and the second waits behind it.
+    figures(&stage, "three wait", |f| (f.inbox, f.waiting, f.held) == (0, 3, 3)).await;
+    assert_eq!((unsigned.reads(&dans).await, spent.reads(&eves).await), (vec![], vec![]), "nothing is there");
+
+    // Each can be reached now: by a first device, by one that is signed, and by new keys.
+    let (cara, dan) = (stage.sign_in("cara").await, stage.sign_in("dan").await);
+    spent.publish_one_time_keys(5).await;
+    for (client, spoke) in [(&cara, &caras), (&dan, &dans)] {
+        read(client, spoke, "two").await;
+    }
+    let deadline = tokio::time::Instant::now() + LIMIT * 3;
+    // It looks by itself, once a minute.
+    while spent.reads(&eves).await.len() < 2 {
+        assert!(tokio::time::Instant::now() < deadline, "Eve can be reached");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    say(&murphy, &hub, "three").await;
+    for (client, spoke) in [(&ann, &anns), (&ben, &bens), (&cara, &caras), (&dan, &dans)] {
+        read(client, spoke, "three").await;
+        assert_eq!(heard(client, spoke).await, ["one", "two", "three"]);
+    }
+    figures(&stage, "all is sent", |f| (f.inbox, f.waiting, f.held) == (0, 0, 0)).await;
+    assert_eq!(spent.reads(&eves).await, ["one", "two", "three"]);
+    assert_eq!(unsigned.reads(&dans).await, ["(unreadable)"; 3], "it is still not signed");
+    assert_eq!(told(&murphy, &hub).await, 0);
+    end([murphy, ann, ben, cara, dan], stage).await;
 }
