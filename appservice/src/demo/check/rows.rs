@@ -19,7 +19,7 @@ pub(super) fn all(scene: &Scene) -> Vec<BoxFuture<'_, Row>> {
         row("C1", "what is not passed on, its sender is told", "silent-reactions", told(scene)),
         row("S1", "read later, once and in order", "send-twice", later(scene)),
         row("S1", "who signs in later reads what was written before", "held-for-ever", newcomer(scene)),
-        row("S1", "a browser that forgot its keys reads everything again", "repairs-all", forgetful(scene)),
+        row("S1", "a browser that forgot its keys reads all of it again", "repairs-all", forgetful(scene)),
         row("S6", "staff only, patients only, or both", "owner-only", who(scene)),
         row("S7", "the conversation has its name", "hub-unnamed", named(scene)),
         row("S8", "one-way: the patient's own PUT is refused", "one-way-open", one_way(scene)),
