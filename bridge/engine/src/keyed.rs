@@ -19,10 +19,13 @@ pub enum Again {
 }
 
 const AFTER_A_PANIC: Duration = Duration::from_secs(5);
+/// After so long without anything to do a worker goes; the next wake makes another.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Workers by key. Dropping it ends them all.
 pub struct Keyed<K> {
-    workers: Mutex<Workers<K>>,
+    workers: Arc<Mutex<Workers<K>>>,
+    idle: Duration,
 }
 
 struct Workers<K> {
@@ -33,7 +36,12 @@ struct Workers<K> {
 impl<K: Clone + Eq + Hash + Send + Sync + 'static> Keyed<K> {
     /// None yet.
     pub fn new() -> Self {
-        Self { workers: Mutex::new(Workers { woken: HashMap::new(), tasks: JoinSet::new() }) }
+        Self::with_idle(IDLE)
+    }
+
+    fn with_idle(idle: Duration) -> Self {
+        let workers = Workers { woken: HashMap::new(), tasks: JoinSet::new() };
+        Self { workers: Arc::new(Mutex::new(workers)), idle }
     }
 
     /// Has the worker of this key look, now or as soon as it is done with what it does. `work` is what a new
@@ -48,15 +56,26 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Keyed<K> {
             worker.notify_one();
             return;
         }
+        // Those that have gone.
+        while workers.tasks.try_join_next().is_some() {}
         let woken = Arc::new(Notify::new());
         woken.notify_one();
         workers.woken.insert(key.clone(), Arc::clone(&woken));
-        let key = key.clone();
+        let (key, all, idle) = (key.clone(), Arc::clone(&self.workers), self.idle);
         workers.tasks.spawn(async move {
             let mut again = Again::WhenWoken;
             loop {
                 match again {
-                    Again::WhenWoken => woken.notified().await,
+                    Again::WhenWoken => {
+                        if tokio::time::timeout(idle, woken.notified()).await.is_err() {
+                            // Whoever wakes it meanwhile waits until it is gone, or has done so before.
+                            let mut workers = all.lock().await;
+                            if woken.notified().now_or_never().is_none() {
+                                workers.woken.remove(&key);
+                                return;
+                            }
+                        }
+                    }
                     Again::After(limit) => drop(tokio::time::timeout(limit, woken.notified()).await),
                 }
                 // A panic in one look must not end all later ones: nobody else would ever handle this key.
@@ -105,6 +124,28 @@ mod tests {
             looks.recv().await.expect("the worker looks after every wake");
         }
         assert_eq!(most.load(Ordering::SeqCst), 1);
+        keyed.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_worker_with_nothing_to_do_goes_and_comes_back() {
+        let keyed = Keyed::with_idle(Duration::from_millis(1));
+        let (done, mut looks) = mpsc::unbounded_channel();
+        for _ in 0..3 {
+            let done = done.clone();
+            let work = move |(): ()| {
+                let done = done.clone();
+                async move {
+                    let _ = done.send(());
+                    Again::WhenWoken
+                }
+            };
+            keyed.wake(&(), work).await;
+            looks.recv().await.expect("it looks");
+            while !keyed.workers.lock().await.woken.is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
         keyed.stop().await;
     }
 

@@ -79,6 +79,8 @@ impl Sender {
     /// Has it look at these portals, now or as soon as it is done with what it does there.
     pub(crate) async fn wake(&self, core: &Arc<Core>, portals: Vec<PortalId>) {
         let mut running = self.0.lock().await;
+        // It ends by itself only when it panics: whatever waits is looked for once a minute.
+        drop(running.take_if(|running| running.task.is_finished()));
         let running = running.get_or_insert_with(|| {
             let (wakes, woken) = mpsc::unbounded_channel();
             Running { wakes, task: tokio::spawn(Dispatch::new(Arc::clone(core)).run(woken)) }

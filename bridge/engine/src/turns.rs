@@ -72,7 +72,7 @@ struct Queue {
 
 /// A turn that was given; dropped, it is free.
 #[derive(Debug)]
-struct Turn {
+pub(crate) struct Turn {
     /// None when its end is counted already.
     turns: Option<Turns>,
     party: Party,
@@ -106,7 +106,8 @@ impl Turns {
         outcome
     }
 
-    async fn turn(&self, party: &Party) -> Turn {
+    /// A turn, for requests that tell nothing of how much the homeserver bears. Whoever holds one must not wait for another.
+    pub(crate) async fn turn(&self, party: &Party) -> Turn {
         let (given, mine) = oneshot::channel();
         {
             let mut state = self.state();

@@ -1,6 +1,10 @@
 //! The devices that people have published, as a machine knows them.
 
-use std::{ops::Deref, sync::PoisonError};
+use std::{
+    collections::HashMap,
+    ops::Deref,
+    sync::{MutexGuard, PoisonError},
+};
 
 use matrix_sdk_crypto::{store::CryptoStore as _, types::requests::ToDeviceRequest};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, UserId};
@@ -26,6 +30,14 @@ pub(super) struct Device {
     published: Published,
     /// Whether there is an Olm session with it.
     reachable: bool,
+}
+
+/// What is known of people's devices, until they are asked for anew.
+#[derive(Default)]
+pub(super) struct KnownDevices {
+    of: HashMap<OwnedUserId, Vec<Device>>,
+    /// How often something was new.
+    changes: u64,
 }
 
 impl Device {
@@ -60,10 +72,13 @@ impl Machine {
 
     /// The devices of somebody, as they were told last.
     pub(super) async fn devices_of(&self, user_id: &UserId) -> Result<Vec<Device>, CryptoError> {
-        let known = self.devices.lock().unwrap_or_else(PoisonError::into_inner).get(user_id).cloned();
-        if let Some(known) = known {
-            return Ok(known);
-        }
+        let asked_at = {
+            let known = self.devices();
+            if let Some(devices) = known.of.get(user_id) {
+                return Ok(devices.clone());
+            }
+            known.changes
+        };
         let mut devices = Vec::new();
         for device in self.olm().await.get_user_devices(user_id, None).await?.devices() {
             let sessions = match device.curve25519_key() {
@@ -80,20 +95,25 @@ impl Machine {
                 reachable: sessions.is_some_and(|sessions| !sessions.is_empty()),
             });
         }
-        // A device that cannot be reached may begin Olm itself at any time.
-        if devices.iter().all(|device| device.reachable) {
-            let mut all = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-            all.insert(user_id.to_owned(), devices.clone());
+        // A device that cannot be reached may begin Olm itself at any time; and what changed meanwhile is not known.
+        let mut known = self.devices();
+        let all_can = !devices.is_empty() && devices.iter().all(|device| device.reachable);
+        if all_can && known.changes == asked_at {
+            known.of.insert(user_id.to_owned(), devices.clone());
         }
+        drop(known);
         Ok(devices)
+    }
+
+    fn devices(&self) -> MutexGuard<'_, KnownDevices> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something about these people's devices may be new.
     pub(super) fn forget_devices<'a>(&self, users: impl Iterator<Item = &'a OwnedUserId>) {
-        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        users.for_each(|user_id| {
-            devices.remove(user_id);
-        });
+        let mut known = self.devices();
+        known.changes += 1;
+        users.for_each(|user_id| drop(known.of.remove(user_id)));
     }
 
     /// Whether the session that is used in a room now was given to a device, or is about to be.

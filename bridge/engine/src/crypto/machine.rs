@@ -1,7 +1,7 @@
 //! One user's machine: its keys, and the requests that it asks for.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -10,11 +10,11 @@ use matrix_sdk_crypto::{
     store::CryptoStore as _,
     types::requests::{AnyOutgoingRequest, UploadSigningKeysRequest},
 };
-use ruma::{OwnedUserId, RoomId, TransactionId, api::client::keys};
+use ruma::{RoomId, TransactionId, api::client::keys};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, RwLock, RwLockReadGuard};
 
-use super::{CryptoError, devices::Device};
+use super::{CryptoError, devices::KnownDevices};
 use crate::{
     commit_point::CommitPoint,
     homeserver::{Homeserver, HomeserverError, Intent},
@@ -32,8 +32,7 @@ pub struct Machine {
     pub(super) homeserver: Homeserver,
     /// Sharing and encrypting are one step: encrypting without a live session is not survivable.
     pub(super) sealing: Mutex<()>,
-    /// What is known of people's devices, until they are asked for anew.
-    pub(super) devices: std::sync::Mutex<HashMap<OwnedUserId, Vec<Device>>>,
+    pub(super) devices: std::sync::Mutex<KnownDevices>,
     /// The Megolm sessions that the bot has learned of this machine.
     pub(super) learned: std::sync::Mutex<HashSet<String>>,
     /// The machine's own requests go out one batch at a time.

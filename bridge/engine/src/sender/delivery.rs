@@ -181,6 +181,7 @@ impl Core {
         // How it ended is not known. The homeserver remembers transaction ids for a day and not for ever; the room tells for
         // certain.
         if !faulty!(self.settings, NewTransactionId) {
+            let _turn = self.turns.turn(&Party::of(leg)).await;
             self.read_back(&leg.portal).await?;
         }
         if self.store.has_landed(leg.seq).await? {
@@ -191,6 +192,7 @@ impl Core {
 
     /// Has a user of ours be in a leg's room.
     pub(super) async fn joined(&self, leg: &Leg, user_id: &UserId) -> Result<(), CryptoError> {
+        let _turn = self.turns.turn(&Party::of(leg)).await;
         self.ghosts.join(&leg.portal, user_id).await
     }
 
