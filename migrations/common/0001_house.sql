@@ -145,7 +145,9 @@ CREATE TABLE messages (
     body            BYTEA NOT NULL,
     answers         TEXT REFERENCES messages (id),
     -- The only patient it concerns: who wrote it, or the only one it went to. Null: every patient.
-    lane            TEXT REFERENCES people (id)
+    lane            TEXT REFERENCES people (id),
+    -- Whether its writer has deleted it: it is not sent to anybody any more.
+    withdrawn       BIGINT NOT NULL DEFAULT 0
 );
 CREATE INDEX messages_by_portal ON messages (portal_id, sent_at);
 
@@ -163,8 +165,8 @@ CREATE TABLE ledger (
 -- One row a leg: a message (message_id), a notice of the bot (notice, about an event of the same portal), or the redaction
 -- of an event that either was (redacts). session: the Megolm session it was encrypted with, as a keyed hash. repeats: how
 -- often what it says had been sent before. landed_at: when it was known to stand in its room.
--- state: waiting, held (nobody there can read it yet), sent, failed, withdrawn (its writer has deleted it). Notice and ciphertext are sealed with the patient's
--- key in a spoke, with the conversation's in a hub; the ciphertext is there from the encryption until the leg has landed.
+-- state: waiting, held (nobody there can read it yet), sent, failed, withdrawn (its writer has deleted it). Notice and
+-- ciphertext are sealed with the patient's key in a spoke, with the conversation's in a hub; the ciphertext is there from the encryption until the leg has landed.
 CREATE TABLE outbox (
     seq             BIGINT PRIMARY KEY,
     leg_id          TEXT NOT NULL UNIQUE,

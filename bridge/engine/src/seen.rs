@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use parlour_domain::{
     Timestamp,
     rules::{DeviceFacts, is_live},
@@ -18,7 +18,7 @@ use ruma::{OwnedUserId, UserId};
 use tokio::sync::Notify;
 
 use crate::{
-    crypto::{CryptoError, Published},
+    crypto::{CryptoError, Failed, Published},
     engine::Core,
     store::Known,
 };
@@ -56,6 +56,37 @@ struct Watch {
 }
 
 type Devices<'a> = HashMap<OwnedUserId, Vec<&'a Published>>;
+
+/// What came of asking for people's devices.
+#[derive(Default)]
+struct Answers {
+    /// Of whom the homeserver tells nothing.
+    untold: HashSet<OwnedUserId>,
+    /// For whom it failed in a way that passes.
+    failed: HashMap<OwnedUserId, CryptoError>,
+}
+
+/// Who is there to read.
+pub(crate) struct There {
+    live: HashSet<OwnedUserId>,
+    failed: HashMap<OwnedUserId, Failed>,
+}
+
+impl There {
+    /// Whether any of these people has a live device (HOLD-1).
+    ///
+    /// # Errors
+    /// When that is known of none, and could not be asked for one.
+    pub(crate) fn is_any(&self, people: &[OwnedUserId]) -> Result<bool, Failed> {
+        if people.iter().any(|user_id| self.live.contains(user_id)) {
+            return Ok(true);
+        }
+        people
+            .iter()
+            .find_map(|user_id| self.failed.get(user_id))
+            .map_or(Ok(false), |error| Err(Arc::clone(error)))
+    }
+}
 
 /// Why people are asked for.
 #[derive(Clone, Copy)]
@@ -108,27 +139,22 @@ impl Core {
     ///
     /// # Errors
     /// When homeserver or database fail in a way that passes.
-    pub(crate) async fn who_is_there(
-        &self,
-        published: &[Published],
-    ) -> Result<HashSet<OwnedUserId>, CryptoError> {
+    pub(crate) async fn who_is_there(&self, published: &[Published]) -> Result<There, CryptoError> {
         let signed = by_user(published.iter().filter(|device| device.signed));
         let users: Vec<_> = signed.keys().cloned().collect();
         let mut known = self.store.devices_known(&users).await?;
         let why = Asked::ToSend(&signed);
         let to_ask: Vec<_> =
             users.into_iter().filter(|user| self.is_to_be_asked(why, user, known.get(user))).collect();
-        let untold = self.ask_for(&to_ask, why).await?;
+        let Answers { untold, failed } = self.ask_for(&to_ask, why).await;
         known.extend(self.store.devices_known(&to_ask).await?);
         let now = self.clock.now();
         let is_there = |user: &OwnedUserId, devices: &[&Published]| {
             untold.contains(user) || devices.iter().any(|device| is_known_live(device, known.get(user), now))
         };
-        Ok(signed
-            .iter()
-            .filter(|(user, devices)| is_there(user, devices))
-            .map(|(user, _)| user.clone())
-            .collect())
+        let live = signed.iter().filter(|(user, devices)| is_there(user, devices));
+        let live = live.map(|(user, _)| user.clone()).collect();
+        Ok(There { live, failed: failed.into_iter().map(|(user, error)| (user, Arc::new(error))).collect() })
     }
 
     /// Whether the homeserver knows more of somebody than is known here.
@@ -175,18 +201,22 @@ impl Core {
     }
 
     /// Asks the homeserver for the devices of these people, and keeps what it tells; each only if that is still wanted as
-    /// soon as nobody else asks for them. Of whom it tells nothing.
-    async fn ask_for(
-        &self,
-        users: &[OwnedUserId],
-        why: Asked<'_>,
-    ) -> Result<HashSet<OwnedUserId>, CryptoError> {
+    /// soon as nobody else asks for them. That of one keeps nobody else from being asked for.
+    async fn ask_for(&self, users: &[OwnedUserId], why: Asked<'_>) -> Answers {
         let asked = stream::iter(users.to_vec()).map(|user_id| async move {
-            let told = self.ask_once(&user_id, why).await?;
-            Ok::<_, CryptoError>((!told).then_some(user_id))
+            let told = self.ask_once(&user_id, why).await;
+            (user_id, told)
         });
-        let untold: Vec<_> = asked.buffer_unordered(AT_ONCE).try_collect().await?;
-        Ok(untold.into_iter().flatten().collect())
+        let told: Vec<_> = asked.buffer_unordered(AT_ONCE).collect().await;
+        let mut answers = Answers::default();
+        for (user_id, told) in told {
+            match told {
+                Ok(true) => {}
+                Ok(false) => drop(answers.untold.insert(user_id)),
+                Err(error) => drop(answers.failed.insert(user_id, error)),
+            }
+        }
+        answers
     }
 
     /// Asks for one person's devices, if that is wanted. Whether the homeserver tells.
@@ -243,16 +273,17 @@ impl Core {
         let published = self.ghosts.bot().await?.published(&users).await?;
         let devices = by_user(published.iter());
         let of = |user: &UserId| devices.get(user).map_or(&[][..], Vec::as_slice);
-        let untold = self.ask_for(&users, Asked::News(&devices)).await?;
+        let Answers { untold, failed } = self.ask_for(&users, Asked::News(&devices)).await;
         let known = self.store.devices_known(&users).await?;
+        let is_told = |user: &OwnedUserId| !untold.contains(user) && !failed.contains_key(user);
         let mut outcome = Ok(());
-        for news in news.iter().filter(|news| !untold.contains(&news.user_id)) {
+        for news in news.iter().filter(|news| is_told(&news.user_id)) {
             let Some(known) = known.get(&news.user_id) else { continue };
             let dealt_with = self.look_for_what_nobody_got(news, known, of(&news.user_id)).await;
             // That of one keeps nobody else's from being dealt with.
             outcome = outcome.and(dealt_with);
         }
-        outcome?;
+        outcome.and(failed.into_values().next().map_or(Ok(()), Err))?;
         Ok(untold.is_empty() && i64::try_from(news.len()).is_ok_and(|count| count == NEWS_A_ROUND))
     }
 
@@ -278,11 +309,14 @@ impl Core {
         let seen: HashMap<_, _> = seen.into_iter().collect();
         let users: HashSet<_> = waited_for.iter().map(|(user_id, _)| user_id).collect();
         let back: Vec<_> = users.into_iter().filter(|user_id| seen.contains_key(*user_id)).cloned().collect();
-        self.ask_for(&back, Asked::Seen(&seen)).await?;
-        let since_until = Some((before.map_or(since, |(since, _)| since), now));
-        *lock(&self.looks.watch) = Watch { since_until, never };
+        let Answers { failed, .. } = self.ask_for(&back, Asked::Seen(&seen)).await;
         let portals = waited_for.into_iter().filter(|(user_id, _)| seen.contains_key(user_id));
         self.wake_senders(&portals.map(|(_, portal)| portal).collect::<Vec<_>>());
+        if let Some(error) = failed.into_values().next() {
+            return Err(error);
+        }
+        let since_until = Some((before.map_or(since, |(since, _)| since), now));
+        *lock(&self.looks.watch) = Watch { since_until, never };
         Ok(())
     }
 }

@@ -132,8 +132,9 @@ struct Dispatch {
     core: Arc<Core>,
     /// Where something is under way; and whether it was woken meanwhile.
     busy: HashMap<PortalId, bool>,
-    /// When portals are to be looked at again.
+    /// When portals are to be looked at again: the times in order, and the one that counts for each.
     later: BinaryHeap<Reverse<(Instant, PortalId)>>,
+    next: HashMap<PortalId, Instant>,
     /// Who encrypts just now.
     sealing: HashSet<Speaker>,
     /// What waits to be encrypted.
@@ -150,6 +151,7 @@ impl Dispatch {
             core,
             busy: HashMap::new(),
             later: BinaryHeap::new(),
+            next: HashMap::new(),
             sealing: HashSet::new(),
             waiting: HashMap::new(),
             landed: Vec::new(),
@@ -180,6 +182,7 @@ impl Dispatch {
             self.keep_what_landed();
             portals.extend(self.due());
             self.look(portals).await;
+            self.seal_what_waits();
         }
         self.tasks.shutdown().await;
     }
@@ -191,19 +194,29 @@ impl Dispatch {
             if *at > now {
                 break;
             }
-            due.extend(self.later.pop().map(|Reverse((_, portal))| portal));
+            let Some(Reverse((at, portal))) = self.later.pop() else { break };
+            // Another may have taken its place.
+            if self.next.get(&portal) == Some(&at) {
+                due.push(portal);
+            }
         }
         due
     }
 
+    /// There is one time for each portal, the earliest.
     fn later(&mut self, portal: PortalId, after: Duration) {
-        self.later.push(Reverse((Instant::now() + after, portal)));
+        let at = Instant::now() + after;
+        if self.next.get(&portal).is_none_or(|next| at < *next) {
+            self.next.insert(portal.clone(), at);
+            self.later.push(Reverse((at, portal)));
+        }
     }
 
     /// Begins what is to be done in these portals.
     async fn look(&mut self, portals: HashSet<PortalId>) {
         let mut free = Vec::with_capacity(portals.len());
         for portal in portals {
+            self.next.remove(&portal);
             match self.busy.get_mut(&portal) {
                 Some(woken) => *woken = true,
                 None => free.push(portal),
@@ -233,7 +246,6 @@ impl Dispatch {
                 }
             }
         }
-        self.seal_what_waits();
     }
 
     async fn next_legs(
@@ -272,6 +284,10 @@ impl Dispatch {
 
     /// Has everybody encrypt who does not just now: one batch each.
     fn seal_what_waits(&mut self) {
+        // When that ends, everybody is woken.
+        if !self.core.may_work() {
+            return;
+        }
         let speakers: Vec<_> =
             self.waiting.keys().filter(|speaker| !self.sealing.contains(speaker)).cloned().collect();
         for speaker in speakers {

@@ -13,12 +13,16 @@ pub use machines::Machines;
 pub(crate) use sealing::Failed;
 pub use sealing::{Sealed, ToSeal};
 
+use matrix_sdk_crypto::CryptoStoreError;
+
+use crate::store::StoreError;
+
 /// Why something of encryption did not work out.
 #[derive(Debug, thiserror::Error)]
 pub enum CryptoError {
     /// The crypto store failed.
     #[error("the crypto store failed: {0}")]
-    Store(#[from] matrix_sdk_crypto::CryptoStoreError),
+    Store(#[from] CryptoStoreError),
     /// A step of the protocol failed.
     #[error("a step of the encryption failed: {0}")]
     Olm(#[from] matrix_sdk_crypto::OlmError),
@@ -30,7 +34,7 @@ pub enum CryptoError {
     Homeserver(#[from] crate::homeserver::HomeserverError),
     /// The database did not do its part.
     #[error(transparent)]
-    Database(#[from] crate::store::StoreError),
+    Database(#[from] StoreError),
     /// Something could not be written as JSON.
     #[error("something could not be written as JSON")]
     Json(#[from] serde_json::Error),
@@ -44,9 +48,15 @@ impl CryptoError {
         match self {
             Self::Homeserver(error) => error.is_passing(),
             Self::Database(error) => error.may_pass(),
-            Self::Store(_)
-            | Self::Olm(matrix_sdk_crypto::OlmError::Store(_))
-            | Self::Megolm(matrix_sdk_crypto::MegolmError::Store(_)) => true,
+            Self::Store(error)
+            | Self::Olm(matrix_sdk_crypto::OlmError::Store(error))
+            | Self::Megolm(matrix_sdk_crypto::MegolmError::Store(error)) => match error {
+                // Our own store's: one row that makes no sense stays so.
+                CryptoStoreError::Backend(error) => {
+                    error.downcast_ref::<StoreError>().is_none_or(StoreError::may_pass)
+                }
+                _ => true,
+            },
             Self::Olm(_) | Self::Megolm(_) | Self::Json(_) => false,
         }
     }

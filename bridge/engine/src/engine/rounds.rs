@@ -292,8 +292,12 @@ async fn look_who_is_there(weak: Weak<Engine>) {
             continue;
         }
         let looked = async {
-            while core.deal_with_device_news().await? {}
-            if is_time { core.look_for_the_waited_for().await } else { Ok(()) }
+            let news = async {
+                while core.deal_with_device_news().await? {}
+                Ok(())
+            };
+            let news = news.await;
+            if is_time { news.and(core.look_for_the_waited_for().await) } else { news }
         };
         match AssertUnwindSafe(looked).catch_unwind().await {
             Ok(Ok(())) => pause = AFTER_AN_ERROR,

@@ -92,22 +92,24 @@ impl Core {
         let (mut batch, mut places) = (Vec::new(), Vec::new());
         for (place, leg) in legs.iter().enumerate() {
             let members = members.remove(&leg.portal.id).unwrap_or_default();
-            prepared.push(Ok(match &leg.portal.room_id {
-                Some(_) if !members.others.contains(ours) => Prepared::NotIn(Arc::clone(&machine)),
-                Some(_) if leg.held && faulty!(self.settings, HeldForEver) => Prepared::Held,
+            prepared.push(match &leg.portal.room_id {
+                Some(_) if !members.others.contains(ours) => Ok(Prepared::NotIn(Arc::clone(&machine))),
+                Some(_) if leg.held && faulty!(self.settings, HeldForEver) => Ok(Prepared::Held),
                 // HOLD-1: what nobody is there to read waits.
-                Some(room_id) if members.readers.iter().any(|reader| there.contains(reader)) => {
-                    places.push(place);
-                    batch.push(ToSeal {
-                        room: room_id.clone(),
-                        readers: members.readers,
-                        event_type: "m.room.message",
-                        content: plaintext(&leg.content),
-                    });
+                Some(room_id) => there.is_any(&members.readers).map(|is_any| {
+                    if is_any {
+                        places.push(place);
+                        batch.push(ToSeal {
+                            room: room_id.clone(),
+                            readers: members.readers,
+                            event_type: "m.room.message",
+                            content: plaintext(&leg.content),
+                        });
+                    }
                     Prepared::Held
-                }
-                _ => Prepared::Held,
-            }));
+                }),
+                None => Ok(Prepared::Held),
+            });
         }
         if !batch.is_empty() {
             self.seal(&machine, legs, &places, &batch, &mut prepared).await?;

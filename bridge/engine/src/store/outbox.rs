@@ -149,6 +149,10 @@ pub(super) async fn landed(
 
 /// What is not encrypted yet of a message is not sent any more. Whether it has reached somebody, or is about to.
 pub(super) async fn withdraw(tx: &mut Transaction, message: &MessageId) -> Result<bool, StoreError> {
+    sqlx::query("UPDATE messages SET withdrawn = 1 WHERE id = $1")
+        .bind(message.as_str())
+        .execute(&mut **tx)
+        .await?;
     sqlx::query(
         "UPDATE outbox SET state = 'withdrawn'
          WHERE message_id = $1 AND redacts IS NULL AND ciphertext IS NULL AND state IN ('waiting', 'held')",

@@ -36,7 +36,8 @@ pub struct Sending {
     pub of: i64,
 }
 
-/// Of each message the legs that it went out by first; what a repair sends again is not one more.
+/// Of each message the legs that it went out by first; what a repair sends again is not one more, and what was withdrawn is
+/// none.
 const SENDING: &str = "SELECT m.id, m.event_id,
         CAST(SUM(CASE WHEN o.state = 'sent' THEN 1 ELSE 0 END) AS BIGINT),
         CAST(SUM(CASE WHEN o.state = 'held' THEN 1 ELSE 0 END) AS BIGINT),
@@ -44,7 +45,7 @@ const SENDING: &str = "SELECT m.id, m.event_id,
         CAST(SUM(CASE WHEN o.state = 'failed' THEN 1 ELSE 0 END) AS BIGINT),
         CAST(COUNT(*) AS BIGINT)
      FROM messages m JOIN portals p ON p.id = m.portal_id JOIN outbox o ON o.message_id = m.id
-     WHERE p.patient_id IS NULL AND o.repeats = 0 AND o.redacts IS NULL AND o.notice IS NULL
+     WHERE p.patient_id IS NULL AND o.repeats = 0 AND o.redacts IS NULL AND o.notice IS NULL AND o.state <> 'withdrawn'
         AND m.id IN (
             SELECT id FROM (
                 SELECT r.id FROM portals h JOIN messages r ON r.portal_id = h.id

@@ -206,6 +206,7 @@ impl Store {
              WHERE r.user_id = $1 AND o.session IS NOT NULL AND o.sender_user_id IS NOT NULL AND o.repeats < $3
                  AND ((o.state = 'sent' AND o.landed_at > $2) OR o.state = 'waiting')
                  AND NOT EXISTS (SELECT 1 FROM outbox r WHERE r.redacts = o.event_id AND r.portal_id = o.portal_id)
+                 AND NOT EXISTS (SELECT 1 FROM messages w WHERE w.id = o.message_id AND w.withdrawn = 1)
              GROUP BY o.sender_user_id, o.portal_id, o.session",
         )
         .bind(reader.as_str())
@@ -333,6 +334,7 @@ impl Store {
              WHERE o.portal_id = $1 AND o.sender_user_id = $2 AND o.session = $3 AND o.state = 'sent'
                  AND o.redacts IS NULL AND o.repeats < $4 AND o.landed_at > $5 AND o.landed_at <= $6
                  AND NOT EXISTS (SELECT 1 FROM outbox r WHERE r.redacts = o.event_id AND r.portal_id = o.portal_id)
+                 AND NOT EXISTS (SELECT 1 FROM messages w WHERE w.id = o.message_id AND w.withdrawn = 1)
              ORDER BY o.seq",
         )
         .bind(portal.id.as_str())
