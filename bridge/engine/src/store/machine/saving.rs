@@ -239,7 +239,9 @@ impl MachineStore {
                         self.put_all(&mut tx, puts).await?;
                     }
                 }
-                Step::One(write) => drop(write.statement(&self.machine).execute(&mut *tx).await?),
+                Step::One(write) => {
+                    write.statement(&self.machine).execute(&mut *tx).await?;
+                }
             }
         }
         if of_people {
