@@ -267,6 +267,7 @@ async fn whoever_signs_out_and_in_again_has_read_what_they_had() {
     let a_minute_ago =
         format!("UPDATE user_ips SET last_seen = last_seen - 60000 WHERE user_id = '{user_id}'");
     in_the_homeservers_books(&stage, &a_minute_ago).await;
+    ann.matrix().encryption().backups().wait_for_steady_state().await.expect("backed up");
     sign_out(ann).await;
     let phone = stage.device("ann", "second", false).await;
     comes_to(&books, "SELECT COUNT(*) FROM devices_seen WHERE gone = 1", 1).await;
@@ -274,6 +275,8 @@ async fn whoever_signs_out_and_in_again_has_read_what_they_had() {
     comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await;
     say(&murphy, &hub, "and on").await;
     read(&phone, &spoke, "and on").await;
+    // Its key comes from the backup.
+    read(&phone, &spoke, "hello").await;
     assert_eq!(books.number("SELECT COUNT(*) FROM ledger WHERE what = 'repair'").await, 0);
     assert_eq!(heard(&phone, &spoke).await, ["hello", "and on"]);
     for client in [murphy, phone] {
