@@ -19,7 +19,7 @@ use crate::homeserver::HomeserverError;
 const FEWEST: f64 = 4.0;
 /// More than this at once no homeserver answers any sooner: its events are made one after the other.
 const MOST: f64 = 50.0;
-const AT_FIRST: f64 = 32.0;
+const AT_FIRST: f64 = MOST;
 /// What is asked of a homeserver that is not overrun is answered within this time, with all turns taken.
 const SLOW: Duration = Duration::from_secs(2);
 /// After an answer that was slow, and after one that said that it was too much.
