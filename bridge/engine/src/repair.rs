@@ -24,6 +24,14 @@ const UNNOTED_MILLIS: i64 = 180_000;
 /// How long a new device asks for other things before it publishes itself, in milliseconds.
 const BEFORE_IT_IS_HEARD_OF_MILLIS: i64 = 20_000;
 
+/// What of a session a new device has got.
+enum Got {
+    Nothing,
+    /// Some of it, or it is not known.
+    Perhaps,
+    All,
+}
+
 impl Core {
     /// Does what repairs are wished for, and what earlier ones have left undone. One that fails keeps no other from being
     /// done, and is tried the next time.
@@ -151,10 +159,11 @@ impl Core {
         let landed = after.map_or(Landed::EVER, |after| Landed::EVER.after(after));
         let mut sessions = Vec::new();
         for (ours, portal, session, first) in self.store.sent_to_after(&news.user_id, after).await? {
-            let landed = match self.is_used_without(&ours, &portal, &session, news, fresh).await? {
-                true => landed,
+            let landed = match self.got_by(&ours, &portal, &session, news, fresh).await? {
+                Got::All => continue,
+                Got::Nothing => landed,
                 // What landed later may have gone to them.
-                false => landed.until(news.at),
+                Got::Perhaps => landed.until(news.at),
             };
             if landed.is_open() || first.is_some_and(|first| landed.holds(first)) {
                 sessions.push(UnreadableSession { why: Why::DeadDevice, landed, ours, portal, session });
@@ -163,28 +172,31 @@ impl Core {
         Ok(sessions)
     }
 
-    /// Whether a session is the one that is used now, and none of these devices has it.
-    async fn is_used_without(
+    /// What of a session these devices have got. Of one that is not used any more it is not known.
+    async fn got_by(
         &self,
         ours: &UserId,
         portal: &PortalId,
         session: &SessionName,
         news: &DeviceNews,
         fresh: &[&KnownDevice],
-    ) -> Result<bool, CryptoError> {
+    ) -> Result<Got, CryptoError> {
         let portal = self.store.portal(portal).await?;
-        let Some(room_id) = &portal.room_id else { return Ok(false) };
+        let Some(room_id) = &portal.room_id else { return Ok(Got::Perhaps) };
         let machine = self.ghosts.by_user(ours).await?;
         let now_used = machine.session_in(room_id).await?;
         if now_used.is_none_or(|id| self.store.session_name(&id) != *session) {
-            return Ok(false);
+            return Ok(Got::Perhaps);
         }
+        let mut got = Got::Nothing;
         for device in fresh {
-            if machine.shares_with(room_id, &news.user_id, &device.device_id).await? {
-                return Ok(false);
+            match machine.reads_from(room_id, &news.user_id, &device.device_id).await? {
+                Some(0) => return Ok(Got::All),
+                Some(_) => got = Got::Perhaps,
+                None => {}
             }
         }
-        Ok(true)
+        Ok(got)
     }
 
     /// When somebody was seen last by a device that is gone, as far as that can be told from all their connections.

@@ -317,6 +317,39 @@ async fn a_leg_waits_for_a_device_that_is_there_and_a_known_one_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_newcomer_has_got_is_not_sent_again_however_late_their_news_is_dealt_with() {
+    let stage = Stage::open().await;
+    let books = Books::of(&stage.world.place.data, None);
+    let murphy = stage.sign_in("murphy").await;
+    let talk = stage.begin(&murphy, "newcomer", "two-way", &[], &["ann"]).await;
+    all_is_known(&books, 2).await;
+    say(&murphy, &talk.hub(), "welcome").await;
+    let ann = stage.sign_in("ann").await;
+    let (spoke, user_id) = (talk.spoke(stage.person("ann")), ann.user_id().to_owned());
+    read(&ann, &spoke, "welcome").await;
+    all_is_known(&books, 2).await;
+    // As if more had been heard of her device after the message had landed, and nothing of it were dealt with yet.
+    let stage = stage
+        .without_parlour(async {
+            let late = format!(
+                "UPDATE device_looks SET news = 1, news_at = looked_at + 60000 WHERE user_id = '{user_id}';
+                 UPDATE devices_seen SET fresh_at = seen_at WHERE user_id = '{user_id}'"
+            );
+            assert!(books.change(&late).await > 0);
+        })
+        .await;
+    all_is_known(&books, 2).await;
+    say(&murphy, &talk.hub(), "and on").await;
+    read(&ann, &spoke, "and on").await;
+    assert_eq!(books.number("SELECT COUNT(*) FROM ledger WHERE what = 'repair'").await, 0);
+    assert_eq!(heard(&ann, &spoke).await, ["welcome", "and on"]);
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leg_waits_for_a_device_that_is_there_and_a_dehydrated_one_is() {
     let stage = Stage::open().await;
     let books = Books::of(&stage.world.place.data, None);

@@ -6,7 +6,7 @@ use std::{
     sync::{MutexGuard, PoisonError},
 };
 
-use matrix_sdk_crypto::{store::CryptoStore as _, types::requests::ToDeviceRequest};
+use matrix_sdk_crypto::{olm::ShareInfo, store::CryptoStore as _};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, UserId};
 
 use super::{CryptoError, Machine};
@@ -116,22 +116,22 @@ impl Machine {
         users.for_each(|user_id| drop(known.of.remove(user_id)));
     }
 
-    /// Whether the session that is used in a room now was given to a device, or is about to be.
-    pub(crate) async fn shares_with(
+    /// From which message on a device can read the session that is used in a room now; none is from none on.
+    pub(crate) async fn reads_from(
         &self,
         room: &RoomId,
         user_id: &UserId,
         device_id: &DeviceId,
-    ) -> Result<bool, CryptoError> {
-        let Some(session) = self.keys.get_outbound_group_session(room).await? else { return Ok(false) };
+    ) -> Result<Option<u32>, CryptoError> {
+        let Some(session) = self.keys.get_outbound_group_session(room).await? else { return Ok(None) };
         let pickle = session.pickle().await;
-        let sent = pickle.shared_with_set.get(user_id).is_some_and(|devices| devices.contains_key(device_id));
-        let mut requests = pickle.requests.values().map(|(request, _)| &**request);
-        Ok(sent || requests.any(|request| names(request, user_id, device_id)))
+        // What it has, and what is on its way to it.
+        let given = pickle.requests.values().map(|(_, given)| given).chain([&pickle.shared_with_set]);
+        let to_it = given.filter_map(|given| given.get(user_id)?.get(device_id));
+        let from = to_it.filter_map(|info| match info {
+            ShareInfo::Shared(shared) => Some(shared.message_index),
+            ShareInfo::Withheld(_) => None,
+        });
+        Ok(from.min())
     }
-}
-
-fn names(request: &ToDeviceRequest, user_id: &UserId, device_id: &DeviceId) -> bool {
-    let device = ruma::to_device::DeviceIdOrAllDevices::DeviceId(device_id.to_owned());
-    request.messages.get(user_id).is_some_and(|devices| devices.contains_key(&device))
 }
