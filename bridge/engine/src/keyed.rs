@@ -1,4 +1,4 @@
-//! One worker a key: what concerns one conversation, or one portal, is done in order; different ones side by side.
+//! One worker a key: what concerns one conversation is done in order; different ones side by side.
 
 use std::{
     collections::HashMap, future::Future, hash::Hash, panic::AssertUnwindSafe, sync::Arc, time::Duration,

@@ -144,24 +144,21 @@ impl Core {
             portal.room_id = self.make_room(job, portal, &people).await?;
         }
         let Some(room_id) = portal.room_id.clone() else { return Ok(Progress::Waiting) };
-        let mut members = Vec::with_capacity(people.len() + 1);
         for person in people {
             let owner = person.person.id == job.conversation.owner;
             if faulty!(self.settings, OwnerOnly) && person.person.role.is_staff() && !owner {
                 continue;
             }
             self.join(job, portal, &room_id, &person.person.user_id).await?;
-            members.push(person.person.user_id.clone());
         }
         if let Some(ghost) = self.first_ghost(job, portal).await? {
             self.join(job, portal, &room_id, &ghost).await?;
-            members.push(ghost);
         }
-        self.store.portal_is_ready(&portal.id, &members).await?;
+        self.store.portal_is_ready(&portal.id).await?;
         Ok(Progress::Done)
     }
 
-    /// Joins somebody to a room that is made. That it is done is written down for all of them together.
+    /// Joins somebody to a room that is made. It is written down at once: who leaves right after is not counted in again.
     async fn join(
         &self,
         job: &Job<'_>,
@@ -174,7 +171,8 @@ impl Core {
         }
         let bot = self.ghosts.bot().await?;
         let joined = self.homeserver.join(bot.intent(), room_id, user_id);
-        Ok(self.turns.take(&job.party, joined).await?)
+        self.turns.take(&job.party, joined).await?;
+        Ok(self.store.joined(&portal.id, user_id).await?)
     }
 
     /// The ghost that is in a portal from the beginning: the owner's in each spoke, and a single patient's in the hub.

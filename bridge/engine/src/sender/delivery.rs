@@ -18,7 +18,7 @@ use crate::{
     engine::Core,
     faults::faulty,
     homeserver::{HomeserverError, Intent, encoded},
-    store::{Leg, LegContent, PutOff, SealedLeg, StoreError},
+    store::{Leg, LegContent, SealedLeg, StoreError},
     turns::Party,
 };
 
@@ -321,7 +321,7 @@ impl Core {
         tracing::warn!(leg = %leg.id, attempts = leg.attempts, %error, "a leg is tried again");
         self.counts.retried();
         let next = self.clock.now().plus_millis(pause.as_millis() as i64);
-        if let Err(error) = self.store.legs_are_put_off(&[PutOff { seq: leg.seq, counts, next }]).await {
+        if let Err(error) = self.store.leg_is_put_off(leg.seq, counts, next).await {
             tracing::error!(leg = %leg.id, %error, "the outbox could not be written");
         }
         pause

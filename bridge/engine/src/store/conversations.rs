@@ -6,7 +6,7 @@ use parlour_domain::{
     ConversationId, ConversationName, Mode, NewConversation, Person, PersonId, PortalId, PortalKind, Subject,
     Timestamp,
 };
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{OwnedRoomId, RoomId, UserId};
 
 use super::{
     Store, StoreError, matrix_id, one_row, parsed,
@@ -95,7 +95,6 @@ fn place<'a>(column: &'static str, id: &'a ConversationId) -> Place<'a> {
 }
 
 const PORTAL: &str = "portals";
-const JOINED: &str = "INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 pub(super) type PortalRow = (String, String, Option<String>, Option<String>, Option<i64>);
 
 pub(super) fn portal(
@@ -422,17 +421,10 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn portal_is_ready(&self, id: &PortalId, members: &[OwnedUserId]) -> Result<(), StoreError> {
-        let mut tx = self.begin_unordered().await?;
-        for user_id in members {
-            sqlx::query(JOINED).bind(id.as_str()).bind(user_id.as_str()).execute(&mut *tx).await?;
-        }
-        let ready = sqlx::query("UPDATE portals SET ready = 1 WHERE id = $1 AND room_id IS NOT NULL")
-            .bind(id.as_str())
-            .execute(&mut *tx)
-            .await?;
-        one_row(PORTAL, &ready)?;
-        self.commit(tx, CommitPoint::PortalReady).await
+    pub async fn portal_is_ready(&self, id: &PortalId) -> Result<(), StoreError> {
+        let sql = "UPDATE portals SET ready = 1 WHERE id = $1 AND room_id IS NOT NULL";
+        let ready = sqlx::query(sql).bind(id.as_str());
+        one_row(PORTAL, &self.alone(CommitPoint::PortalReady, ready).await?)
     }
 
     /// Whether somebody was joined to a portal before.
@@ -454,7 +446,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn joined(&self, portal: &PortalId, user_id: &UserId) -> Result<(), StoreError> {
-        let came = sqlx::query(JOINED).bind(portal.as_str()).bind(user_id.as_str());
+        let sql = "INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        let came = sqlx::query(sql).bind(portal.as_str()).bind(user_id.as_str());
         self.alone(CommitPoint::MemberCame, came).await.map(drop)
     }
 

@@ -39,7 +39,7 @@ pub use progress::{Making, Sending};
 pub use repairs::{Landed, Repair, SentLeg, SessionName, UnreadableSession, Why};
 pub use seal::{InvalidMasterKey, MasterKey};
 pub use seen::{DeviceNews, Known, KnownDevice};
-pub use sending::{PutOff, SealedLeg};
+pub use sending::SealedLeg;
 
 use crate::commit_point::{CommitPoint, through};
 use database::{Backend, Claim};

@@ -366,6 +366,16 @@ impl Store {
             .collect()
     }
 
+    /// Whether a message was deleted by its writer, perhaps since it was looked for what is to be sent again.
+    async fn is_withdrawn(tx: &mut Transaction, message: Option<&MessageId>) -> Result<bool, StoreError> {
+        let found: Option<(String,)> =
+            sqlx::query_as("SELECT id FROM messages WHERE id = $1 AND withdrawn = 1")
+                .bind(message.map(MessageId::as_str))
+                .fetch_optional(&mut **tx)
+                .await?;
+        Ok(found.is_some())
+    }
+
     /// Words are to be sent again from the record, and the events that they were voided, in one commit. Each event is
     /// repaired once, however often this is asked. The session is dealt with when this `is_all` that can land in it.
     ///
@@ -385,7 +395,7 @@ impl Store {
                 .bind(repair.again.id.as_str())
                 .fetch_optional(&mut *tx)
                 .await?;
-            if begun.is_some() {
+            if begun.is_some() || Self::is_withdrawn(&mut tx, repair.of.message.as_ref()).await? {
                 continue;
             }
             let message = repair.of.message.as_ref();

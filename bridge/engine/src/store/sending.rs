@@ -28,16 +28,6 @@ pub struct SealedLeg<'a> {
     pub sender: OwnedUserId,
 }
 
-/// A leg that is put off.
-pub struct PutOff {
-    /// Its place in the order.
-    pub seq: i64,
-    /// Whether it counts as an attempt: only a failure that does not pass does.
-    pub counts: bool,
-    /// Not to be tried before.
-    pub next: Timestamp,
-}
-
 /// Who is in a portal.
 #[derive(Debug, Default)]
 pub struct Members {
@@ -280,18 +270,15 @@ impl Store {
         self.commit(tx, CommitPoint::LegHeld).await
     }
 
-    /// Sending legs failed; they are tried again later.
+    /// Sending a leg failed; it is tried again not before `next`. Only a failure that does not pass counts as an
+    /// attempt.
     ///
     /// # Errors
-    /// When the database fails; then none is put off.
-    pub async fn legs_are_put_off(&self, legs: &[PutOff]) -> Result<(), StoreError> {
-        let mut tx = self.begin_unordered().await?;
-        for leg in legs {
-            let sql = "UPDATE outbox SET attempts = attempts + $3, next_attempt_at = $2 WHERE seq = $1";
-            let put_off = sqlx::query(sql).bind(leg.seq).bind(leg.next.millis()).bind(i64::from(leg.counts));
-            one_row(OUTBOX, &put_off.execute(&mut *tx).await?)?;
-        }
-        self.commit(tx, CommitPoint::LegPutOff).await
+    /// When the database fails.
+    pub async fn leg_is_put_off(&self, seq: i64, counts: bool, next: Timestamp) -> Result<(), StoreError> {
+        let sql = "UPDATE outbox SET attempts = attempts + $3, next_attempt_at = $2 WHERE seq = $1";
+        let put_off = sqlx::query(sql).bind(seq).bind(next.millis()).bind(i64::from(counts));
+        one_row(OUTBOX, &self.alone(CommitPoint::LegPutOff, put_off).await?)
     }
 
     /// Whether a leg stands in its room.

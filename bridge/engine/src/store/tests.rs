@@ -3,6 +3,7 @@
 mod progress;
 mod repairs;
 mod seen;
+mod sending;
 
 use std::sync::Arc;
 
@@ -13,8 +14,8 @@ use parlour_domain::{
 use ruma::{EventId, OwnedEventId, UserId, owned_room_id, owned_user_id, user_id};
 
 use super::{
-    Arrived, InboxRow, Leg, LegContent, MasterKey, MegolmIndex, NewLeg, OurUser, Outcome, Portal,
-    RelayedMessage, Says, SealedLeg, Store, StoreError,
+    Arrived, InboxRow, LegContent, MasterKey, MegolmIndex, NewLeg, OurUser, Outcome, Portal, RelayedMessage,
+    Says, Store, StoreError,
     database::Backend,
     inbox::Touched,
     testing::{Counting, TestDatabase},
@@ -33,6 +34,10 @@ use seen::{
     a_dehydrated_device_was_there_until_it_was_missed, a_device_that_nobody_told_of_is_news,
     devices_are_known_as_the_homeserver_told, news_of_devices_stays_until_it_is_dealt_with,
     whoever_is_waited_for_is_named_with_the_portal,
+};
+use sending::{
+    a_leg_is_sent_as_the_bytes_that_were_kept, next, the_next_leg_of_each_portal_is_found_at_once,
+    what_is_withdrawn_is_neither_sent_nor_sent_again,
 };
 
 /// Each promise, once on each database.
@@ -64,6 +69,7 @@ on_both! {
     an_echo_settles_its_leg_with_its_transaction
     an_echo_that_comes_before_its_leg_settles_it_when_it_comes
     a_leg_is_sent_as_the_bytes_that_were_kept
+    what_is_withdrawn_is_neither_sent_nor_sent_again
     a_message_is_sent_again_and_stands_for_itself
     what_is_never_read_is_not_sent_for_ever
     what_is_on_its_way_is_looked_for_once_more
@@ -254,28 +260,6 @@ async fn what_becomes_of_an_event_is_one_commit(database: &TestDatabase) {
     assert!(next(&world).await.is_none());
 }
 
-async fn the_next_leg_of_each_portal_is_found_at_once(database: &TestDatabase) {
-    let world = world(database).await;
-    let legs: Vec<_> = [&world.anns, &world.hub, &world.anns].map(leg).into();
-    world.store.accept(&[arrived("$a")], None, AT).await.expect("kept");
-    let row = waiting(&world).await.pop().expect("a row");
-    world.store.finish(&row, &message(&world, "$a", legs.clone()), None, AT).await.expect("decided");
-    let nobody = (1..=300).map(|n: u16| {
-        let mut bytes = [7; 16];
-        bytes[..2].copy_from_slice(&n.to_be_bytes());
-        PortalId::from_bytes(bytes)
-    });
-    // More than fit into one statement, those that have something among the last.
-    let portals: Vec<_> = nobody.chain([world.anns.id.clone(), world.hub.id.clone()]).collect();
-    let next = world.store.next_legs(&portals).await.expect("the outbox");
-    let mut next: Vec<_> =
-        next.into_iter().map(|(portal, leg)| (portal, leg.expect("it opens").id)).collect();
-    next.sort_by_key(|(portal, _)| *portal == world.hub.id);
-    let wanted = [(world.anns.id.clone(), legs[0].id.clone()), (world.hub.id.clone(), legs[1].id.clone())];
-    assert_eq!(next, wanted, "the oldest of each");
-    assert!(world.store.next_legs(&[]).await.expect("the outbox").is_empty());
-}
-
 async fn an_echo_settles_its_leg_with_its_transaction(database: &TestDatabase) {
     let world = world(database).await;
     let leg = decided(&world, "$a").await;
@@ -303,39 +287,6 @@ async fn an_echo_that_comes_before_its_leg_settles_it_when_it_comes(database: &T
     world.store.finish(&row, &message(&world, "$a", vec![leg.clone()]), None, AT).await.expect("decided");
     assert!(next(&world).await.is_none(), "it is not sent again");
     assert!(world.store.message_at(&world.anns.id, &event_id("$landed")).await.expect("mapped").is_some());
-}
-
-/// The next leg to Ann.
-async fn next(world: &World) -> Option<Leg> {
-    next_in(world, &world.anns).await
-}
-
-/// The next leg in a portal.
-async fn next_in(world: &World, portal: &Portal) -> Option<Leg> {
-    let mut legs = world.store.next_legs(std::slice::from_ref(&portal.id)).await.expect("the outbox");
-    legs.pop().map(|(_, leg)| leg.expect("it opens"))
-}
-
-/// A leg was encrypted, in the session `session`; whether it is news.
-async fn is_sealed(world: &World, leg: &Leg, ciphertext: &str, by: &UserId) -> bool {
-    let sealed = SealedLeg {
-        leg,
-        ciphertext: ciphertext.to_owned(),
-        session_id: "session".to_owned(),
-        sender: by.to_owned(),
-    };
-    world.store.legs_are_sealed(&[sealed]).await.expect("kept").contains(&leg.seq)
-}
-
-async fn a_leg_is_sent_as_the_bytes_that_were_kept(database: &TestDatabase) {
-    let world = world(database).await;
-    decided(&world, "$a").await;
-    let leg = next(&world).await.expect("a leg");
-    let ghost = user_id!("@_parlour_1:x");
-    assert!(is_sealed(&world, &leg, "{\"ciphertext\":1}", ghost).await);
-    assert!(!is_sealed(&world, &leg, "{\"ciphertext\":2}", ghost).await, "it is sealed once");
-    let leg = next(&world).await.expect("a leg");
-    assert_eq!(leg.sealed, Some(("{\"ciphertext\":1}".to_owned(), owned_user_id!("@_parlour_1:x"))));
 }
 
 async fn a_clock_that_was_set_back_renews_all_the_same(database: &TestDatabase) {

@@ -126,6 +126,8 @@ impl Sides {
         let best = self.bare.iter().min_by(|a, b| a.1.median().total_cmp(&b.1.median()));
         let (in_flight, best) = best.map_or((0, f64::NAN), |(in_flight, took)| (*in_flight, took.median()));
         outcome.entry(row, what, self.parlour.median() / best, most, "× bare");
+        let unequal = self.amounts.iter().filter(|(parlour, bare)| parlour != bare).count();
+        outcome.entry(row, "rounds in which the sides sent different amounts", unequal as f64, 0.0, "rounds");
         let bare = self.bare.iter().map(|(in_flight, took)| format!("{in_flight} in flight {took}"));
         let bare = bare.collect::<Vec<_>>().join(", ");
         outcome.note(format!("Parlour {} ms; bare, best at {in_flight}: {bare} ms", self.parlour));

@@ -8,7 +8,9 @@ use super::{
         Begun, Making, Request,
         testing::{Counting, TestDatabase},
     },
-    AT, World, arrived, event_id, leg, message, next_in, waiting, world,
+    AT, World, arrived, event_id, leg, message,
+    sending::next_in,
+    waiting, world,
 };
 
 pub(super) async fn the_same_request_begins_one_conversation(database: &TestDatabase) {
@@ -45,7 +47,10 @@ pub(super) async fn it_is_known_how_far_a_conversation_is_made(database: &TestDa
     assert_eq!(making().await, Making { made: 0, of: 3, ready: false });
     let members = [user_id!("@u1:x").to_owned(), user_id!("@_parlour_1:x").to_owned()];
     for _ in 0..2 {
-        world.store.portal_is_ready(&world.anns.id, &members).await.expect("ready, or already");
+        for member in &members {
+            world.store.joined(&world.anns.id, member).await.expect("joined, or already");
+        }
+        world.store.portal_is_ready(&world.anns.id).await.expect("ready, or already");
     }
     assert_eq!(making().await, Making { made: 1, of: 3, ready: false });
     for member in &members {
@@ -55,7 +60,7 @@ pub(super) async fn it_is_known_how_far_a_conversation_is_made(database: &TestDa
     assert_eq!(left.len(), 2);
     assert_eq!(left[1].id, world.hub.id, "the hub comes last");
     for portal in left {
-        world.store.portal_is_ready(&portal.id, &[]).await.expect("ready");
+        world.store.portal_is_ready(&portal.id).await.expect("ready");
     }
     world.store.conversation_is_ready(&world.conversation).await.expect("ready");
     assert_eq!(making().await, Making { made: 3, of: 3, ready: true });

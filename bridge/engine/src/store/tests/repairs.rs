@@ -8,7 +8,9 @@ use super::{
         DeviceNews, Landed, LegContent, NewLeg, Repair, Says, SentLeg, UnreadableSession, Why,
         testing::TestDatabase,
     },
-    AT, World, decided, event_id, is_sealed, leg, next, world,
+    AT, World, decided, event_id, leg,
+    sending::{is_sealed, next},
+    world,
 };
 
 /// The next leg was sent as this event, in the session `session`.
@@ -34,14 +36,14 @@ async fn sent_in(world: &World, of: &UnreadableSession) -> Vec<SentLeg> {
 }
 
 /// What is to be sent again of what `by` has sent to Ann.
-async fn unreadable(world: &World, by: &UserId) -> (UnreadableSession, Vec<SentLeg>) {
+pub(super) async fn unreadable(world: &World, by: &UserId) -> (UnreadableSession, Vec<SentLeg>) {
     let session = session(world, by, "session");
     let sent = sent_in(world, &session).await;
     (session, sent)
 }
 
 /// Sends one leg again, as `LegIds::again` has it; the ids of the two legs.
-async fn begin_repair(world: &World, of: &UnreadableSession, sent: SentLeg) -> [LegId; 2] {
+pub(super) async fn begin_repair(world: &World, of: &UnreadableSession, sent: SentLeg) -> [LegId; 2] {
     let says = [sent.says.clone(), Says::Redaction(sent.event.clone(), of.ours.clone())];
     let [again, redaction] = says.map(|says| NewLeg { says, ..leg(&world.anns) });
     let ids = [again.id.clone(), redaction.id.clone()];

@@ -5,7 +5,9 @@ use ruma::{OwnedUserId, device_id, owned_user_id};
 
 use super::{
     super::{DeviceNews, Known, KnownDevice, Store, testing::TestDatabase},
-    AT, World, decided, next, world,
+    AT, World, decided,
+    sending::next,
+    world,
 };
 use crate::homeserver::DeviceSeen;
 
