@@ -3,10 +3,10 @@
 //! meanwhile is written down together.
 
 mod delivery;
+mod times;
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
@@ -21,7 +21,10 @@ use tokio::{
     time::Instant,
 };
 
-use self::delivery::{LONGEST_PAUSE, Prepared};
+use self::{
+    delivery::{LONGEST_PAUSE, Prepared},
+    times::Times,
+};
 #[cfg(feature = "faults")]
 use crate::faults::faulty;
 use crate::{
@@ -132,9 +135,7 @@ struct Dispatch {
     core: Arc<Core>,
     /// Where something is under way; and whether it was woken meanwhile.
     busy: HashMap<PortalId, bool>,
-    /// When portals are to be looked at again: the times in order, and the one that counts for each.
-    later: BinaryHeap<Reverse<(Instant, PortalId)>>,
-    next: HashMap<PortalId, Instant>,
+    times: Times,
     /// Who encrypts just now.
     sealing: HashSet<Speaker>,
     /// What waits to be encrypted.
@@ -150,8 +151,7 @@ impl Dispatch {
         Self {
             core,
             busy: HashMap::new(),
-            later: BinaryHeap::new(),
-            next: HashMap::new(),
+            times: Times::default(),
             sealing: HashSet::new(),
             waiting: HashMap::new(),
             landed: Vec::new(),
@@ -162,7 +162,7 @@ impl Dispatch {
 
     async fn run(mut self, mut woken: mpsc::UnboundedReceiver<Vec<PortalId>>) {
         loop {
-            let next = self.later.peek().map(|Reverse((at, _))| *at);
+            let next = self.times.next();
             let mut portals = HashSet::new();
             tokio::select! {
                 wake = woken.recv() => match wake {
@@ -180,43 +180,22 @@ impl Dispatch {
                 portals.extend(self.done(done.ok()));
             }
             self.keep_what_landed();
-            portals.extend(self.due());
+            portals.extend(self.times.due(Instant::now()));
             self.look(portals).await;
             self.seal_what_waits();
         }
         self.tasks.shutdown().await;
     }
 
-    /// Where it is time to look again.
-    fn due(&mut self) -> Vec<PortalId> {
-        let (now, mut due) = (Instant::now(), Vec::new());
-        while let Some(Reverse((at, _))) = self.later.peek() {
-            if *at > now {
-                break;
-            }
-            let Some(Reverse((at, portal))) = self.later.pop() else { break };
-            // Another may have taken its place.
-            if self.next.get(&portal) == Some(&at) {
-                due.push(portal);
-            }
-        }
-        due
-    }
-
-    /// There is one time for each portal, the earliest.
     fn later(&mut self, portal: PortalId, after: Duration) {
-        let at = Instant::now() + after;
-        if self.next.get(&portal).is_none_or(|next| at < *next) {
-            self.next.insert(portal.clone(), at);
-            self.later.push(Reverse((at, portal)));
-        }
+        self.times.add(portal, Instant::now() + after);
     }
 
     /// Begins what is to be done in these portals.
     async fn look(&mut self, portals: HashSet<PortalId>) {
         let mut free = Vec::with_capacity(portals.len());
         for portal in portals {
-            self.next.remove(&portal);
+            self.times.is_done(&portal);
             match self.busy.get_mut(&portal) {
                 Some(woken) => *woken = true,
                 None => free.push(portal),
