@@ -68,7 +68,11 @@ mod tests {
         let last = 1439 * 60 + 600;
         times.add(one.clone(), after(last));
         times.add(other.clone(), after(last + 1));
-        assert_eq!(times.due(after(last)), [one.clone()], "once, however often it was asked for");
+        assert_eq!(
+            times.due(after(last)),
+            std::slice::from_ref(&one),
+            "once, however often it was asked for"
+        );
         times.add(other.clone(), after(last + 600));
         assert_eq!(times.due(after(last + 1)), [other], "the earliest counts");
         assert_eq!(times.due(after(last + 9999)), [], "and no other");
