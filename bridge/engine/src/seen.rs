@@ -264,8 +264,7 @@ impl Core {
     /// # Errors
     /// When homeserver or database fail; then it is dealt with the next time.
     pub(crate) async fn deal_with_device_news(&self) -> Result<bool, CryptoError> {
-        let now = self.clock.now();
-        let news = self.store.device_news(NEWS_A_ROUND, now).await?;
+        let news = self.ghosts.machines.device_news(NEWS_A_ROUND).await?;
         if news.is_empty() {
             return Ok(false);
         }

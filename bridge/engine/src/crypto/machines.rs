@@ -12,7 +12,7 @@ use super::{CryptoError, Machine};
 use crate::{
     commit_point::CommitPoint,
     homeserver::{Homeserver, HomeserverError, Intent, encoded},
-    store::{MachineStore, OurUser, Store, StoreError},
+    store::{DeviceNews, MachineStore, OurUser, Store, StoreError},
 };
 
 /// How often one inbox is looked into at a time; a look brings up to a hundred keys.
@@ -151,10 +151,10 @@ impl Machines {
     }
 
     /// Tells every machine that is awake whose devices have changed. Written down first: afterwards nothing would tell of
-    /// it again.
+    /// it again; and nobody reads that before the machines have heard.
     pub(super) async fn devices_changed(&self, changed: &DeviceLists) -> Result<(), StoreError> {
-        self.store.devices_may_have_changed(&changed.changed, self.clock.now()).await?;
         let _waking = self.waking.write().await;
+        self.store.devices_may_have_changed(&changed.changed, self.clock.now()).await?;
         let machines = self.all_awake().await;
         let none = std::collections::BTreeMap::new();
         for machine in machines {
@@ -172,6 +172,16 @@ impl Machines {
             }
         }
         Ok(())
+    }
+
+    /// Whose devices may have changed, of which every machine that is awake has heard: what one of them is asked for is as
+    /// new as the news.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) async fn device_news(&self, most: i64) -> Result<Vec<DeviceNews>, StoreError> {
+        let _waking = self.waking.read().await;
+        self.store.device_news(most, self.clock.now()).await
     }
 
     /// Looks into the inboxes of all ghosts that are awake, until they are empty (Matrix v1.19 client-server
@@ -276,5 +286,56 @@ impl Machines {
                 &json!({ "displayname": display_name }),
             )
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use parlour_domain::{Person, PersonId, Role};
+    use ruma::owned_user_id;
+
+    use super::*;
+    use crate::{Secret, store::testing::TestDatabase};
+
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_millis(1)
+        }
+    }
+
+    /// Whoever read the news before would look with the devices of before, and count it as dealt with.
+    #[tokio::test]
+    async fn news_of_devices_is_not_read_before_the_machines_have_heard_it() {
+        let database = TestDatabase::sqlite();
+        let store = database.open().await.expect("a store");
+        let ann = owned_user_id!("@ann:x");
+        let person = Person {
+            id: PersonId::from_bytes([1; 16]),
+            user_id: ann.clone(),
+            role: Role::Patient,
+            name: "Ann Byrne".parse().expect("a name"),
+            record_number: None,
+        };
+        store.put_person(&person).await.expect("kept");
+        let homeserver = Homeserver::new("http://127.0.0.1:9", Secret::new(String::new())).expect("a client");
+        let machines = Arc::new(Machines::new(homeserver, store.clone(), Arc::new(Still)));
+        // A machine wakes: the others cannot hear meanwhile.
+        let waking = machines.waking.read().await;
+        let hears = tokio::spawn({
+            let (machines, mut changed) = (Arc::clone(&machines), DeviceLists::new());
+            changed.changed.push(ann.clone());
+            async move { machines.devices_changed(&changed).await }
+        });
+        let early = tokio::time::timeout(Duration::from_millis(200), machines.device_news(10)).await;
+        assert!(early.map_or(true, |news| news.expect("read").is_empty()));
+        assert_eq!(store.device_news(10, Still.now()).await.expect("read"), []);
+        drop(waking);
+        hears.await.expect("it ends").expect("heard");
+        let news = machines.device_news(10).await.expect("read");
+        assert_eq!(news.into_iter().map(|news| news.user_id).collect::<Vec<_>>(), [ann]);
     }
 }

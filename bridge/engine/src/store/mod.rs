@@ -18,7 +18,7 @@ mod seen;
 mod sending;
 mod settings;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod transaction;

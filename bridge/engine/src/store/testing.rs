@@ -30,8 +30,13 @@ pub(crate) struct TestDatabase {
 }
 
 impl TestDatabase {
+    /// A new one of SQLite, which is always there.
+    pub(crate) fn sqlite() -> Self {
+        Self::new(Backend::Sqlite).expect("SQLite is always there")
+    }
+
     /// A new one; none where the tests do without PostgreSQL, which they have said then.
-    pub(crate) fn new(backend: Backend) -> Option<Self> {
+    pub(in crate::store) fn new(backend: Backend) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         let url = match backend {
             Backend::Sqlite => DatabaseUrl::Sqlite(folder.path().join("parlour.db")),

@@ -46,7 +46,7 @@ macro_rules! on_both {
         mod on_sqlite {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $name() {
-                let database = super::TestDatabase::new(super::Backend::Sqlite).expect("SQLite is always there");
+                let database = super::TestDatabase::sqlite();
                 super::$name(&database).await;
             })+
         }
@@ -453,7 +453,7 @@ async fn figures_count_what_waits(database: &TestDatabase) {
 /// The keys of a machine, in every form in which they could stand in a file.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_key_of_a_machine_stands_in_the_file_in_clear() {
-    let database = TestDatabase::new(Backend::Sqlite).expect("SQLite is always there");
+    let database = TestDatabase::sqlite();
     let store = database.open().await.expect("a store");
     let user = user_id!("@_parlour_1:x");
     let olm =
