@@ -97,6 +97,17 @@ impl Plan {
         Self { stages: vec![vec![first], chains] }
     }
 
+    /// The same in other rooms: pairs of room ids, of the same length, the known one first.
+    #[must_use]
+    pub fn in_rooms(mut self, rooms: &[(String, String)]) -> Self {
+        for request in self.stages.iter_mut().flatten().flat_map(|chain| &mut chain.requests) {
+            for (known, other) in rooms {
+                request.bytes = replaced(&request.bytes, local_part(known), local_part(other));
+            }
+        }
+        self
+    }
+
     /// Makes all requests anew through a tap, so many at once; from the first byte out to the last answer.
     pub async fn run(&self, port: u16, in_flight: usize) -> Duration {
         let stages: Vec<Vec<Chain>> =
@@ -145,6 +156,11 @@ async fn follow(connection: &mut TcpStream, chain: Chain) {
             room = chain.room.clone().map(|known| (known, bare_id(made)));
         }
     }
+}
+
+/// A room's id without its `!` and without its server, which a path writes differently.
+fn local_part(room: &str) -> &str {
+    room.trim_start_matches('!').split(':').next().unwrap_or_default()
 }
 
 /// A room's id without its `!`.

@@ -1,7 +1,7 @@
 //! The devices that people have published, as a machine knows them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ops::Deref,
     sync::{MutexGuard, PoisonError},
 };
@@ -41,6 +41,19 @@ pub(super) struct KnownDevices {
 }
 
 impl Device {
+    fn of(device: &matrix_sdk_crypto::Device, reachable: &HashSet<String>) -> Self {
+        let key = device.curve25519_key().map(|key| key.to_base64());
+        Self {
+            published: Published {
+                user_id: device.user_id().to_owned(),
+                device_id: device.device_id().to_owned(),
+                signed: device.is_cross_signed_by_owner(),
+                dehydrated: device.is_dehydrated(),
+            },
+            reachable: key.is_some_and(|key| reachable.contains(&key)),
+        }
+    }
+
     /// Whether it gets the session of a room that its owner is in.
     pub(super) fn can_read(&self) -> bool {
         self.published.signed && self.reachable
@@ -52,9 +65,12 @@ impl Machine {
     ///
     /// # Errors
     /// When the homeserver or the crypto store fails.
-    pub(super) async fn look_up(&self, people: impl Iterator<Item = &UserId>) -> Result<(), CryptoError> {
-        self.olm().await.update_tracked_users(people).await?;
-        self.flush().await
+    pub(super) async fn look_up(&self, people: &[OwnedUserId]) -> Result<(), CryptoError> {
+        self.olm().await.update_tracked_users(people.iter().map(Deref::deref)).await?;
+        self.keys.read_people(people).await?;
+        self.flush().await?;
+        // Those who have changed.
+        self.keys.read_people(people).await.map_err(CryptoError::from)
     }
 
     /// The devices that these people have published; asks for those whose devices may be others than they were.
@@ -62,47 +78,49 @@ impl Machine {
     /// # Errors
     /// When the homeserver or the crypto store fails.
     pub(crate) async fn published(&self, people: &[OwnedUserId]) -> Result<Vec<Published>, CryptoError> {
-        self.look_up(people.iter().map(Deref::deref)).await?;
-        let mut published = Vec::with_capacity(people.len());
-        for user_id in people {
-            published.extend(self.devices_of(user_id).await?.into_iter().map(|device| device.published));
-        }
-        Ok(published)
+        self.look_up(people).await?;
+        let mut devices = self.devices_of(people).await?;
+        let in_order = people.iter().filter_map(|user_id| devices.remove(user_id)).flatten();
+        Ok(in_order.map(|device| device.published).collect())
     }
 
-    /// The devices of somebody, as they were told last.
-    pub(super) async fn devices_of(&self, user_id: &UserId) -> Result<Vec<Device>, CryptoError> {
+    /// The devices of these people, as they were told last.
+    pub(super) async fn devices_of(
+        &self,
+        people: &[OwnedUserId],
+    ) -> Result<HashMap<OwnedUserId, Vec<Device>>, CryptoError> {
+        let mut of = HashMap::new();
+        let mut unknown = Vec::new();
         let asked_at = {
             let known = self.devices();
-            if let Some(devices) = known.of.get(user_id) {
-                return Ok(devices.clone());
+            for user_id in people {
+                match known.of.get(user_id) {
+                    Some(devices) => drop(of.insert(user_id.clone(), devices.clone())),
+                    None => unknown.push(user_id.clone()),
+                }
             }
             known.changes
         };
-        let mut devices = Vec::new();
-        for device in self.olm().await.get_user_devices(user_id, None).await?.devices() {
-            let sessions = match device.curve25519_key() {
-                Some(key) => self.keys.get_sessions(&key.to_base64()).await?,
-                None => None,
-            };
-            devices.push(Device {
-                published: Published {
-                    user_id: user_id.to_owned(),
-                    device_id: device.device_id().to_owned(),
-                    signed: device.is_cross_signed_by_owner(),
-                    dehydrated: device.is_dehydrated(),
-                },
-                reachable: sessions.is_some_and(|sessions| !sessions.is_empty()),
-            });
+        let mut found = Vec::new();
+        for user_id in unknown {
+            let devices = self.olm().await.get_user_devices(&user_id, None).await?;
+            found.push((user_id, devices));
         }
-        // A device that cannot be reached may begin Olm itself at any time; and what changed meanwhile is not known.
-        let mut known = self.devices();
-        let all_can = !devices.is_empty() && devices.iter().all(|device| device.reachable);
-        if all_can && known.changes == asked_at {
-            known.of.insert(user_id.to_owned(), devices.clone());
+        let devices = found.iter().flat_map(|(_, devices)| devices.devices());
+        let keys: Vec<_> = devices.filter_map(|device| Some(device.curve25519_key()?.to_base64())).collect();
+        let reachable = self.keys.with_olm(&keys).await?;
+        for (user_id, devices) in found {
+            let devices: Vec<_> = devices.devices().map(|device| Device::of(&device, &reachable)).collect();
+            // A device that cannot be reached may begin Olm itself at any time; and what changed meanwhile is not known.
+            let all_can = !devices.is_empty() && devices.iter().all(|device| device.reachable);
+            let mut known = self.devices();
+            if all_can && known.changes == asked_at {
+                known.of.insert(user_id.clone(), devices.clone());
+            }
+            drop(known);
+            of.insert(user_id, devices);
         }
-        drop(known);
-        Ok(devices)
+        Ok(of)
     }
 
     fn devices(&self) -> MutexGuard<'_, KnownDevices> {

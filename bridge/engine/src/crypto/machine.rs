@@ -10,7 +10,7 @@ use matrix_sdk_crypto::{
     store::CryptoStore as _,
     types::requests::{AnyOutgoingRequest, UploadSigningKeysRequest},
 };
-use ruma::{RoomId, TransactionId, api::client::keys};
+use ruma::{DeviceKeyAlgorithm, DeviceKeyId, RoomId, TransactionId, api::client::keys};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, RwLock, RwLockReadGuard};
 
@@ -155,6 +155,8 @@ impl Machine {
                 request.device_keys = query.device_keys.clone();
                 request.timeout = query.timeout;
                 let response = homeserver.request(CommitPoint::QueryKeys, intent, request).await?;
+                // Each of the devices is asked for with what it has sent.
+                self.keys.read_senders(&curve_keys(&response)).await?;
                 self.olm().await.mark_request_as_sent(id, &response).await?;
                 self.forget_devices(query.device_keys.keys());
             }
@@ -180,6 +182,17 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// The Curve25519 keys of all devices that an answer tells of, in base64.
+fn curve_keys(response: &keys::get_keys::v3::Response) -> Vec<String> {
+    let devices = response.device_keys.values().flat_map(|devices| devices.values());
+    let keys = devices.filter_map(|device| {
+        let device = device.deserialize().ok()?;
+        let id = DeviceKeyId::from_parts(DeviceKeyAlgorithm::Curve25519, &device.device_id);
+        device.keys.get(&id).cloned()
+    });
+    keys.collect()
 }
 
 /// The body of `POST /keys/device_signing/upload`; an application service needs no interactive auth (MSC4190).

@@ -10,7 +10,7 @@ use std::{
 
 use matrix_sdk_crypto::{CollectStrategy, EncryptionSettings, types::requests::ToDeviceRequest};
 use ruma::{
-    OwnedRoomId, OwnedTransactionId, OwnedUserId, TransactionId, UserId,
+    OwnedRoomId, OwnedTransactionId, OwnedUserId, TransactionId,
     api::client::to_device::send_event_to_device,
     events::{AnyMessageLikeEventContent, AnyToDeviceEventContent, ToDeviceEventType},
     serde::Raw,
@@ -90,17 +90,24 @@ impl Machine {
     pub async fn seal(&self, batch: &[ToSeal]) -> Result<Vec<Result<Sealed, Failed>>, CryptoError> {
         let _sealing = self.sealing.lock().await;
         let readers: BTreeSet<_> = batch.iter().flat_map(|to_seal| &to_seal.readers).cloned().collect();
-        self.look_up(readers.iter().map(Deref::deref)).await?;
+        let readers: Vec<_> = readers.into_iter().collect();
+        self.look_up(&readers).await?;
         let unclaimed = self.begin_olm(&readers).await?;
+        let devices = self.devices_of(&readers).await?;
+        let can_read =
+            |reader: &OwnedUserId| devices.get(reader).is_some_and(|d| d.iter().any(Device::can_read));
         let mut outcomes = Vec::with_capacity(batch.len());
         for to_seal in batch {
             let failed = to_seal.readers.iter().find_map(|reader| unclaimed.get(reader));
             outcomes.push(match failed {
                 Some(error) => Some(Err(Arc::clone(error))),
-                None if self.somebody_can_read(&to_seal.readers).await? => None,
+                // Any other device does not get the room's session.
+                None if to_seal.readers.iter().any(can_read) => None,
                 None => Some(Ok(Sealed::NobodyCanRead)),
             });
         }
+        let rooms: Vec<_> = batch.iter().map(|to_seal| to_seal.room.clone()).collect();
+        self.keys.read_rooms(&rooms).await?;
         self.share(batch, &mut outcomes).await?;
         self.encrypt(batch, &mut outcomes).await?;
         let all = outcomes.into_iter().map(|outcome| outcome.unwrap_or(Ok(Sealed::NobodyCanRead)));
@@ -108,18 +115,14 @@ impl Machine {
     }
 
     /// Begins Olm with the devices of these people that there is no session with. Those for whom that failed.
-    async fn begin_olm(
-        &self,
-        readers: &BTreeSet<OwnedUserId>,
-    ) -> Result<HashMap<OwnedUserId, Failed>, CryptoError> {
+    async fn begin_olm(&self, readers: &[OwnedUserId]) -> Result<HashMap<OwnedUserId, Failed>, CryptoError> {
         let (mut looked, mut failed) = (false, HashMap::new());
-        let readers: Vec<&UserId> = readers.iter().map(Deref::deref).collect();
         for some in readers.chunks(MOST_CLAIMED) {
-            let mut missing = self.olm().await.get_missing_sessions(some.iter().copied()).await?;
+            let mut missing = self.olm().await.get_missing_sessions(some.iter().map(Deref::deref)).await?;
             if missing.is_some() && !looked {
                 looked = true;
                 if self.looks_before_claiming().await {
-                    missing = self.olm().await.get_missing_sessions(some.iter().copied()).await?;
+                    missing = self.olm().await.get_missing_sessions(some.iter().map(Deref::deref)).await?;
                 }
             }
             let Some((id, claim)) = missing else { continue };
@@ -226,17 +229,6 @@ impl Machine {
         Ok(self.homeserver.request(CommitPoint::SendToDevices, &self.intent, request).await?)
     }
 
-    /// Whether any of them has a device that their identity has signed and that there is an Olm session with: any other
-    /// does not get the room's session.
-    async fn somebody_can_read(&self, readers: &[OwnedUserId]) -> Result<bool, CryptoError> {
-        for reader in readers {
-            if self.devices_of(reader).await?.iter().any(Device::can_read) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// Takes in sessions that a ghost has made for rooms, unless it has them, so that the bot can hand history on
     /// (MSC4268).
     ///
@@ -248,15 +240,13 @@ impl Machine {
         sessions: &[(OwnedRoomId, String)],
     ) -> Result<(), CryptoError> {
         let learned = || ghost.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut exported, mut new) = (Vec::new(), Vec::new());
-        for (room, session_id) in sessions {
-            if learned().contains(session_id) {
-                continue;
-            }
-            new.push(session_id.clone());
-            if self.olm().await.store().get_inbound_group_session(room, session_id).await?.is_some() {
-                continue;
-            }
+        let new: Vec<_> = {
+            let learned = learned();
+            sessions.iter().filter(|(_, session_id)| !learned.contains(session_id)).cloned().collect()
+        };
+        let known = self.keys.with_sessions(&new).await?;
+        let mut exported = Vec::new();
+        for (room, session_id) in new.iter().filter(|(_, session_id)| !known.contains(session_id.as_str())) {
             // This one alone: `export_room_keys` would open all that the ghost has.
             let found = ghost.olm().await.store().get_inbound_group_session(room, session_id).await?;
             if let Some(session) = found {
@@ -266,7 +256,7 @@ impl Machine {
         if !exported.is_empty() {
             self.olm().await.store().import_exported_room_keys(exported, |_, _| {}).await?;
         }
-        learned().extend(new);
+        learned().extend(new.into_iter().map(|(_, session_id)| session_id));
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ mod copy;
 mod database;
 mod figures;
 mod inbox;
+mod lists;
 mod machine;
 mod outbox;
 mod people;
@@ -128,7 +129,7 @@ pub struct Store {
     backend: Backend,
     keys: seal::Keyring,
     claim: Arc<Claim>,
-    people_read: machine::people::PeopleRead,
+    remembered: machine::remembered::Remembered,
 }
 
 impl Store {

@@ -6,7 +6,12 @@ use parlour_domain::{PortalId, Timestamp};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use sqlx::AssertSqlSafe;
 
-use super::{Store, StoreError, matrix_id, parsed, transaction::Transaction};
+use super::{
+    Store, StoreError,
+    lists::{self, padded, with_list},
+    matrix_id, parsed,
+    transaction::Transaction,
+};
 use crate::{commit_point::CommitPoint, homeserver::DeviceSeen};
 
 /// What is known of somebody's devices.
@@ -55,8 +60,6 @@ pub struct DeviceNews {
 }
 
 const LOOKS: &str = "device_looks";
-/// How many users one statement names at most.
-const AT_ONCE: usize = 500;
 
 type DeviceRow =
     (String, Option<i64>, Option<i64>, Option<String>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
@@ -122,17 +125,18 @@ impl Store {
         users: &[OwnedUserId],
     ) -> Result<HashMap<OwnedUserId, Known>, StoreError> {
         let mut known: HashMap<OwnedUserId, Known> = HashMap::with_capacity(users.len());
-        for users in users.chunks(AT_ONCE) {
-            let places: Vec<_> = (1..=users.len()).map(|number| format!("${number}")).collect();
-            // Nothing but placeholders is put into it.
-            let mut query = sqlx::query_as(AssertSqlSafe(format!(
+        for users in users.chunks(lists::MOST) {
+            let sql = with_list(
                 "SELECT l.user_id, l.looked_at, CASE WHEN l.news > 0 THEN l.news_at END,
                      d.device_id, d.seen_at, d.dehydrated, d.gone, d.fresh_at
                  FROM device_looks l LEFT JOIN devices_seen d ON d.user_id = l.user_id
-                 WHERE l.user_id IN ({}) ORDER BY l.user_id, d.device_id",
-                places.join(", ")
-            )));
-            for user_id in users {
+                 WHERE l.user_id IN",
+                1,
+                users.len(),
+                "ORDER BY l.user_id, d.device_id",
+            );
+            let mut query = sqlx::query_as(AssertSqlSafe(sql));
+            for user_id in padded(users) {
                 query = query.bind(user_id.as_str());
             }
             let rows: Vec<DeviceRow> = query.fetch_all(&self.pool).await?;

@@ -1,16 +1,15 @@
 //! The outbox as the sender sees it: the next legs of many portals, and what has become of them, many in one commit.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt::Write as _,
-};
+use std::collections::{HashMap, HashSet};
 
 use parlour_domain::{LegId, MessageId, PersonId, PortalId, Timestamp};
 use ruma::{OwnedEventId, OwnedUserId};
-use sqlx::{Any, AssertSqlSafe, FromRow, query::QueryAs};
+use sqlx::{AssertSqlSafe, FromRow};
 
 use super::{
-    Leg, LegContent, Store, StoreError, conversations, matrix_id, one_row,
+    Leg, LegContent, Store, StoreError, conversations,
+    lists::{self, padded, with_list},
+    matrix_id, one_row,
     outbox::{OUTBOX, landed, place},
     parsed, record,
 };
@@ -79,36 +78,6 @@ const MEMBERS: &str = "SELECT i.portal_id, i.user_id, CASE WHEN t.person_id IS N
          AND (p.patient_id = r.id OR (p.patient_id IS NULL AND r.role <> 'patient'))
      WHERE i.portal_id IN";
 
-/// The sizes that lists of portals are brought to, so that there are few statements.
-const SIZES: [usize; 4] = [1, 8, 64, 256];
-
-/// `before (…) after` for so many portals. They are bound by [`bound`].
-fn of_portals(before: &str, count: usize, after: &str) -> String {
-    let mut sql = String::with_capacity(before.len() + after.len() + 6 * count);
-    let _ = write!(sql, "{before} (");
-    for n in 1..=count {
-        let _ = write!(sql, "{}${n}", if n == 1 { "" } else { ", " });
-    }
-    let _ = write!(sql, ") {after}");
-    sql
-}
-
-/// How long the list is that this many portals stand in.
-fn size(portals: usize) -> usize {
-    SIZES.into_iter().find(|size| *size >= portals).unwrap_or(SIZES[SIZES.len() - 1])
-}
-
-type Query<'q, O> = QueryAs<'q, Any, O, <Any as sqlx::Database>::Arguments>;
-
-/// Portals, the last of them again and again until the list is as long as it must be.
-fn bound<'q, O>(mut query: Query<'q, O>, portals: &'q [PortalId]) -> Query<'q, O> {
-    let places = size(portals.len());
-    for place in 0..places {
-        query = query.bind(portals[place.min(portals.len() - 1)].as_str());
-    }
-    query
-}
-
 impl Store {
     /// The next leg of each of these portals, the oldest that is not sent; none of a portal where nothing waits. A leg that
     /// does not open is its portal's matter alone.
@@ -137,10 +106,13 @@ impl Store {
         portals: &[PortalId],
     ) -> Result<Vec<(PortalId, Result<Leg, StoreError>)>, StoreError> {
         let mut legs = Vec::with_capacity(portals.len());
-        for portals in portals.chunks(SIZES[SIZES.len() - 1]) {
-            let sql = of_portals(select, size(portals.len()), A_PORTAL_EACH);
-            let query = sqlx::query_as::<_, LegRow>(AssertSqlSafe(sql));
-            for row in bound(query, portals).fetch_all(&self.pool).await? {
+        for portals in portals.chunks(lists::MOST) {
+            let sql = with_list(select, 1, portals.len(), A_PORTAL_EACH);
+            let mut query = sqlx::query_as::<_, LegRow>(AssertSqlSafe(sql));
+            for portal in padded(portals) {
+                query = query.bind(portal.as_str());
+            }
+            for row in query.fetch_all(&self.pool).await? {
                 let portal = parsed(OUTBOX, &row.portal_id)?;
                 legs.push((portal, self.leg(row).await));
             }
@@ -208,10 +180,13 @@ impl Store {
     /// When the database fails.
     pub async fn members(&self, portals: &[PortalId]) -> Result<HashMap<PortalId, Members>, StoreError> {
         let mut members: HashMap<PortalId, Members> = HashMap::new();
-        for portals in portals.chunks(SIZES[SIZES.len() - 1]) {
-            let sql = of_portals(MEMBERS, size(portals.len()), "ORDER BY i.portal_id, i.user_id");
-            let query = sqlx::query_as::<_, (String, String, i64)>(AssertSqlSafe(sql));
-            for (portal, user_id, reads) in bound(query, portals).fetch_all(&self.pool).await? {
+        for portals in portals.chunks(lists::MOST) {
+            let sql = with_list(MEMBERS, 1, portals.len(), "ORDER BY i.portal_id, i.user_id");
+            let mut query = sqlx::query_as::<_, (String, String, i64)>(AssertSqlSafe(sql));
+            for portal in padded(portals) {
+                query = query.bind(portal.as_str());
+            }
+            for (portal, user_id, reads) in query.fetch_all(&self.pool).await? {
                 let members = members.entry(parsed("portal_members", &portal)?).or_default();
                 let user_id: OwnedUserId = matrix_id("portal_members", user_id)?;
                 if reads == 1 {

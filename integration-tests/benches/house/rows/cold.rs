@@ -1,8 +1,9 @@
 //! `cold`: somebody's first message ever, to patients with two devices each. Every round has another owner, whose ghost knows
-//! nobody yet; the bare side claims one-time keys and sends room keys as often.
+//! nobody yet; the bare side claims one-time keys and sends room keys as often, and each of its messages, too, is the first
+//! in its rooms: the owner begins a conversation for each of them as well.
 
 use parlour_engine::CommitPoint;
-use parlour_integration_tests::devices::Equipment;
+use parlour_integration_tests::{Talk, devices::Equipment};
 
 use crate::{
     practice::{Author, Practice, Wanted},
@@ -30,12 +31,12 @@ pub async fn measure(context: &mut Context) -> Outcome {
     for number in 1..=rounds {
         let bare_first = number % 2 == 0;
         if bare_first {
-            sides.bare(&practice, &Plan::of_sending(&last.asked), &last.asked, number).await;
+            sides.bare(&practice, |turn| &last.plans[turn], &last.round.asked, number).await;
         }
         last = first_message(&practice, number, legs).await;
-        sides.parlour(&last);
+        sides.parlour(&last.round);
         if !bare_first {
-            sides.bare(&practice, &Plan::of_sending(&last.asked), &last.asked, number).await;
+            sides.bare(&practice, |turn| &last.plans[turn], &last.round.asked, number).await;
         }
         say!("cold: round {number} of {rounds}");
     }
@@ -54,21 +55,40 @@ pub async fn measure(context: &mut Context) -> Outcome {
         outcome.entry("cold", format!("{what}, in any round"), most_seen as f64, most as f64, "requests");
     }
     outcome.note(sides.kinds());
-    outcome.note(format!("of the last round's keys/query, {} are the bot's own", bots_queries(&last)));
+    outcome.note(format!("of the last round's keys/query, {} are the bot's own", bots_queries(&last.round)));
     outcome
 }
 
-/// A member of staff who has never written begins a conversation with all patients, and writes.
-async fn first_message(practice: &Practice, number: usize, legs: usize) -> Round {
+/// A first message, and how the bare side sends the same, once at each number in flight.
+struct First {
+    round: Round,
+    plans: Vec<Plan>,
+}
+
+/// A member of staff who has never written begins conversations with all patients, and writes in one of them.
+async fn first_message(practice: &Practice, number: usize, legs: usize) -> First {
     let author = Author::sign_in(practice, &practice.staff[number]).await;
-    let talk = practice.begin(&author.token, "Flu clinic", &[], &practice.patients).await;
-    author.comes_into(&talk.hub()).await;
+    let mut talks = Vec::new();
+    for _ in 0..=IN_FLIGHT.len() {
+        talks.push(practice.begin(&author.token, "Flu clinic", &[], &practice.patients).await);
+    }
+    let hub = talks[0].hub();
+    author.comes_into(&hub).await;
     practice.rests().await;
     let words = format!("The flu clinic is on Thursday from 2 to 6, in room {number:03}.");
-    let round = broadcast(practice, &author, &talk.hub(), legs, &words).await;
+    let round = broadcast(practice, &author, &hub, legs, &words).await;
     practice.rests().await;
     author.client.stop().await;
-    round
+    let plan_in = |talk: &Talk| {
+        let rooms: Vec<_> = practice
+            .patients
+            .iter()
+            .map(|patient| (talks[0].spoke(patient).to_string(), talk.spoke(patient).to_string()))
+            .collect();
+        Plan::of_sending(&round.asked).in_rooms(&rooms)
+    };
+    let plans = talks[1..].iter().map(plan_in).collect();
+    First { round, plans }
 }
 
 fn bots_queries(round: &Round) -> usize {

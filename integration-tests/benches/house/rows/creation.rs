@@ -29,12 +29,14 @@ pub async fn measure(context: &mut Context) -> Outcome {
     for number in 1..=rounds {
         let bare_first = number % 2 == 0;
         if bare_first {
-            sides.bare(&practice, &Plan::of_rooms(&last.asked), &last.asked, number).await;
+            let plan = Plan::of_rooms(&last.asked);
+            sides.bare(&practice, |_| &plan, &last.asked, number).await;
         }
         last = conversation(&practice, &token).await;
         sides.parlour(&last);
         if !bare_first {
-            sides.bare(&practice, &Plan::of_rooms(&last.asked), &last.asked, number).await;
+            let plan = Plan::of_rooms(&last.asked);
+            sides.bare(&practice, |_| &plan, &last.asked, number).await;
         }
         say!("creation: round {number} of {rounds}");
     }

@@ -98,9 +98,16 @@ impl Sides {
         }
     }
 
-    /// The bare side of a round: what Parlour asked in one of its own, at each number in flight.
-    pub async fn bare(&mut self, practice: &Practice, plan: &Plan, asked: &[Exchange], number: usize) {
+    /// The bare side of a round: what Parlour asked in one of its own, at each number in flight, by these plans in turn.
+    pub async fn bare<'a>(
+        &mut self,
+        practice: &Practice,
+        plans: impl Fn(usize) -> &'a Plan,
+        asked: &[Exchange],
+        number: usize,
+    ) {
         for turn in 0..IN_FLIGHT.len() {
+            let plan = plans(turn);
             let in_flight = IN_FLIGHT[(turn + number) % IN_FLIGHT.len()];
             practice.freeze().await;
             practice.is_alone().await;

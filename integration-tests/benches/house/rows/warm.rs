@@ -30,12 +30,14 @@ pub async fn measure(context: &mut Context) -> Outcome {
     for number in 1..=rounds {
         let bare_first = number % 2 == 0;
         if bare_first {
-            sides.bare(&practice, &Plan::of_sending(&last.asked), &last.asked, number).await;
+            let plan = Plan::of_sending(&last.asked);
+            sides.bare(&practice, |_| &plan, &last.asked, number).await;
         }
         last = broadcast(&practice, &author, &talk.hub(), legs, &words(number)).await;
         sides.parlour(&last);
         if !bare_first {
-            sides.bare(&practice, &Plan::of_sending(&last.asked), &last.asked, number).await;
+            let plan = Plan::of_sending(&last.asked);
+            sides.bare(&practice, |_| &plan, &last.asked, number).await;
         }
         say!("warm: round {number} of {}", rounds);
     }

@@ -2,13 +2,14 @@
 //!
 //! One file, though past 500 lines: the trait is one.
 
+mod ahead;
 #[cfg(all(test, feature = "certify"))]
 mod certification;
 mod changes;
 #[cfg(feature = "faults")]
 mod clear;
 mod lease;
-pub(super) mod people;
+pub(super) mod remembered;
 mod rows;
 mod saving;
 
@@ -250,6 +251,9 @@ impl CryptoStore for MachineStore {
         session_id: &str,
     ) -> Result<Option<InboundGroupSession>, StoreError> {
         let (room, session) = self.session_names(room_id.as_str(), session_id);
+        if self.is_known_not_to_be(&ahead::session(&room, &session)) {
+            return Ok(None);
+        }
         let found = sqlx::query_as(SESSION)
             .bind(&self.machine)
             .bind(room)
@@ -314,11 +318,15 @@ impl CryptoStore for MachineStore {
         after_session_id: Option<String>,
         limit: usize,
     ) -> Result<Vec<InboundGroupSession>, StoreError> {
+        let sender_key = self.hashed(SESSIONS, "sender_key", &curve_key.to_base64());
+        if self.is_known_not_to_be(&ahead::sender(&sender_key)) {
+            return Ok(Vec::new());
+        }
         // The order is that of the hashes: any will do, as long as it stays the same.
         let after = after_session_id.map(|id| self.session_names("", &id).1).unwrap_or_default();
         let rows: Vec<SessionRow> = sqlx::query_as(SESSIONS_OF_SENDER)
             .bind(&self.machine)
-            .bind(self.hashed(SESSIONS, "sender_key", &curve_key.to_base64()))
+            .bind(sender_key)
             .bind(sender_data_type as i64)
             .bind(after)
             .bind(at_most(limit))

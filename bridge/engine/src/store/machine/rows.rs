@@ -6,7 +6,7 @@ use matrix_sdk_crypto::olm::{InboundGroupSession, PickledInboundGroupSession};
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-use super::{MachineStore, people::Rows, saving::Write};
+use super::{MachineStore, ahead, remembered::Rows, saving::Write};
 use crate::store::{StoreError, seal::Place};
 
 pub(super) const VALUES: &str = "machine_values";
@@ -59,13 +59,6 @@ impl Kind {
     pub(super) const CUSTOM: Self = Self("custom");
     /// Who holds a lock, and how long: the lock.
     pub(super) const LEASE: Self = Self("lease");
-}
-
-impl Kind {
-    /// Whether it is what is known of people's devices and identities.
-    pub(super) fn is_of_people(self) -> bool {
-        [Self::DEVICE.0, Self::IDENTITY.0].contains(&self.0)
-    }
 }
 
 /// Which row of `machine_values`.
@@ -153,17 +146,26 @@ impl MachineStore {
 
     /// Rows of a kind under one name: one of them, or all.
     async fn rows(&self, kind: Kind, parent: &str, name: Option<&str>) -> Result<Rows, StoreError> {
-        if !kind.is_of_people() {
+        let Some(question) = ahead::question(kind, parent, name) else {
             return Ok(Arc::new(self.read_rows(kind, parent, name).await?));
-        }
-        let question = format!("{}/{}/{parent}/{}", self.machine, kind.0, name.unwrap_or("*"));
-        let asked_at = match self.store.people_read.get(&question) {
-            Ok(rows) => return Ok(rows),
-            Err(asked_at) => asked_at,
         };
-        let rows = Arc::new(self.read_rows(kind, parent, name).await?);
-        self.store.people_read.keep(question, asked_at, &rows);
-        Ok(rows)
+        let rows = match self.store.remembered.get(&self.machine, &question) {
+            Ok(rows) => rows,
+            Err(asked_at) if kind.is_of_people() => {
+                // Somebody's devices are read together.
+                let name = name.filter(|_| !kind.has_parents());
+                let rows = Arc::new(self.read_rows(kind, parent, name).await?);
+                self.store.remembered.keep(&self.machine, asked_at, [(question, Arc::clone(&rows))]);
+                rows
+            }
+            Err(_) => return Ok(Arc::new(self.read_rows(kind, parent, name).await?)),
+        };
+        Ok(match name {
+            Some(wanted) if kind.has_parents() => {
+                Arc::new(rows.iter().filter(|(name, _)| name == wanted).cloned().collect())
+            }
+            _ => rows,
+        })
     }
 
     async fn read_rows(

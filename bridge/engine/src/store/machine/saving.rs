@@ -10,7 +10,8 @@ use sqlx::AssertSqlSafe;
 use tokio::sync::MutexGuard;
 
 use super::{
-    MachineStore,
+    MachineStore, ahead,
+    remembered::Change,
     rows::{Kind, Row},
 };
 use crate::{
@@ -70,12 +71,16 @@ pub(super) enum Backup {
 }
 
 impl Write {
-    /// Whether it changes what is known of people's devices and identities.
-    fn is_of_people(&self) -> bool {
+    /// What changes with it of what is remembered.
+    fn changes(&self) -> Vec<Change> {
         match self {
-            Self::Put(row, _) | Self::Remove(row) => row.kind.is_of_people(),
-            Self::RemoveUnder(kind, _) | Self::RemoveKind(kind) => kind.is_of_people(),
-            Self::PutSession { .. } | Self::BackedUp { .. } => false,
+            Self::Put(row, _) | Self::Remove(row) => ahead::changed_by(row.kind, &row.parent, &row.name),
+            Self::RemoveUnder(kind, parent) => ahead::changed_under(*kind, parent),
+            Self::RemoveKind(kind) => ahead::changed_of(*kind),
+            Self::PutSession { room, session, sender_key, .. } => {
+                vec![Change::Answer(ahead::session(room, session)), Change::Answer(ahead::sender(sender_key))]
+            }
+            Self::BackedUp { .. } => Vec::new(),
         }
     }
 
@@ -230,7 +235,7 @@ impl MachineStore {
         if writes.is_empty() {
             return Ok(());
         }
-        let of_people = writes.iter().any(Write::is_of_people);
+        let changes: Vec<_> = writes.iter().flat_map(Write::changes).collect();
         let mut tx = self.store.begin_unordered().await?;
         for step in steps(writes) {
             match step {
@@ -244,14 +249,10 @@ impl MachineStore {
                 }
             }
         }
-        if of_people {
-            self.store.people_read.changes();
-        }
+        self.store.remembered.changes(&self.machine, &changes);
         let outcome = self.store.commit(tx, point).await;
-        if of_people {
-            // Also what was read in between.
-            self.store.people_read.changes();
-        }
+        // Also what was read in between.
+        self.store.remembered.changes(&self.machine, &changes);
         outcome
     }
 
