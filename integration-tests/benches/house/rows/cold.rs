@@ -55,6 +55,7 @@ pub async fn measure(context: &mut Context) -> Outcome {
         outcome.entry("cold", format!("{what}, in any round"), most_seen as f64, most as f64, "requests");
     }
     outcome.note(sides.kinds());
+    outcome.note(last.round.course());
     outcome.note(format!("of the last round's keys/query, {} are the bot's own", bots_queries(&last.round)));
     outcome
 }

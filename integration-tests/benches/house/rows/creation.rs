@@ -69,5 +69,5 @@ async fn conversation(practice: &Practice, token: &str) -> Round {
         _ => !asked.is_the_bots_poll(),
     });
     let ended = asked.iter().filter_map(|asked| asked.ended).max().expect("something was asked");
-    Round { wall: ended - began, cpu, asked }
+    Round { began, wall: ended - began, cpu, asked }
 }

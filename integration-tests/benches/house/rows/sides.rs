@@ -1,6 +1,9 @@
 //! Both sides of a row that is held against the bare homeserver, round by round.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use parlour_engine::CommitPoint;
 use ruma::{OwnedEventId, RoomId};
@@ -16,6 +19,8 @@ use crate::{
 
 /// One round of Parlour's side.
 pub struct Round {
+    /// The transaction's first byte.
+    pub began: Instant,
     /// From the transaction's first byte to the last answer.
     pub wall: Duration,
     /// The processor time that Parlour used from before the message until it had come to rest.
@@ -75,7 +80,26 @@ fn round(practice: &Practice, event: &OwnedEventId, cpu: Duration) -> Round {
     };
     let asked: Vec<_> = asked.into_iter().filter(within).collect();
     let ended = asked.iter().filter_map(|asked| asked.ended).max().unwrap_or(last_send);
-    Round { wall: ended - began, cpu, asked }
+    Round { began, wall: ended - began, cpu, asked }
+}
+
+impl Round {
+    /// When the first request of each kind began and the last one was answered, in milliseconds after the transaction.
+    pub fn course(&self) -> String {
+        let mut spans: Vec<(&'static str, Instant, Instant)> = Vec::new();
+        for asked in &self.asked {
+            let (Some(point), Some(ended)) = (asked.point, asked.ended) else { continue };
+            match spans.iter_mut().find(|(name, ..)| *name == point.name()) {
+                Some((_, _, last)) => *last = ended.max(*last),
+                None => spans.push((point.name(), asked.request.began, ended)),
+            }
+        }
+        let after = |at: Instant| millis(at.saturating_duration_since(self.began));
+        let spans = spans
+            .into_iter()
+            .map(|(name, began, ended)| format!("{name} {:.0}–{:.0}", after(began), after(ended)));
+        format!("the last round's course, in ms: {}", spans.collect::<Vec<_>>().join(", "))
+    }
 }
 
 impl Sides {

@@ -45,6 +45,7 @@ pub async fn measure(context: &mut Context) -> Outcome {
     let mut outcome = sides.outcome("warm", &format!("1 → {legs} spokes, wall time"), 1.15, 1.5);
     outcome.note(sides.amounts());
     outcome.note(sides.kinds());
+    outcome.note(last.course());
     outcome
 }
 

@@ -226,7 +226,8 @@ mod tests {
         let store = database.open().await.expect("a store");
         let (ours, room) = (owned_user_id!("@ghost:x"), owned_room_id!("!a:x"));
         let keys = store.machine_store(&ours);
-        let olm = OlmMachine::with_store(&ours, device_id!("D"), keys.clone(), None).await.expect("a machine");
+        let olm =
+            OlmMachine::with_store(&ours, device_id!("D"), keys.clone(), None).await.expect("a machine");
         let curve_key = olm.identity_keys().curve25519;
         let theirs = || async {
             keys.get_inbound_group_sessions_for_device_batch(curve_key, SenderDataType::DeviceInfo, None, 9)
@@ -251,7 +252,8 @@ mod tests {
 
         // Another machine, which has none of it, learns the session.
         let other = store.machine_store(&owned_user_id!("@bot:x"));
-        let bot = OlmMachine::with_store(&owned_user_id!("@bot:x"), device_id!("B"), other.clone(), None).await;
+        let bot =
+            OlmMachine::with_store(&owned_user_id!("@bot:x"), device_id!("B"), other.clone(), None).await;
         let bot = bot.expect("a machine");
         assert_eq!(other.with_sessions(&named).await.expect("read"), [].into());
         assert!(other.get_inbound_group_session(&room, &id).await.expect("read").is_none());
@@ -271,7 +273,8 @@ mod tests {
         keys.read_people(&both).await.expect("read");
         assert!(keys.get_user_devices(&ours).await.expect("read").is_empty());
         // A machine saves its own device when it is made, and its identity.
-        let olm = OlmMachine::with_store(&ours, device_id!("D"), keys.clone(), None).await.expect("a machine");
+        let olm =
+            OlmMachine::with_store(&ours, device_id!("D"), keys.clone(), None).await.expect("a machine");
         olm.bootstrap_cross_signing(false).await.expect("an identity");
         for _ in 0..2 {
             assert!(keys.get_device(&ours, device_id!("D")).await.expect("read").is_some());
