@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -38,9 +38,43 @@ const LOOK: Duration = Duration::from_secs(5);
 const MOST_OF_A_PERSON: usize = 8;
 const MOST: usize = 500;
 
-/// The streams that are open.
+/// The streams that are open: how many of whom, and the looks that those of a conversation share.
 #[derive(Clone, Default)]
-pub(crate) struct Streams(Arc<Mutex<HashMap<PersonId, usize>>>);
+pub(crate) struct Streams {
+    open: Arc<Mutex<HashMap<PersonId, usize>>>,
+    looks: Arc<Mutex<HashMap<ConversationId, Weak<Look>>>>,
+}
+
+/// How a conversation stands.
+#[derive(Clone)]
+struct Standing {
+    making: Making,
+    sending: Vec<Sending>,
+}
+
+/// The last look at a conversation: however many listen to it, the database is asked once for all who want to know at the
+/// same time.
+#[derive(Default)]
+struct Look(tokio::sync::Mutex<Option<(Instant, Standing)>>);
+
+impl Look {
+    /// How it stands now or stood at any time since it was `asked`.
+    async fn since<F>(&self, asked: Instant, look: impl FnOnce() -> F) -> Result<Standing, Refused>
+    where
+        F: Future<Output = Result<Standing, Refused>>,
+    {
+        let mut last = self.0.lock().await;
+        if let Some((began, standing)) = &*last
+            && *began >= asked
+        {
+            return Ok(standing.clone());
+        }
+        let began = Instant::now();
+        let standing = look().await?;
+        *last = Some((began, standing.clone()));
+        Ok(standing)
+    }
+}
 
 /// One of them; dropped, it is closed.
 struct Seat {
@@ -60,7 +94,19 @@ impl Streams {
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<PersonId, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What all streams of a conversation look by.
+    fn look_at(&self, conversation: &ConversationId) -> Arc<Look> {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(look) = looks.get(conversation).and_then(Weak::upgrade) {
+            return look;
+        }
+        looks.retain(|_, look| look.strong_count() > 0);
+        let look = Arc::default();
+        looks.insert(conversation.clone(), Arc::downgrade(&look));
+        look
     }
 }
 
@@ -90,12 +136,14 @@ pub(crate) async fn events(
     }
     let seat = edge.streams.open(&caller.id)?;
     let changes = edge.engine.changes(&id);
+    let shared = edge.streams.look_at(&id);
     let stopping = edge.stopping.clone();
     let mut listener = Listener {
         edge,
         token,
         id,
         changes,
+        shared,
         stopping,
         told: Told::default(),
         next: VecDeque::new(),
@@ -117,6 +165,7 @@ struct Listener {
     token: Token,
     id: ConversationId,
     changes: watch::Receiver<()>,
+    shared: Arc<Look>,
     stopping: watch::Receiver<bool>,
     told: Told,
     next: VecDeque<Event>,
@@ -171,10 +220,13 @@ impl Listener {
     /// Looks how it stands, and puts down what is to be told.
     async fn look(&mut self) -> Result<(), Refused> {
         self.changes.mark_unchanged();
-        let store = self.edge.engine.store();
-        let making = store.making(&self.id).await?.ok_or(Refused::NotFound)?;
-        let under_way = store.sending(&self.id).await?;
-        self.next.extend(self.told.news(making, under_way));
+        let (store, id) = (self.edge.engine.store(), &self.id);
+        let look = || async move {
+            let making = store.making(id).await?.ok_or(Refused::NotFound)?;
+            Ok(Standing { making, sending: store.sending(id).await? })
+        };
+        let Standing { making, sending } = self.shared.since(Instant::now(), look).await?;
+        self.next.extend(self.told.news(making, sending));
         Ok(())
     }
 }
@@ -214,6 +266,30 @@ mod tests {
         seats.push(streams.open(&ann).unwrap_or_else(|_| panic!("a seat that is free")));
         drop((seats, other));
         assert!(streams.counts().is_empty());
+    }
+
+    #[tokio::test]
+    async fn those_who_look_at_the_same_time_look_once() {
+        let (streams, looks) = (Streams::default(), std::cell::Cell::new(0));
+        let [one, other] = [1, 2].map(|n| ConversationId::from_bytes([n; 16]));
+        let [here, too, there] = [&one, &one, &other].map(|id| streams.look_at(id));
+        assert!(Arc::ptr_eq(&here, &too) && !Arc::ptr_eq(&here, &there));
+        let look = || async {
+            looks.set(looks.get() + 1);
+            tokio::task::yield_now().await;
+            Ok(Standing { making: Making { made: looks.get(), of: 9, ready: false }, sending: Vec::new() })
+        };
+        let asked = Instant::now();
+        let all = futures_util::future::join_all((0..50).map(|_| here.since(asked, look))).await;
+        assert!(all.into_iter().all(|standing| standing.is_ok_and(|standing| standing.making.made == 1)));
+        assert_eq!(looks.get(), 1);
+        // Whoever asks later hears how it stands later.
+        let later = too.since(Instant::now(), look).await;
+        assert!(later.is_ok_and(|standing| standing.making.made == 2));
+        drop((here, too));
+        streams.look_at(&other);
+        streams.look_at(&ConversationId::from_bytes([3; 16]));
+        assert_eq!(streams.looks.lock().expect("no panic").len(), 2, "nobody looks at the first any more");
     }
 
     #[test]

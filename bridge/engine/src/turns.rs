@@ -11,7 +11,10 @@ use std::{
 };
 
 use parlour_domain::{ConversationId, MessageId, PortalId};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use crate::homeserver::HomeserverError;
 
@@ -47,9 +50,19 @@ impl Party {
     }
 }
 
+/// With more requests under way than this, or with rooms in the making, the homeserver has much to do.
+const FEW: usize = 8;
+
 /// The turns at the homeserver. Clones are the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Turns(Arc<Mutex<State>>);
+pub(crate) struct Turns(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Whether the homeserver has much to do for us.
+    crowded: watch::Sender<bool>,
+}
 
 #[derive(Debug)]
 struct State {
@@ -81,14 +94,20 @@ pub(crate) struct Turn {
 
 impl Turns {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(State {
+        let state = State {
             limit: AT_FIRST,
             under_way: 0,
             making: 0,
             parties: HashMap::new(),
             served: 0,
             lowered: None,
-        })))
+        };
+        Self(Arc::new(Shared { state: Mutex::new(state), crowded: watch::Sender::new(false) }))
+    }
+
+    /// Tells whether the homeserver has much to do for us just now.
+    pub(crate) fn crowded(&self) -> watch::Receiver<bool> {
+        self.0.crowded.subscribe()
     }
 
     /// Does this when it is its party's turn.
@@ -121,8 +140,14 @@ impl Turns {
         }
     }
 
-    /// Gives the turns that are free.
+    /// Gives the turns that are free, and tells how much there is to do.
     fn give(&self, state: &mut State) {
+        self.give_free(state);
+        let crowded = state.making > 0 || state.under_way > FEW;
+        self.0.crowded.send_if_modified(|before| std::mem::replace(before, crowded) != crowded);
+    }
+
+    fn give_free(&self, state: &mut State) {
         while (state.under_way as f64) < state.limit {
             let may_make = state.making < MAKING;
             let next = state
@@ -147,7 +172,7 @@ impl Turns {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -245,6 +270,25 @@ mod tests {
         let _ = one.await;
         let state = turns.state();
         assert_eq!((state.under_way, state.parties.len()), (0, 0), "nothing is left");
+    }
+
+    #[tokio::test]
+    async fn it_is_told_when_the_homeserver_has_much_to_do() {
+        let turns = Turns::new();
+        let crowded = turns.crowded();
+        let is_crowded = || *crowded.borrow();
+        let mut taken = Vec::new();
+        for number in 0..=FEW {
+            assert!(!is_crowded(), "{number} requests");
+            taken.push(turns.turn(&message(1)).await);
+        }
+        assert!(is_crowded());
+        taken.pop();
+        assert!(!is_crowded());
+        let making = turns.turn(&Party::Making(ConversationId::from_bytes([1; 16]))).await;
+        assert!(is_crowded(), "one room is much");
+        drop(making);
+        assert!(!is_crowded());
     }
 
     #[tokio::test]

@@ -26,6 +26,7 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{Value, value::RawValue};
+use tokio::sync::watch;
 
 use super::{CryptoError, Machine, Machines};
 use crate::{commit_point::CommitPoint, store::MegolmIndex};
@@ -116,20 +117,34 @@ impl Machine {
         Ok(self.olm().await.store().next_batch_token().await?)
     }
 
-    /// Takes in what is new in the device's inbox: keys, device lists, key counts. Waits for it at most half a minute
-    /// where it is told to. The place up to which it was read is kept with what it brought. With `others`, they hear
+    /// Takes in what is new in the device's inbox: keys, device lists, key counts. Where it is told when the homeserver has
+    /// much to do, it waits for it at most half a minute, and not any longer when it has: Synapse looks whether there is
+    /// something at each event in each room of the bot's. The place up to which it was read is kept with what it brought. With `others`, they hear
     /// of changed devices too: the bot's inbox is the one that speaks for all.
     ///
     /// # Errors
     /// When the homeserver or a store fails; then the same news comes again.
-    pub async fn receive(&self, others: Option<&Machines>, waits: bool) -> Result<News, CryptoError> {
+    pub async fn receive(
+        &self,
+        others: Option<&Machines>,
+        waits_unless: Option<watch::Receiver<bool>>,
+    ) -> Result<News, CryptoError> {
         let _alone = self.looking.lock().await;
         let since = self.olm().await.store().next_batch_token().await?;
         let mut request = sync_events::v3::Request::new();
-        request.timeout = waits.then_some(POLL);
+        let waits_unless = waits_unless.filter(|crowded| !*crowded.borrow());
+        request.timeout = waits_unless.as_ref().map(|_| POLL);
         request.filter = Some(sync_events::v3::Filter::FilterDefinition(inbox_filter(since.is_none())));
         request.since = since;
-        let answer = self.homeserver.request(CommitPoint::ReadInbox, &self.intent, request).await?;
+        let asked = self.homeserver.request(CommitPoint::ReadInbox, &self.intent, request);
+        let answer = match waits_unless {
+            None => asked.await?,
+            Some(mut crowded) => tokio::select! {
+                answer = asked => answer?,
+                // What was about to be told is told again.
+                Ok(_) = crowded.wait_for(|crowded| *crowded) => return Ok(News::default()),
+            },
+        };
         let (keys, devices) = (!answer.to_device.events.is_empty(), answer.device_lists.changed.clone());
         if let (Some(others), false) = (others, devices.is_empty()) {
             others.devices_changed(&answer.device_lists).await?;
@@ -171,7 +186,7 @@ impl Machine {
     pub(super) async fn receive_from_the_beginning(&self) -> Result<(), CryptoError> {
         self.keys.forget_place().await?;
         // The look that finds nothing is the last.
-        while self.receive(None, false).await?.keys {}
+        while self.receive(None, None).await?.keys {}
         Ok(())
     }
 

@@ -195,7 +195,7 @@ impl Machines {
             // As long as there are keys in it there may be more; the look that finds none deletes what was found. Whoever
             // keeps sending must not keep the other ghosts waiting.
             for _ in 0..MOST_LOOKS {
-                match machine.receive(None, false).await {
+                match machine.receive(None, None).await {
                     Ok(news) if news.keys => {}
                     Ok(_) => break,
                     Err(error) => {

@@ -146,7 +146,7 @@ impl Machine {
             // It does all the time.
             return false;
         }
-        match self.receive(None, false).await {
+        match self.receive(None, None).await {
             Ok(_) => true,
             Err(error) => {
                 tracing::warn!(user_id = %self.intent.user_id, %error, "a ghost speaks without a look into its inbox");

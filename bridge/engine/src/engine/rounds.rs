@@ -16,6 +16,8 @@ use crate::{
     store::StoreError,
 };
 
+/// How long it takes until the bot's inbox is looked into again while the homeserver has much to do for us.
+const WHILE_CROWDED: Duration = Duration::from_millis(250);
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 /// How often it is looked who has come, while somebody is waited for.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
@@ -129,7 +131,13 @@ impl Engine {
             self.after_a_break().await?;
         }
         let bot = self.core.ghosts.bot().await?;
-        let news = match bot.receive(Some(&self.core.ghosts.machines), goes_on).await {
+        let mut crowded = self.core.turns.crowded();
+        if goes_on && *crowded.borrow() {
+            // Keys that come meanwhile are a moment late; whatever else is asked of the homeserver is done sooner.
+            let _ = tokio::time::timeout(WHILE_CROWDED, crowded.wait_for(|crowded| !*crowded)).await;
+        }
+        let waits_unless = goes_on.then_some(crowded);
+        let news = match bot.receive(Some(&self.core.ghosts.machines), waits_unless).await {
             Err(error) if !error.may_pass() && self.core.store.homeserver_is_back().await? => {
                 // It was put back once more meanwhile, to where it does not know the bot's device.
                 self.core.publish_again().await?;
