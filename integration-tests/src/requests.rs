@@ -30,6 +30,7 @@ pub fn point_of(method: &str, path: &str) -> Option<CommitPoint> {
         ("client", "PUT", ["rooms", _, "send", ..]) => CommitPoint::SendEvent,
         ("client", "PUT", ["rooms", _, "redact", ..]) => CommitPoint::Redact,
         ("client", "POST", ["createRoom"]) => CommitPoint::CreateRoom,
+        ("client", "PUT", ["rooms", _, "state", ..]) => CommitPoint::SetState,
         ("client", "GET", ["rooms", _, "state", ..]) => CommitPoint::ReadState,
         ("client", "GET", ["rooms", _, "messages"]) => CommitPoint::ReadHistory,
         ("client", "GET", ["rooms", _, "event", _]) => CommitPoint::ReadHistory,

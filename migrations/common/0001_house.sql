@@ -67,7 +67,8 @@ CREATE TABLE participants (
 );
 CREATE INDEX participants_by_person ON participants (person_id);
 
--- One hub (patient_id is null) and one spoke a patient. room_id is null until the room is made.
+-- One hub (patient_id is null) and one spoke a patient. room_id is null until the room is made. mode_set: which mode its room
+-- was set to last; mode: which one holds for what is handled, as the room's own events tell, in their order.
 CREATE TABLE portals (
     id              TEXT PRIMARY KEY,
     conversation_id TEXT NOT NULL REFERENCES conversations (id),
@@ -77,6 +78,8 @@ CREATE TABLE portals (
     attempted       BIGINT,
     -- Whether its room stands, and whom it needs was joined to it.
     ready           BIGINT NOT NULL DEFAULT 0,
+    mode            TEXT,
+    mode_set        TEXT,
     UNIQUE (conversation_id, patient_id)
 );
 
@@ -151,13 +154,15 @@ CREATE TABLE messages (
 );
 CREATE INDEX messages_by_portal ON messages (portal_id, sent_at);
 
--- What happened to it, in order; never changed.
+-- What happened, in order; never changed. event_id: the event that it was, or that it came by; by_id: whoever asked for it
+-- by the practice API.
 CREATE TABLE ledger (
     seq             BIGINT PRIMARY KEY,
     at              BIGINT NOT NULL,
     conversation_id TEXT NOT NULL REFERENCES conversations (id),
-    event_id        TEXT NOT NULL,
+    event_id        TEXT,
     message_id      TEXT REFERENCES messages (id),
+    by_id           TEXT REFERENCES people (id),
     what            TEXT NOT NULL,
     code            TEXT
 );

@@ -8,7 +8,7 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
 };
-use parlour_domain::{ConversationId, InvalidText, Mode, NewConversation, Person, Role};
+use parlour_domain::{ConversationId, InvalidText, Mode, NewConversation, Person, Role, may_change};
 use parlour_engine::{Conversation, Request, Sending, Store};
 use ruma::OwnedUserId;
 use serde::Deserialize;
@@ -52,10 +52,7 @@ pub(crate) async fn begin(
     }
     let body = body?;
     let key = request_key(&headers)?;
-    let wanted: Wanted = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
-        true => Refused::BadJson(error.to_string()),
-        false => Refused::NotJson,
-    })?;
+    let wanted: Wanted = read(&body)?;
     // However it is spaced.
     let same = serde_json::from_slice::<Value>(&body).map_err(|_| Refused::NotJson)?.to_string();
     let unfit =
@@ -84,6 +81,49 @@ fn request_key(headers: &HeaderMap) -> Result<Option<&str>, Refused> {
     let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
     let fits = (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
     if fits && keys.next().is_none() { Ok(Some(key)) } else { Err(Refused::BadKey) }
+}
+
+/// What is to be another.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Changed {
+    mode: Mode,
+}
+
+/// A body that says what is to be another.
+const SMALL_BODY: usize = 4 << 10;
+/// How long an answer waits for the rooms to be switched: fifty of them take less.
+const SWITCHED_WITHIN: Duration = Duration::from_secs(5);
+
+/// `PATCH /_parlour/v1/conversations/{id}` (S16), for its owner, and for managers who take part: 200 when the new mode holds in
+/// all rooms; 202 when that takes longer, and the rest is switched.
+pub(crate) async fn change(
+    Caller(caller): Caller,
+    State(edge): State<Arc<Edge>>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<(StatusCode, Json<Value>), Refused> {
+    let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
+    let store = edge.engine.store();
+    if !store.takes_part(&id, &caller.id).await? {
+        return Err(Refused::NotFound);
+    }
+    let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
+    may_change(&caller, &conversation.owner)?;
+    let body = whole(body, SMALL_BODY).await?;
+    let wanted: Changed = read(&body)?;
+    edge.engine.set_mode(&id, wanted.mode, &caller.id).await?;
+    let all = edge.engine.switched_within(&id, SWITCHED_WITHIN).await?;
+    let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
+    let status = if all { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(whole_of(store, &caller, &conversation).await?)))
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|error| match error.is_data() {
+        true => Refused::BadJson(error.to_string()),
+        false => Refused::NotJson,
+    })
 }
 
 /// `GET /_parlour/v1/conversations`: the caller's own, newest first.
@@ -153,6 +193,7 @@ async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> R
     if caller.role == Role::Patient {
         let own = portals.iter().find(|portal| portal.patient.as_ref() == Some(&caller.id));
         let room_id = own.and_then(|portal| portal.room_id.clone());
+        let mode = own.and_then(|portal| portal.mode).unwrap_or(conversation.mode).as_str();
         return Ok(json!({ "id": conversation.id, "subject": subject, "mode": mode, "room_id": room_id }));
     }
     let participants = store.participants(&conversation.id).await?;
@@ -179,5 +220,6 @@ async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> R
         "patients": patients.iter().map(|p| entry(&p.person)).collect::<Vec<_>>(),
         "ready": making.ready,
         "progress": { "made": making.made, "of": making.of },
+        "switching": store.not_switched(&conversation.id).await?,
     }))
 }

@@ -62,7 +62,10 @@ pub fn public(edge: &Arc<Edge>) -> Router {
     Router::new()
         .route("/", routing::get(page::page))
         .route("/_parlour/v1/conversations", conversations)
-        .route("/_parlour/v1/conversations/{id}", routing::get(conversations::one))
+        .route(
+            "/_parlour/v1/conversations/{id}",
+            routing::get(conversations::one).patch(conversations::change),
+        )
         .route("/_parlour/v1/conversations/{id}/events", routing::get(events::events))
         .route("/_parlour/v1/status", routing::get(status::status))
         .fallback(error::unknown_path)

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::PersonId,
-    people::{Person, private_line},
+    people::{Person, Role, private_line},
     text::{InvalidText, one_line},
 };
 
@@ -79,6 +79,26 @@ pub enum NewConversationError {
     TooMany,
 }
 
+/// Why a conversation cannot be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Neither its owner nor a manager.
+    #[error("only the owner of this conversation, or a manager who takes part in it, can change it")]
+    NotYours,
+}
+
+/// Whether somebody who takes part in a conversation may change it (S16).
+///
+/// # Errors
+/// [`ChangeError`].
+pub fn may_change(caller: &Person, owner: &PersonId) -> Result<(), ChangeError> {
+    if caller.role == Role::Manager || (caller.role.is_staff() && caller.id == *owner) {
+        Ok(())
+    } else {
+        Err(ChangeError::NotYours)
+    }
+}
+
 /// A conversation that may be made (S6-S9): its caller owns it.
 #[derive(Clone, Debug)]
 pub struct NewConversation {
@@ -128,7 +148,6 @@ impl NewConversation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::people::Role;
 
     fn person(n: u8, role: Role) -> Person {
         Person {
@@ -138,6 +157,22 @@ mod tests {
             name: "Somebody".parse().expect("a name"),
             record_number: None,
         }
+    }
+
+    #[test]
+    fn who_may_change_one() {
+        let (kim, other, manager) =
+            (person(1, Role::Staff), person(2, Role::Staff), person(3, Role::Manager));
+        let ann = person(4, Role::Patient);
+        for (name, caller, wanted) in [
+            ("its owner", &kim, Ok(())),
+            ("a manager", &manager, Ok(())),
+            ("others of the staff", &other, Err(ChangeError::NotYours)),
+            ("a patient", &ann, Err(ChangeError::NotYours)),
+        ] {
+            assert_eq!(may_change(caller, &kim.id), wanted, "{name}");
+        }
+        assert_eq!(may_change(&ann, &ann.id), Err(ChangeError::NotYours), "a patient owns nothing");
     }
 
     #[test]

@@ -14,10 +14,13 @@ mod text;
 
 pub use clock::{Chance, Clock, Timestamp};
 pub use conversation::{
-    ConversationName, Mode, NewConversation, NewConversationError, ParticipantLimit, Subject,
+    ChangeError, ConversationName, Mode, NewConversation, NewConversationError, ParticipantLimit, Subject,
+    may_change,
 };
 pub use ids::{ConversationId, InvalidId, LegId, MessageId, PersonId, PortalId};
 pub use people::{Person, PersonName, RecordNumber, Role};
-pub use portal::{LEG_FIELD, PORTAL_EVENT, PortalKind, PowerFacts, hub_topic, power_levels, spoke_name};
+pub use portal::{
+    LEG_FIELD, PORTAL_EVENT, PortalKind, PowerFacts, hub_topic, mode_of, power_levels, spoke_name,
+};
 pub use refusal::Refusal;
 pub use text::{InvalidText, MAX_TEXT_BYTES, without_reply_fallback};

@@ -74,6 +74,12 @@ pub fn power_levels(facts: &PowerFacts<'_>) -> RoomPowerLevelsEventContent {
     levels
 }
 
+/// The mode that an `events_default` comes to, as [`power_levels`] writes it: whoever is listed as a reader has 0.
+#[must_use]
+pub fn mode_of(events_default: i64) -> Mode {
+    if events_default > 0 { Mode::OneWay } else { Mode::TwoWay }
+}
+
 /// The name of a spoke: the practice's, and what patients see of the matter; never the staff's own name.
 #[must_use]
 pub fn spoke_name(practice: &str, subject: Option<&Subject>) -> String {
@@ -102,6 +108,9 @@ mod tests {
         let level = |mode| power_levels(&PowerFacts { mode, people: &people });
         let (two, one) = (level(Mode::TwoWay), level(Mode::OneWay));
         assert_eq!((two.events_default, one.events_default), (int!(0), int!(50)));
+        for (mode, levels) in [(Mode::TwoWay, &two), (Mode::OneWay, &one)] {
+            assert_eq!(mode_of(levels.events_default.into()), mode);
+        }
         assert_eq!(one.users[user_id!("@kim:x")], int!(50));
         assert_eq!(one.users[user_id!("@ann:x")], int!(0));
         assert_eq!(one.users_default, int!(50), "ghosts write");

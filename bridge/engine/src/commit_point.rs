@@ -74,6 +74,10 @@ commit_points! {
     PortalReady = "db.portal-ready",
     /// A conversation's rooms stand.
     ConversationReady = "db.conversation-ready",
+    /// A conversation has another mode.
+    ModeKept = "db.mode-kept",
+    /// A room was set to its conversation's mode.
+    ModeSet = "db.mode-set",
     /// Somebody is in a portal.
     MemberCame = "db.member-came",
     /// Somebody is not in a portal.
@@ -118,6 +122,8 @@ commit_points! {
     Join = "hs.join",
     /// A room is made.
     CreateRoom = "hs.create-room",
+    /// A room's state is set.
+    SetState = "hs.set-state",
     /// A room's state is read.
     ReadState = "hs.read-state",
     /// A room's history is read.

@@ -39,6 +39,8 @@ faults! {
     HubUnnamed = "hub-unnamed",
     /// One-way conversations are made two-way.
     OneWayOpen = "one-way-open",
+    /// A conversation that is switched leaves its rooms as they are.
+    SwitchForgotten = "switch-forgotten",
     /// An answer arrives as a message that answers nothing.
     AnswersLost = "answers-lost",
     /// A reply to one patient goes to all.

@@ -1,7 +1,7 @@
 //! What the homeserver sends: parsed as tolerantly as it must be, each event kept raw
 //! (Matrix v1.19 application-service §Pushing events).
 
-use parlour_domain::{LEG_FIELD, LegId};
+use parlour_domain::{LEG_FIELD, LegId, Mode, mode_of};
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -41,10 +41,13 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// Whether it may need handling: what people say, that they come and go, and that a room is closed. Other state is
-    /// our own.
+    /// Whether it may need handling: what people say, that they come and go, who may write, and that a room is closed. Other
+    /// state is our own.
     fn matters(&self) -> bool {
-        self.state_key.is_none() || self.is_in_the_room().is_some() || self.closes_the_room()
+        self.state_key.is_none()
+            || self.is_in_the_room().is_some()
+            || self.closes_the_room()
+            || self.sets_mode().is_some()
     }
 
     /// The event of this room that it redacts (Matrix v1.19 client-server §m.room.redaction; room version 11 and later).
@@ -56,6 +59,13 @@ impl Event {
     /// Whether the room is said to be replaced by another (Matrix v1.19 client-server §Room upgrades).
     pub(crate) fn closes_the_room(&self) -> bool {
         self.event_type == "m.room.tombstone" && self.state_key.as_deref() == Some("")
+    }
+
+    /// The mode that holds in the room from here on, when it says who may write. Only the bot may say so.
+    pub(crate) fn sets_mode(&self) -> Option<Mode> {
+        let says = self.event_type == "m.room.power_levels" && self.state_key.as_deref() == Some("");
+        // Nothing said is 0 (Matrix v1.19 client-server §m.room.power_levels).
+        says.then(|| mode_of(self.content["events_default"].as_i64().unwrap_or(0)))
     }
 
     /// The leg that it says it is. It counts only in events of our own users.

@@ -28,6 +28,7 @@ mod secret;
 mod seen;
 mod sender;
 mod store;
+mod switching;
 mod turns;
 
 pub use commit_point::CommitPoint;

@@ -68,16 +68,18 @@ impl Core {
             return (Again::WhenWoken, 0);
         }
         let made = async {
-            match self.store.conversation(id).await? {
-                Some(conversation) if !conversation.ready => self.make_portals(&conversation).await,
-                _ => Ok(Progress::Done),
-            }
+            let progress = match self.store.conversation(id).await? {
+                Some(conversation) if !conversation.ready => self.make_portals(&conversation).await?,
+                _ => Progress::Done,
+            };
+            self.set_rooms(id).await?;
+            Ok::<_, CryptoError>(progress)
         };
         match made.await {
             Ok(Progress::Done) => (Again::WhenWoken, 0),
             Ok(Progress::Waiting) => (Again::After(SOON), failures),
             Err(error) => {
-                tracing::warn!(conversation = %id, %error, "a conversation is not made yet");
+                tracing::warn!(conversation = %id, %error, "the rooms of a conversation are not as they are to be yet");
                 let pause = (AFTER_AN_ERROR * 2u32.saturating_pow(failures.min(16))).min(LONGEST_PAUSE);
                 (Again::After(pause), failures.saturating_add(1))
             }
@@ -228,7 +230,7 @@ impl Core {
                 room_id.ok_or(HomeserverError::Nonsense(path))?
             }
         };
-        self.store.portal_is_made(&portal.id, &room_id).await?;
+        self.store.portal_is_made(&portal.id, &room_id, job.conversation.mode).await?;
         Ok(Some(room_id))
     }
 

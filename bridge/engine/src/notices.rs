@@ -1,7 +1,7 @@
 //! What the bot says in portals, and the ids that legs have.
 
 use hmac::{Hmac, Mac};
-use parlour_domain::{LegId, MessageId, PortalId, Timestamp};
+use parlour_domain::{LegId, MessageId, Mode, PortalId, PortalKind, Timestamp};
 use ruma::{EventId, OwnedEventId, UserId};
 use sha2::Sha256;
 
@@ -92,6 +92,23 @@ impl LegIds {
 /// What the bot says, once a conversation, when the first reply goes to one patient only.
 pub(crate) const LANES: &str = "This reply goes to the patient it answers and to no other. What you write without \
                                 replying goes to every patient here.";
+
+/// What the bot says in a portal when another mode holds there from now on.
+pub(crate) fn switched(kind: PortalKind, mode: Mode) -> &'static str {
+    match (kind, mode) {
+        (PortalKind::Hub, Mode::OneWay) => {
+            "Responses are switched off: from now on only this conversation's owner and named senders write here; \
+             everybody else, patients too, can read."
+        }
+        (PortalKind::Hub, Mode::TwoWay) => {
+            "Responses are switched on: from now on everybody who takes part can write, patients too."
+        }
+        (PortalKind::Spoke, Mode::OneWay) => {
+            "From now on only the practice writes in this conversation. You can go on reading it."
+        }
+        (PortalKind::Spoke, Mode::TwoWay) => "From now on you can answer in this conversation.",
+    }
+}
 
 /// What the bot says to staff when somebody has left by their own client.
 pub(crate) fn left(name: &str) -> String {

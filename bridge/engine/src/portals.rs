@@ -1,7 +1,7 @@
 //! A portal's room as it is asked for, and whose it is.
 
 use parlour_domain::{Mode, PORTAL_EVENT, PortalKind, PowerFacts, hub_topic, power_levels, spoke_name};
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, events::room::power_levels::RoomPowerLevelsEventContent};
 use serde_json::{Value, json};
 
 use crate::{
@@ -20,8 +20,6 @@ pub(crate) fn room_request(
 ) -> Value {
     let kind = portal.kind();
     let mode = if faulty!(settings, OneWayOpen) { Mode::TwoWay } else { conversation.mode };
-    let listed: Vec<(OwnedUserId, bool)> =
-        people.iter().map(|p| (p.person.user_id.clone(), p.may_send_one_way)).collect();
     let (name, topic) = match kind {
         PortalKind::Hub if faulty!(settings, HubUnnamed) => (String::new(), Some(hub_topic(patients))),
         PortalKind::Hub => (conversation.name.as_str().to_owned(), Some(hub_topic(patients))),
@@ -38,17 +36,13 @@ pub(crate) fn room_request(
         "visibility": "private",
         "creation_content": { "m.federate": kind == PortalKind::Hub },
         "name": name,
-        "power_level_content_override": power_levels(&PowerFacts { mode, people: &listed }),
+        "power_level_content_override": levels(people, mode),
         "initial_state": [
             state("m.room.encryption", json!({ "algorithm": "m.megolm.v1.aes-sha2" })),
             state("m.room.history_visibility", json!({ "history_visibility": "shared" })),
             state("m.room.guest_access", json!({ "guest_access": "forbidden" })),
             state("m.room.join_rules", json!({ "join_rule": "invite" })),
-            state(PORTAL_EVENT, json!({
-                "portal": portal.id,
-                "kind": kind.as_str(),
-                "mode": conversation.mode.as_str(),
-            })),
+            state(PORTAL_EVENT, says_what_it_is(portal, conversation.mode)),
         ],
     });
     // A topic that says nothing would be an event all the same.
@@ -56,6 +50,18 @@ pub(crate) fn room_request(
         request["topic"] = topic.into();
     }
     request
+}
+
+/// The power levels of a portal that these people are in.
+pub(crate) fn levels(people: &[&Participant], mode: Mode) -> RoomPowerLevelsEventContent {
+    let listed: Vec<(OwnedUserId, bool)> =
+        people.iter().map(|p| (p.person.user_id.clone(), p.may_send_one_way)).collect();
+    power_levels(&PowerFacts { mode, people: &listed })
+}
+
+/// The content of the state event by which a portal says what it is.
+pub(crate) fn says_what_it_is(portal: &Portal, mode: Mode) -> Value {
+    json!({ "portal": portal.id, "kind": portal.kind().as_str(), "mode": mode.as_str() })
 }
 
 /// The people whose own accounts belong into a portal.

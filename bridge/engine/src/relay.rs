@@ -9,7 +9,7 @@ use std::{
 };
 
 use parlour_domain::{
-    ConversationId, LegId, MessageId, PortalKind, Refusal, Timestamp,
+    ConversationId, LegId, MessageId, Mode, PortalKind, Refusal, Timestamp,
     rules::{self, Lane, LaneFacts, NamingFacts, PostFacts, Reach, Relation},
 };
 use ruma::{EventId, OwnedUserId};
@@ -145,6 +145,10 @@ impl Core {
             let outcome = if is_in { self.came(row, &event).await? } else { self.left(row, &event).await? };
             return self.finish(row, &outcome, None).await;
         }
+        if let Some(mode) = event.sets_mode() {
+            let outcome = self.switched(row, &event, mode).await?;
+            return self.finish(row, &outcome, None).await;
+        }
         if waiting.contains(&event.sender) {
             return Ok(Handled::Done);
         }
@@ -189,6 +193,7 @@ impl Core {
             Outcome::Nothing | Outcome::Left { notice: None, .. } => Vec::new(),
             Outcome::Refused { notice, .. }
             | Outcome::Withdrawn { notice, .. }
+            | Outcome::Switched { notice, .. }
             | Outcome::Left { notice: Some(notice), .. } => {
                 vec![notice.portal.clone()]
             }
@@ -225,6 +230,18 @@ impl Core {
             code,
             notice: Box::new(notice),
         }))
+    }
+
+    /// An event of the room says who may write from here on: what stands before it was written under the mode of before
+    /// (S16).
+    async fn switched(&self, row: &InboxRow, event: &Event, mode: Mode) -> Result<Outcome, CryptoError> {
+        let portal = self.store.portal(&row.portal).await?;
+        if portal.mode == Some(mode) {
+            return Ok(Outcome::Nothing);
+        }
+        let words = notices::switched(portal.kind(), mode).to_owned();
+        let notice = self.leg_ids.word(&event.event_id, &portal.id, words, self.clock.now());
+        Ok(Outcome::Switched { event_id: event.event_id.clone(), mode, notice: Box::new(notice) })
     }
 
     /// Somebody is in a portal: what was held for them goes out.
@@ -324,7 +341,8 @@ impl Core {
             return self.refused(row, event, Refusal::NotTakingPart).await;
         };
         let facts = PostFacts {
-            mode: conversation.mode,
+            // What the homeserver took while it was another is passed on.
+            mode: home.mode.unwrap_or(conversation.mode),
             takes_part: is_at_home(sender, home),
             may_send_one_way: sender.may_send_one_way,
         };
@@ -515,6 +533,7 @@ mod tests {
             patient: patient.cloned(),
             room_id: None,
             attempted: None,
+            mode: None,
         };
         let (hub, anns, bens) = (portal(0, None), portal(1, Some(&ann)), portal(2, Some(&ben)));
         let to_ann = Lane::Only(ann);

@@ -31,7 +31,7 @@ const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 enum CutIn {
     /// In this file.
     Here,
-    /// In `killed/repair.rs` or `killed/restored.rs`, because it occurs only there.
+    /// In the file of another scene, because it occurs only there.
     Scene(Scene),
     /// Nowhere: no Parlour that runs asks it. It must not occur here.
     Nowhere,
@@ -60,6 +60,7 @@ fn cut_in(point: CommitPoint) -> Option<CutIn> {
         | CommitPoint::ReadSeen
         | CommitPoint::WhoAmI => Some(CutIn::Here),
         CommitPoint::Redact => Some(CutIn::Scene(Scene::Repair)),
+        CommitPoint::SetState => Some(CutIn::Scene(Scene::Switching)),
         CommitPoint::ReadDevices | CommitPoint::EndDevice => Some(CutIn::Scene(Scene::Restored)),
         // Whoever makes the demo's accounts, or looks whether the homeserver is stopped before a backup is put in place.
         CommitPoint::Administer => Some(CutIn::Nowhere),
@@ -89,6 +90,8 @@ fn cut_in(point: CommitPoint) -> Option<CutIn> {
         | CommitPoint::PortalMade
         | CommitPoint::PortalReady
         | CommitPoint::ConversationReady
+        | CommitPoint::ModeKept
+        | CommitPoint::ModeSet
         | CommitPoint::MemberCame
         | CommitPoint::MemberGone
         | CommitPoint::DatabaseTaken

@@ -10,6 +10,7 @@ mod fan_out;
 mod repair;
 mod restored;
 mod starting;
+mod switching;
 mod waiting;
 
 use std::{collections::BTreeSet, path::PathBuf};
@@ -36,6 +37,8 @@ pub(crate) enum Scene {
     Starting,
     /// `killed/starting.rs` on PostgreSQL: a process takes the database.
     Taking,
+    /// `killed/switching.rs`: a conversation becomes one-way, and two-way again.
+    Switching,
     /// `killed/demo.rs`: the demo makes its people.
     Demo,
 }
@@ -94,6 +97,7 @@ fn scene_of(point: CommitPoint) -> Scene {
             Scene::Starting
         }
         CommitPoint::DatabaseTaken => Scene::Taking,
+        CommitPoint::ModeKept | CommitPoint::ModeSet | CommitPoint::SetState => Scene::Switching,
         CommitPoint::PersonKept | CommitPoint::Administer => Scene::Demo,
     }
 }

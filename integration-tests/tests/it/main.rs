@@ -15,6 +15,7 @@ mod intake;
 mod killed;
 mod large;
 mod making;
+mod modes;
 mod operators;
 mod privacy;
 mod production;

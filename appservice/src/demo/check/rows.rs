@@ -24,6 +24,7 @@ pub(super) fn all(scene: &Scene) -> Vec<BoxFuture<'_, Row>> {
         row("S7", "the conversation has its name", "hub-unnamed", named(scene)),
         row("S8", "one-way: the patient's own PUT is refused", "one-way-open", one_way(scene)),
         row("S14", "two-way reply", "answers-lost", two_way(scene)),
+        row("S16", "switched to one-way and back, for every client", "switch-forgotten", switched(scene)),
         row("S17", "a reply to one patient reaches no other", "lanes-ignored", lane(scene)),
         row("S17", "a patient learns nothing of another", "hub-name-in-spoke", private(scene)),
     ]
@@ -362,6 +363,40 @@ async fn one_way(scene: &Scene) -> Evidence {
     }
     ben.read(&spoke, &message.event_id).await?;
     Ok(format!("{} was read, and marked so; the patient's own PUT: {status} M_FORBIDDEN", message.event_id))
+}
+
+/// Responses are switched off and on again: the homeserver itself takes the patient's `PUT`, refuses it, and takes it again.
+async fn switched(scene: &Scene) -> Evidence {
+    let (murphy, ben) = (&scene.murphy, &scene.ben);
+    let wanted =
+        json!({ "name": "S16 switched", "mode": "two-way", "staff": [], "patients": [ben.user_id()] });
+    let talk = scene.begin(wanted).await?;
+    let spoke = talk.spoke(ben)?;
+    let path = format!("/conversations/{}", talk.id);
+    let switch =
+        async |mode: &str| scene.api(murphy, Method::PATCH, &path, Some(&json!({ "mode": mode }))).await;
+    let (status, answer) = scene.api(ben, Method::PATCH, &path, Some(&json!({ "mode": "one-way" }))).await?;
+    if status != 403 {
+        return Err(format!("the patient's own switch was answered {status} {answer}").into());
+    }
+    say(ben, &spoke, "S16 may I answer?").await?;
+    read(murphy, &talk.hub, "S16 may I answer?").await?;
+    switch("one-way").await?;
+    let put = room_path(&spoke, "send/m.room.encrypted/s16");
+    let body = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+    let (status, answer) = ben.http().call(Method::PUT, &put, Some(body)).await?;
+    if (status, &answer["errcode"]) != (403, &json!("M_FORBIDDEN")) {
+        return Err(
+            format!("switched off, the patient's PUT was answered {status} {}", answer["errcode"]).into()
+        );
+    }
+    say(murphy, &talk.hub, "S16 only I write").await?;
+    let message = read(ben, &spoke, "S16 only I write").await?;
+    ben.read(&spoke, &message.event_id).await?;
+    switch("two-way").await?;
+    say(ben, &spoke, "S16 thank you").await?;
+    let answer = read(murphy, &talk.hub, "S16 thank you").await?;
+    Ok(format!("off: {status} M_FORBIDDEN for the patient's own PUT; on again: {} came", answer.event_id))
 }
 
 /// The patient answers, staff answer that, and both answers point at the right message of their own room.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use parlour_domain::{ConversationId, NewConversation, PortalId};
+use parlour_domain::{ConversationId, Mode, NewConversation, PersonId, PortalId};
 use tokio::{sync::watch, time::Instant};
 
 use super::{Core, Engine, EngineError};
@@ -78,13 +78,42 @@ impl Engine {
         Ok(())
     }
 
+    /// Has a conversation be one-way or two-way (S16). When this returns well it is written down, and its rooms are being
+    /// switched.
+    ///
+    /// # Errors
+    /// When the database fails: then nothing is changed.
+    pub async fn set_mode(&self, id: &ConversationId, mode: Mode, by: &PersonId) -> Result<(), EngineError> {
+        if self.core.store.set_mode(id, mode, by, self.core.clock.now()).await? {
+            self.wake_maker(id).await;
+            self.core.changed(id);
+        }
+        Ok(())
+    }
+
+    /// Waits until its mode holds in all rooms of a conversation, but no longer than this. Whether it does.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn switched_within(&self, id: &ConversationId, limit: Duration) -> Result<bool, EngineError> {
+        let deadline = Instant::now() + limit;
+        let mut changes = self.changes(id);
+        while self.core.store.not_switched(id).await? > 0 {
+            match tokio::time::timeout_at(deadline, changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
     /// Hears of each change of a conversation from now on: how far its making has come, or its messages.
     #[must_use]
     pub fn changes(&self, id: &ConversationId) -> watch::Receiver<()> {
         self.core.changes.watch(id)
     }
 
-    /// Has the workers look of conversations that are not made.
+    /// Has the workers look of conversations whose rooms are not as they are to be.
     pub(super) async fn make_unfinished(&self) -> Result<(), StoreError> {
         for id in self.core.store.unfinished_conversations().await? {
             self.wake_maker(&id).await;

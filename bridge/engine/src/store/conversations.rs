@@ -57,6 +57,8 @@ pub struct Portal {
     pub room_id: Option<OwnedRoomId>,
     /// Whether making the room was begun before.
     pub attempted: Option<Timestamp>,
+    /// Who may write in it, as its room's own events tell up to what is handled now; none before the room is made.
+    pub mode: Option<Mode>,
 }
 
 impl Portal {
@@ -95,10 +97,18 @@ fn place<'a>(column: &'static str, id: &'a ConversationId) -> Place<'a> {
 }
 
 const PORTAL: &str = "portals";
-pub(super) type PortalRow = (String, String, Option<String>, Option<String>, Option<i64>);
+pub(super) type PortalRow = (String, String, Option<String>, Option<String>, Option<i64>, Option<String>);
+
+/// `SELECT` of what [`portal`] reads, and what follows it.
+macro_rules! portals {
+    ($rest:literal) => {
+        concat!("SELECT id, conversation_id, patient_id, room_id, attempted, mode FROM portals ", $rest)
+    };
+}
+pub(super) use portals;
 
 pub(super) fn portal(
-    (id, conversation, patient, room_id, attempted): PortalRow,
+    (id, conversation, patient, room_id, attempted, mode): PortalRow,
 ) -> Result<Portal, StoreError> {
     Ok(Portal {
         id: parsed(PORTAL, &id)?,
@@ -106,6 +116,7 @@ pub(super) fn portal(
         patient: patient.map(|id| parsed(PORTAL, &id)).transpose()?,
         room_id: room_id.map(|id| matrix_id(PORTAL, id)).transpose()?,
         attempted: attempted.map(Timestamp::from_millis),
+        mode: mode.map(|mode| parsed(PORTAL, &mode)).transpose()?,
     })
 }
 
@@ -265,15 +276,18 @@ impl Store {
         self.conversations_of_rows(rows).await
     }
 
-    /// The conversations whose rooms are not all made, oldest first.
+    /// The conversations whose rooms are not all made, or not all set to its mode, oldest first.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn unfinished_conversations(&self) -> Result<Vec<ConversationId>, StoreError> {
-        let rows: Vec<(String,)> =
-            sqlx::query_as("SELECT id FROM conversations WHERE ready = 0 ORDER BY created_at, id")
-                .fetch_all(&self.pool)
-                .await?;
+        let rows: Vec<(String,)> = sqlx::query_as(
+            "SELECT id FROM conversations c WHERE ready = 0 OR EXISTS (
+                     SELECT 1 FROM portals p WHERE p.conversation_id = c.id AND p.mode_set <> c.mode)
+                 ORDER BY created_at, id",
+        )
+        .fetch_all(&self.pool)
+        .await?;
         rows.iter().map(|(id,)| parsed(CONVERSATION, id)).collect()
     }
 
@@ -316,16 +330,13 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn portals(&self, id: &ConversationId) -> Result<Vec<Portal>, StoreError> {
-        sqlx::query_as(
-            "SELECT id, conversation_id, patient_id, room_id, attempted FROM portals
-             WHERE conversation_id = $1 ORDER BY patient_id IS NOT NULL, patient_id",
-        )
-        .bind(id.as_str())
-        .fetch_all(&self.pool)
-        .await?
-        .into_iter()
-        .map(portal)
-        .collect()
+        sqlx::query_as(portals!("WHERE conversation_id = $1 ORDER BY patient_id IS NOT NULL, patient_id"))
+            .bind(id.as_str())
+            .fetch_all(&self.pool)
+            .await?
+            .into_iter()
+            .map(portal)
+            .collect()
     }
 
     /// The portals of a conversation that are not ready, the hub last.
@@ -333,10 +344,9 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn unready_portals(&self, id: &ConversationId) -> Result<Vec<Portal>, StoreError> {
-        sqlx::query_as(
-            "SELECT id, conversation_id, patient_id, room_id, attempted FROM portals
-             WHERE conversation_id = $1 AND ready = 0 ORDER BY patient_id IS NULL, patient_id",
-        )
+        sqlx::query_as(portals!(
+            "WHERE conversation_id = $1 AND ready = 0 ORDER BY patient_id IS NULL, patient_id"
+        ))
         .bind(id.as_str())
         .fetch_all(&self.pool)
         .await?
@@ -361,12 +371,7 @@ impl Store {
     /// # Errors
     /// When the database fails, or there is none.
     pub async fn portal(&self, id: &PortalId) -> Result<Portal, StoreError> {
-        let row = sqlx::query_as(
-            "SELECT id, conversation_id, patient_id, room_id, attempted FROM portals WHERE id = $1",
-        )
-        .bind(id.as_str())
-        .fetch_one(&self.pool)
-        .await?;
+        let row = sqlx::query_as(portals!("WHERE id = $1")).bind(id.as_str()).fetch_one(&self.pool).await?;
         portal(row)
     }
 
@@ -387,12 +392,10 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn portal_in(&self, room_id: &RoomId) -> Result<Option<Portal>, StoreError> {
-        let row: Option<PortalRow> = sqlx::query_as(
-            "SELECT id, conversation_id, patient_id, room_id, attempted FROM portals WHERE room_id = $1",
-        )
-        .bind(room_id.as_str())
-        .fetch_optional(&self.pool)
-        .await?;
+        let row: Option<PortalRow> = sqlx::query_as(portals!("WHERE room_id = $1"))
+            .bind(room_id.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
         row.map(portal).transpose()
     }
 
@@ -406,14 +409,19 @@ impl Store {
         one_row(PORTAL, &self.alone(CommitPoint::PortalAttempted, attempted).await?)
     }
 
-    /// A portal has its room.
+    /// A portal has its room, which was made with this mode.
     ///
     /// # Errors
     /// When the database fails, or it has one already.
-    pub async fn portal_is_made(&self, id: &PortalId, room_id: &RoomId) -> Result<(), StoreError> {
-        let made = sqlx::query("UPDATE portals SET room_id = $2 WHERE id = $1 AND room_id IS NULL")
-            .bind(id.as_str())
-            .bind(room_id.as_str());
+    pub async fn portal_is_made(
+        &self,
+        id: &PortalId,
+        room_id: &RoomId,
+        mode: Mode,
+    ) -> Result<(), StoreError> {
+        let sql =
+            "UPDATE portals SET room_id = $2, mode = $3, mode_set = $3 WHERE id = $1 AND room_id IS NULL";
+        let made = sqlx::query(sql).bind(id.as_str()).bind(room_id.as_str()).bind(mode.as_str());
         one_row(PORTAL, &self.alone(CommitPoint::PortalMade, made).await?)
     }
 

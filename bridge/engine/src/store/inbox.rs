@@ -1,6 +1,6 @@
 //! What came in, and what became of it: one commit a transaction, one commit a message.
 
-use parlour_domain::{ConversationId, LegId, MessageId, PersonId, PortalId, Timestamp};
+use parlour_domain::{ConversationId, LegId, MessageId, Mode, PersonId, PortalId, Timestamp};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId};
 
 use super::{
@@ -119,6 +119,15 @@ pub enum Outcome {
         event_id: OwnedEventId,
         /// The bot's words to staff.
         notice: Option<Box<NewLeg>>,
+    },
+    /// From here on another mode holds in the portal.
+    Switched {
+        /// The event that says so.
+        event_id: OwnedEventId,
+        /// The mode.
+        mode: Mode,
+        /// The bot's words to those who are in it.
+        notice: Box<NewLeg>,
     },
 }
 
@@ -368,6 +377,10 @@ impl Store {
                     ledger(&mut tx, &row.conversation, event_id, None, "left", None, at).await?;
                     self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
                 }
+            }
+            Outcome::Switched { event_id, mode, notice } => {
+                self.switched(&mut tx, row, event_id, *mode, at).await?;
+                self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
             }
         }
         if let Some((index, event_id)) = index {

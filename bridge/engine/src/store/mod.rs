@@ -8,6 +8,7 @@ mod figures;
 mod inbox;
 mod lists;
 mod machine;
+mod modes;
 mod outbox;
 mod people;
 mod progress;

@@ -96,6 +96,29 @@ pub(super) async fn map(
     Ok(())
 }
 
+/// One more line in the ledger, of what somebody asked for by the practice API.
+pub(super) async fn ledger_of_request(
+    tx: &mut Transaction,
+    conversation: &ConversationId,
+    by: &PersonId,
+    what: &'static str,
+    code: Option<&str>,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO ledger (seq, at, conversation_id, by_id, what, code)
+         SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5 FROM ledger",
+    )
+    .bind(at.millis())
+    .bind(conversation.as_str())
+    .bind(by.as_str())
+    .bind(what)
+    .bind(code)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// One more line in the ledger.
 pub(super) async fn ledger(
     tx: &mut Transaction,

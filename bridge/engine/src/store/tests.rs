@@ -146,7 +146,7 @@ async fn world(database: &TestDatabase) -> World {
     store.add_conversation(&conversation, &new, &portals, None, AT).await.expect("kept");
     for (n, (portal, _)) in portals.iter().enumerate() {
         let room = ruma::RoomId::parse(format!("!r{n}:x")).expect("a room");
-        store.portal_is_made(portal, &room).await.expect("made");
+        store.portal_is_made(portal, &room, Mode::TwoWay).await.expect("made");
     }
     let hub = store.portal(&portals[0].0).await.expect("the hub");
     let anns = store.portal(&portals[1].0).await.expect("a spoke");

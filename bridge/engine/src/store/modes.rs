@@ -1,0 +1,99 @@
+//! The modes of conversations: what was asked for, what rooms were set to, and what holds in them.
+
+use parlour_domain::{ConversationId, Mode, PersonId, PortalId, Timestamp};
+
+use super::{
+    Portal, Store, StoreError,
+    conversations::{PortalRow, portal, portals},
+    one_row,
+    record::{ledger, ledger_of_request},
+    transaction::Transaction,
+};
+use crate::{commit_point::CommitPoint, store::InboxRow};
+
+impl Store {
+    /// Somebody asks for a mode: it is the conversation's, and its rooms are to be set to it. Whether that is news.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing is changed.
+    pub async fn set_mode(
+        &self,
+        id: &ConversationId,
+        mode: Mode,
+        by: &PersonId,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let changed = sqlx::query("UPDATE conversations SET mode = $2 WHERE id = $1 AND mode <> $2")
+            .bind(id.as_str())
+            .bind(mode.as_str())
+            .execute(&mut *tx)
+            .await?;
+        if changed.rows_affected() == 0 {
+            self.leave(tx).await?;
+            return Ok(false);
+        }
+        ledger_of_request(&mut tx, id, by, "mode-asked", Some(mode.as_str()), at).await?;
+        self.commit(tx, CommitPoint::ModeKept).await?;
+        Ok(true)
+    }
+
+    /// The portals of a conversation whose rooms were set to another mode than its own, the hub last.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn portals_to_set(&self, id: &ConversationId) -> Result<Vec<Portal>, StoreError> {
+        let rows: Vec<PortalRow> = sqlx::query_as(portals!(
+            "WHERE conversation_id = $1 AND room_id IS NOT NULL
+                 AND mode_set <> (SELECT c.mode FROM conversations c WHERE c.id = $1)
+             ORDER BY patient_id IS NULL, patient_id"
+        ))
+        .bind(id.as_str())
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(portal).collect()
+    }
+
+    /// A portal's room was set to a mode.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn portal_is_set(&self, id: &PortalId, mode: Mode) -> Result<(), StoreError> {
+        let set = sqlx::query("UPDATE portals SET mode_set = $2 WHERE id = $1");
+        let set = set.bind(id.as_str()).bind(mode.as_str());
+        one_row("portals", &self.alone(CommitPoint::ModeSet, set).await?)
+    }
+
+    /// In how many rooms of a conversation another mode holds than its own.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn not_switched(&self, id: &ConversationId) -> Result<i64, StoreError> {
+        let (count,): (i64,) = sqlx::query_as(
+            "SELECT COUNT(*) FROM portals p JOIN conversations c ON c.id = p.conversation_id
+             WHERE c.id = $1 AND (p.mode <> c.mode OR p.mode_set <> c.mode)",
+        )
+        .bind(id.as_str())
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(count)
+    }
+
+    /// From here on a mode holds in a portal: an event of its room says so.
+    pub(super) async fn switched(
+        &self,
+        tx: &mut Transaction,
+        row: &InboxRow,
+        event_id: &ruma::EventId,
+        mode: Mode,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let switched = sqlx::query("UPDATE portals SET mode = $2 WHERE id = $1")
+            .bind(row.portal.as_str())
+            .bind(mode.as_str())
+            .execute(&mut **tx)
+            .await?;
+        one_row("portals", &switched)?;
+        ledger(tx, &row.conversation, event_id, None, "mode", Some(mode.as_str()), at).await
+    }
+}

@@ -1,0 +1,113 @@
+//! A conversation becomes one-way, and two-way again. Whenever Parlour ends meanwhile, all rooms are switched soon after the
+//! next start, the bot has said so once in each, and nothing that was said is lost.
+
+use parlour::demo::client::Client;
+use parlour_integration_tests::{
+    LIMIT, Talk, books::Books, proxy::Fate, read, room_path, say, token, trial::Trial, witness,
+};
+use reqwest::Method;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::{Killed, Scene, places_of, practice};
+use crate::cut::{Plan, cut_for};
+
+const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+const MODES: [&str; 2] = ["one-way", "two-way"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_while_a_conversation_is_switched_leaves_no_room_behind_on_sqlite() {
+    switching(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_while_a_conversation_is_switched_leaves_no_room_behind_on_postgresql() {
+    if let Some(postgres) = parlour_test_postgres::shared() {
+        switching(Some(postgres.create_database().expect("a database"))).await;
+    }
+}
+
+async fn switching(database: Option<String>) {
+    let begun = Instant::now();
+    let mut trial = practice(database.clone(), 0).await;
+    let books = Books::of(&trial.data, database.as_deref());
+    let (murphy, ann) = (trial.sign_in("murphy", "first").await, trial.sign_in("ann", "first").await);
+    let fresh = trial.sign_in("ann", "fresh").await;
+    fresh.pause().await;
+    let talk = trial.begin(&murphy, "switched", &[], &["ann"]).await;
+    let mut killed = Killed::default();
+    let mut said = Vec::new();
+    let places = places_of(Scene::Switching);
+    for (number, place) in places.iter().chain([&"cut".to_owned()]).enumerate() {
+        let mode = MODES[number % 2];
+        let words = format!("before {place}");
+        say(&murphy, &talk.hub(), &words).await;
+        said.push(words);
+        if place == "cut" {
+            requests_are_cut(&trial, &murphy, &talk, mode).await;
+        } else {
+            let asks = async |trial: &Trial| ask(trial, &murphy, &talk, mode).await;
+            killed.during(&mut trial, place, asks).await;
+            trial.start_parlour().await;
+            if place == "before db.mode-kept" {
+                // Nobody has heard that it would be done: whoever asked asks again.
+                ask(&trial, &murphy, &talk, mode).await;
+            }
+        }
+        is_switched(&trial, &books, &talk, mode, place).await;
+        // In the room as it is for everybody.
+        let path = room_path(&talk.spoke(trial.person("ann")), "send/m.room.encrypted/x");
+        let body = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+        if mode == "one-way" {
+            let (status, _) = ann.http().call(Method::PUT, &path, Some(body)).await.expect("an answer");
+            assert_eq!(status, 403, "{place}");
+        }
+        trial.quiet().await;
+        let told = books.number("SELECT COUNT(*) FROM ledger WHERE what = 'mode'").await;
+        let wanted = i64::try_from(talk.rooms().len() * (number + 1)).expect("a number");
+        assert_eq!(told, wanted, "{place}: each room is switched once");
+    }
+    killed.is_all_of(Scene::Switching);
+    let spoke = talk.spoke(trial.person("ann"));
+    read(&ann, &spoke, said.last().expect("words")).await;
+    fresh.resume().await;
+    assert_eq!(witness::others_words(&fresh, &spoke, said.len()).await, said);
+    // Dr Murphy's words, and the bot's: once for each switch.
+    let counts: Vec<_> = witness::ciphertexts(&fresh, &spoke).await.into_values().collect();
+    assert_eq!(counts, [said.len(); 2]);
+    println!("{}: {:.1} s", books.name(), begun.elapsed().as_secs_f64());
+    for client in [murphy, ann, fresh] {
+        client.stop().await;
+    }
+    trial.close().await;
+}
+
+/// Asks for a mode; nobody may hear the answer.
+async fn ask(trial: &Trial, murphy: &Client, talk: &Talk, mode: &str) {
+    let url = format!("{}/_parlour/v1/conversations/{}", trial.public_url(), talk.id());
+    let asking = reqwest::Client::new().patch(url).bearer_auth(token(murphy)).json(&json!({ "mode": mode }));
+    drop(asking.send().await);
+}
+
+async fn is_switched(trial: &Trial, books: &Books, talk: &Talk, mode: &'static str, place: &str) {
+    let sql = match mode {
+        "one-way" => "SELECT COUNT(*) FROM portals WHERE mode = 'one-way' AND mode_set = 'one-way'",
+        _ => "SELECT COUNT(*) FROM portals WHERE mode = 'two-way' AND mode_set = 'two-way'",
+    };
+    let deadline = Instant::now() + LIMIT;
+    while books.number(sql).await < i64::try_from(talk.rooms().len()).expect("a number") {
+        assert!(Instant::now() < deadline, "{place}: {}", trial.last_words());
+        sleep(LOOK).await;
+    }
+}
+
+async fn requests_are_cut(trial: &Trial, murphy: &Client, talk: &Talk, mode: &str) {
+    let plans = cut_for(Scene::Switching, [Fate::CutAnswer, Fate::CutRequest], trial);
+    ask(trial, murphy, talk, mode).await;
+    let deadline = Instant::now() + LIMIT;
+    while !plans.iter().all(Plan::is_done) {
+        assert!(Instant::now() < deadline, "{plans:?}: {}", trial.last_words());
+        sleep(LOOK).await;
+    }
+    trial.to_homeserver.pass_all();
+}

@@ -1,0 +1,243 @@
+//! One-way and two-way (S8, S14, S16): switched at any time, enforced by the homeserver for every client, and fair to what was
+//! written before.
+
+use parlour::{demo::client::Client, run::Extras};
+use parlour_integration_tests::{
+    LIMIT, Stage, Talk,
+    crowd::numbers,
+    proxy::Fate,
+    put, read,
+    requests::{is_transaction, point_of},
+    room_path, say, send, token,
+};
+use reqwest::Method;
+use ruma::{EventId, OwnedRoomId, RoomId};
+use serde_json::{Value, json};
+use tokio::time::{Duration, Instant};
+
+async fn switch(stage: &Stage, by: &Client, talk: &Talk, mode: &str) -> (u16, Value) {
+    let path = format!("/conversations/{}", talk.id());
+    stage.api(Method::PATCH, &path, Some(&token(by)), Some(&json!({ "mode": mode }))).await
+}
+
+/// What the homeserver answers to somebody's own `PUT` of an encrypted event.
+async fn raw_put(client: &Client, room: &RoomId, id: &str) -> (u16, Value) {
+    let path = room_path(room, &format!("send/m.room.encrypted/{id}"));
+    let body = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+    client.http().call(Method::PUT, &path, Some(body)).await.expect("an answer")
+}
+
+async fn is_forbidden(client: &Client, room: &RoomId, id: &str) {
+    let (status, answer) = raw_put(client, room, id).await;
+    assert_eq!((status, &answer["errcode"]), (403, &json!("M_FORBIDDEN")), "{} {id}", client.user_id());
+}
+
+/// How often a word of the bot's stands in somebody's room.
+async fn told(client: &Client, room: &RoomId, words: &str, times: usize) {
+    let counted = client.wait_until(room, LIMIT, |seen| {
+        let count = seen.iter().filter(|m| m.msgtype == "m.notice" && m.body.contains(words)).count();
+        (count >= times).then_some(count)
+    });
+    assert_eq!(counted.await.expect("the bot says it"), times, "{words}");
+}
+
+async fn receipt(client: &Client, room: &RoomId, event: &EventId) {
+    client.read(room, event).await.expect("a receipt is taken");
+}
+
+fn state(event_type: &str) -> String {
+    format!("state/{event_type}")
+}
+
+async fn portal_says(client: &Client, room: &RoomId) -> Value {
+    let (status, says) = client
+        .http()
+        .call(Method::GET, &room_path(room, &state("io.parlour.portal")), None)
+        .await
+        .expect("an answer");
+    assert_eq!(status, 200, "{says}");
+    says["mode"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_is_switched_and_every_client_is_bound() {
+    let stage = Stage::open().await;
+    let (murphy, kim) = (stage.sign_in("murphy").await, stage.sign_in("kim").await);
+    let (ann, ben) = (stage.sign_in("ann").await, stage.sign_in("ben").await);
+    let talk = stage.begin(&murphy, "S16", "two-way", &["kim"], &["ann", "ben"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    let bens = talk.spoke(stage.person("ben"));
+    say(&murphy, &hub, "how are you all?").await;
+    let question = read(&ann, &spoke, "how are you all?").await;
+    let own = say(&ann, &spoke, "fine").await;
+    read(&murphy, &hub, "fine").await;
+
+    // Who may not switch it.
+    for (client, wanted) in [(&ann, 403), (&kim, 403)] {
+        let (status, answer) = switch(&stage, client, &talk, "one-way").await;
+        assert_eq!((status, &answer["errcode"]), (wanted, &json!("IO.PARLOUR.NOT_YOURS")), "{answer}");
+    }
+    let (cara, nobody) = (stage.sign_in("cara").await, json!({}));
+    assert_eq!(switch(&stage, &cara, &talk, "one-way").await.0, 404, "it is not there for others");
+    let path = format!("/conversations/{}", talk.id());
+    for body in [json!({ "mode": "sideways" }), json!({ "mode": "one-way", "more": 1 }), nobody] {
+        let (status, answer) = stage.api(Method::PATCH, &path, Some(&token(&murphy)), Some(&body)).await;
+        assert_eq!((status, &answer["errcode"]), (400, &json!("M_BAD_JSON")), "{body}: {answer}");
+    }
+    assert_eq!(portal_says(&ann, &spoke).await, "two-way");
+
+    let (status, whole) = switch(&stage, &murphy, &talk, "one-way").await;
+    assert_eq!((status, &whole["mode"], &whole["switching"]), (200, &json!("one-way"), &json!(0)), "{whole}");
+    // Everybody else, patient or staff, gets the homeserver's own answer, in whatever client.
+    for (client, room) in [(&ann, &spoke), (&ben, &bens), (&kim, &hub)] {
+        is_forbidden(client, room, "one").await;
+        assert_eq!(portal_says(client, room).await, "one-way");
+    }
+    let reaction =
+        json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": question.event_id, "key": "👍" } });
+    let path = room_path(&spoke, "send/m.reaction/r1");
+    let (status, _) = ann.http().call(Method::PUT, &path, Some(reaction)).await.expect("an answer");
+    assert_eq!(status, 403, "a reaction is an answer");
+    // Nor may they change it back by themselves.
+    let path = room_path(&spoke, &state("m.room.power_levels"));
+    let (status, _) =
+        ann.http().call(Method::PUT, &path, Some(json!({ "events_default": 0 }))).await.expect("an answer");
+    assert_eq!(status, 403);
+    say(&murphy, &hub, "please only read").await;
+    let message = read(&ann, &spoke, "please only read").await;
+    read(&ben, &bens, "please only read").await;
+    // Reading, and deleting what is one's own, still work.
+    receipt(&ann, &spoke, &message.event_id).await;
+    put(&ann, &spoke, &format!("redact/{own}/gone"), json!({})).await;
+    told(&ann, &spoke, "only the practice writes", 1).await;
+    told(&ben, &bens, "only the practice writes", 1).await;
+    told(&kim, &hub, "Responses are switched off", 1).await;
+    // Asked for again, nothing happens: nobody is told twice.
+    let (status, _) = switch(&stage, &murphy, &talk, "one-way").await;
+    assert_eq!(status, 200);
+
+    let (status, whole) = switch(&stage, &murphy, &talk, "two-way").await;
+    assert_eq!((status, &whole["mode"], &whole["switching"]), (200, &json!("two-way"), &json!(0)), "{whole}");
+    for (client, room, words) in
+        [(&ann, &spoke, "thank you"), (&ben, &bens, "and me"), (&kim, &hub, "Kim here")]
+    {
+        say(client, room, words).await;
+    }
+    read(&murphy, &hub, "thank you").await;
+    read(&murphy, &hub, "and me").await;
+    read(&ann, &spoke, "Kim here").await;
+    told(&ann, &spoke, "you can answer", 1).await;
+    told(&kim, &hub, "Responses are switched on", 1).await;
+    told(&ann, &spoke, "only the practice writes", 1).await;
+    assert_eq!(portal_says(&ann, &spoke).await, "two-way");
+    for client in [murphy, kim, ann, ben, cara] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// What the homeserver took before the switch is delivered, however late Parlour hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_before_the_switch_is_delivered() {
+    let (stage, proxies) = Stage::open_between_proxies(Extras::default()).await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "S16 in time", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&murphy, &hub, "hello").await;
+    read(&ann, &spoke, "hello").await;
+
+    // No transaction brings what is said until all rooms are set; what Parlour asks for by itself it asks for seldom.
+    proxies.to_parlour.judge(|method, path| {
+        let held = is_transaction(&format!("{method} {path}"));
+        if held { Fate::Answer(503, "{}") } else { Fate::Pass }
+    });
+    say(&ann, &spoke, "just in time").await;
+    drop(proxies.to_homeserver.seen());
+    let asked = switch(&stage, &murphy, &talk, "one-way");
+    let set = async {
+        let deadline = Instant::now() + LIMIT;
+        let mut count = 0;
+        while count < 4 {
+            let is_set = |request: &&String| {
+                let (method, path) = request.split_once(' ').expect("a method and a path");
+                point_of(method, path) == Some(parlour_engine::CommitPoint::SetState)
+            };
+            count += proxies.to_homeserver.seen().iter().filter(is_set).count();
+            assert!(Instant::now() < deadline, "{count} of 4 states are set");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let path = room_path(&spoke, &state("m.room.power_levels"));
+        loop {
+            let (_, levels) = ann.http().call(Method::GET, &path, None).await.expect("an answer");
+            if levels["events_default"] == 50 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the room is switched: {levels}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        is_forbidden(&ann, &spoke, "late").await;
+        proxies.to_parlour.pass_all();
+    };
+    let ((status, _), ()) = tokio::join!(asked, set);
+    assert!(status == 200 || status == 202, "{status}");
+    read(&murphy, &hub, "just in time").await;
+    told(&ann, &spoke, "only the practice writes", 1).await;
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// Fifty rooms are switched within five seconds, and back.
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_rooms_are_switched_soon() {
+    const SPOKES: usize = 50;
+    let stage = Stage::open_with(Extras { more_patients: SPOKES, ..Extras::default() }).await;
+    let murphy = stage.sign_in("murphy").await;
+    let names = numbers(SPOKES);
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let talk = stage.begin(&murphy, "S16 of fifty", "two-way", &[], &names).await;
+    let rooms: Vec<OwnedRoomId> = talk.rooms();
+    assert_eq!(rooms.len(), SPOKES + 1);
+    for mode in ["one-way", "two-way"] {
+        let begun = Instant::now();
+        let (mut status, mut whole) = switch(&stage, &murphy, &talk, mode).await;
+        while status == 202 {
+            (status, whole) = switch(&stage, &murphy, &talk, mode).await;
+        }
+        println!("{SPOKES} rooms are {mode}: {:.2} s", begun.elapsed().as_secs_f64());
+        assert_eq!((status, &whole["switching"]), (200, &json!(0)), "{whole}");
+        let wanted = if mode == "one-way" { 50 } else { 0 };
+        for room in &rooms {
+            let path = format!("/_matrix/client/v3/rooms/{room}/state/m.room.power_levels");
+            let (_, levels) = stage.as_ours(&stage.bot(), Method::GET, &path, None).await;
+            assert_eq!(levels["events_default"].as_i64().unwrap_or(0), wanted, "{room}");
+        }
+    }
+    murphy.stop().await;
+    stage.close().await;
+}
+
+/// Switched there and back before anything has come of it, a conversation ends as it was wished last.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_wish_counts() {
+    let stage = Stage::open().await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "S16 in haste", "two-way", &[], &["ann"]).await;
+    let spoke = talk.spoke(stage.person("ann"));
+    let wishes = ["one-way", "two-way", "one-way", "two-way", "one-way"];
+    for mode in wishes {
+        let (status, _) = switch(&stage, &murphy, &talk, mode).await;
+        assert_eq!(status, 200);
+    }
+    is_forbidden(&ann, &spoke, "last").await;
+    let both =
+        tokio::join!(switch(&stage, &murphy, &talk, "two-way"), switch(&stage, &murphy, &talk, "two-way"));
+    assert_eq!((both.0.0, both.1.0), (200, 200));
+    send(&ann, &spoke, "m.room.message", json!({ "msgtype": "m.text", "body": "I can" })).await;
+    read(&murphy, &talk.hub(), "I can").await;
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
