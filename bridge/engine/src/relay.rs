@@ -44,6 +44,8 @@ enum Handled {
 /// The longest id of an event (Matrix v1.19 §Size limits).
 const MOST_ID_BYTES: usize = 255;
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+/// To so few portals a message goes ahead of what goes to many.
+const FEW: usize = 8;
 /// How often handling an event may fail, or panic, for a reason that does not pass.
 const MOST_TRIES: u32 = 10;
 
@@ -200,6 +202,9 @@ impl Core {
             Outcome::Relayed(message) => message.legs.iter().map(|leg| leg.portal.clone()).collect(),
         };
         self.wake_senders(&portals);
+        if portals.len() <= FEW {
+            portals.iter().for_each(|portal| self.turns.hurry(portal));
+        }
         self.changed(&row.conversation);
         Ok(Handled::Done)
     }

@@ -2,10 +2,11 @@
 //!
 //! What makes many requests at once (a message to five hundred patients, a conversation with all of them) asks for a turn
 //! for each. A turn that is free goes to the party that has the fewest requests under way, so that a message to one patient
-//! overtakes one to all. How many turns there are follows from how the homeserver answers.
+//! overtakes one to all. What stands before it in the same portal goes as soon: in a portal nothing overtakes anything. How
+//! many turns there are follows from how the homeserver answers.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -71,13 +72,25 @@ struct State {
     /// How many of those make conversations.
     making: usize,
     parties: HashMap<Party, Queue>,
+    /// Portals whose next turn is hurried.
+    hurried: HashSet<PortalId>,
     served: u64,
     lowered: Option<Instant>,
 }
 
+/// So many portals are hurried before they ask, at most.
+const MOST_HURRIED: usize = 1000;
+
+/// Somebody who waits for a turn.
+#[derive(Debug)]
+struct Waiting {
+    portal: Option<PortalId>,
+    given: oneshot::Sender<Turn>,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<oneshot::Sender<Turn>>,
+    waiting: VecDeque<Waiting>,
     under_way: usize,
     /// When it was served last, in turns.
     served: u64,
@@ -99,6 +112,7 @@ impl Turns {
             under_way: 0,
             making: 0,
             parties: HashMap::new(),
+            hurried: HashSet::new(),
             served: 0,
             lowered: None,
         };
@@ -116,7 +130,17 @@ impl Turns {
         party: &Party,
         work: impl Future<Output = Result<T, HomeserverError>>,
     ) -> Result<T, HomeserverError> {
-        let turn = self.turn(party).await;
+        self.take_in(party, None, work).await
+    }
+
+    /// As [`Turns::take`], for what is said in a portal.
+    pub(crate) async fn take_in<T>(
+        &self,
+        party: &Party,
+        portal: Option<&PortalId>,
+        work: impl Future<Output = Result<T, HomeserverError>>,
+    ) -> Result<T, HomeserverError> {
+        let turn = self.turn(party, portal).await;
         let outcome = work.await;
         // To make a room takes long also where nothing else is asked.
         if !party.makes() || outcome.is_err() {
@@ -126,17 +150,40 @@ impl Turns {
     }
 
     /// A turn, for requests that tell nothing of how much the homeserver bears. Whoever holds one must not wait for another.
-    pub(crate) async fn turn(&self, party: &Party) -> Turn {
+    pub(crate) async fn turn(&self, party: &Party, portal: Option<&PortalId>) -> Turn {
         let (given, mine) = oneshot::channel();
         {
             let mut state = self.state();
-            state.parties.entry(party.clone()).or_default().waiting.push_back(given);
+            let party = match portal {
+                Some(portal) if state.hurried.remove(portal) => Party::Portal(portal.clone()),
+                _ => party.clone(),
+            };
+            let waiting = Waiting { portal: portal.cloned(), given };
+            state.parties.entry(party).or_default().waiting.push_back(waiting);
             self.give(&mut state);
         }
         match mine.await {
             Ok(turn) => turn,
             // Nobody drops what waits.
             Err(_) => Turn { turns: None, party: party.clone(), begun: Instant::now() },
+        }
+    }
+
+    /// What is said next in a portal goes as soon as if it were said there alone: a message to few waits behind it.
+    pub(crate) fn hurry(&self, portal: &PortalId) {
+        let mut state = self.state();
+        let taken = state.parties.iter_mut().find_map(|(party, queue)| {
+            let place = queue.waiting.iter().position(|waiting| waiting.portal.as_ref() == Some(portal))?;
+            Some((party.clone(), queue.waiting.remove(place)?))
+        });
+        match taken {
+            Some((party, waiting)) => {
+                state.leave_if_empty(&party);
+                state.parties.entry(Party::Portal(portal.clone())).or_default().waiting.push_back(waiting);
+                self.give(&mut state);
+            }
+            None if state.hurried.len() < MOST_HURRIED => drop(state.hurried.insert(portal.clone())),
+            None => {}
         }
     }
 
@@ -163,7 +210,7 @@ impl Turns {
             queue.served = state.served;
             queue.under_way += 1;
             state.under_way += 1;
-            if let Err(mut turn) = waiting.send(turn) {
+            if let Err(mut turn) = waiting.given.send(turn) {
                 // Whoever waited does not any more. Its end is counted here, where the state is held already.
                 turn.turns = None;
                 state.ended(&turn.party);
@@ -191,9 +238,13 @@ impl State {
         self.making = self.making.saturating_sub(usize::from(party.makes()));
         if let Some(queue) = self.parties.get_mut(party) {
             queue.under_way = queue.under_way.saturating_sub(1);
-            if queue.under_way == 0 && queue.waiting.is_empty() {
-                self.parties.remove(party);
-            }
+        }
+        self.leave_if_empty(party);
+    }
+
+    fn leave_if_empty(&mut self, party: &Party) {
+        if self.parties.get(party).is_some_and(|queue| queue.under_way == 0 && queue.waiting.is_empty()) {
+            self.parties.remove(party);
         }
     }
 
@@ -273,6 +324,48 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_stands_before_a_message_to_one_goes_as_soon() {
+        let turns = Turns::new();
+        let (asked, mut begun) = mpsc::unbounded_channel();
+        let portal = |n: u8| PortalId::from_bytes([n; 16]);
+        let ask = |n: u8| {
+            let (turns, asked) = (turns.clone(), asked.clone());
+            tokio::spawn(async move {
+                let _turn = turns.turn(&message(1), Some(&portal(n))).await;
+                let _ = asked.send(n);
+                std::future::pending::<()>().await;
+            })
+        };
+        let all = AT_FIRST as u8;
+        let tasks: Vec<_> = (0..2 * all).map(ask).collect();
+        for _ in 0..all {
+            begun.recv().await;
+        }
+        while turns.state().parties[&message(1)].waiting.len() < usize::from(all) {
+            tokio::task::yield_now().await;
+        }
+        // Somebody answers the last of all, and somebody one whose turn has not been asked for.
+        turns.hurry(&portal(2 * all - 1));
+        turns.hurry(&portal(2 * all));
+        let late = ask(2 * all);
+        while !turns.state().parties.contains_key(&Party::Portal(portal(2 * all))) {
+            tokio::task::yield_now().await;
+        }
+        for task in &tasks[..2] {
+            task.abort();
+        }
+        let mut next = [begun.recv().await, begun.recv().await];
+        next.sort_unstable();
+        assert_eq!(next, [Some(2 * all - 1), Some(2 * all)]);
+        for task in tasks.into_iter().chain([late]) {
+            task.abort();
+            let _ = task.await;
+        }
+        let state = turns.state();
+        assert_eq!((state.under_way, state.parties.len(), state.hurried.len()), (0, 0, 0));
+    }
+
+    #[tokio::test]
     async fn it_is_told_when_the_homeserver_has_much_to_do() {
         let turns = Turns::new();
         let crowded = turns.crowded();
@@ -280,12 +373,12 @@ mod tests {
         let mut taken = Vec::new();
         for number in 0..=FEW {
             assert!(!is_crowded(), "{number} requests");
-            taken.push(turns.turn(&message(1)).await);
+            taken.push(turns.turn(&message(1), None).await);
         }
         assert!(is_crowded());
         taken.pop();
         assert!(!is_crowded());
-        let making = turns.turn(&Party::Making(ConversationId::from_bytes([1; 16]))).await;
+        let making = turns.turn(&Party::Making(ConversationId::from_bytes([1; 16])), None).await;
         assert!(is_crowded(), "one room is much");
         drop(making);
         assert!(!is_crowded());

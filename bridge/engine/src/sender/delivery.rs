@@ -183,7 +183,7 @@ impl Core {
         // How it ended is not known. The homeserver remembers transaction ids for a day and not for ever; the room tells for
         // certain.
         if !faulty!(self.settings, NewTransactionId) {
-            let _turn = self.turns.turn(&Party::of(leg)).await;
+            let _turn = self.turns.turn(&Party::of(leg), Some(&leg.portal.id)).await;
             self.read_back(&leg.portal).await?;
         }
         if self.store.has_landed(leg.seq).await? {
@@ -194,7 +194,7 @@ impl Core {
 
     /// Has a user of ours be in a leg's room.
     pub(super) async fn joined(&self, leg: &Leg, user_id: &UserId) -> Result<(), CryptoError> {
-        let _turn = self.turns.turn(&Party::of(leg)).await;
+        let _turn = self.turns.turn(&Party::of(leg), Some(&leg.portal.id)).await;
         self.ghosts.join(&leg.portal, user_id).await
     }
 
@@ -211,7 +211,7 @@ impl Core {
         let path = format!("/_matrix/client/v3/rooms/{room_id}/redact/{event}/{transaction_id}");
         let body = json!({ LEG_FIELD: leg.id });
         let put = self.homeserver.call(CommitPoint::Redact, Some(ghost), http::Method::PUT, &path, &body);
-        let answer = match self.turns.take(&Party::of(leg), put).await {
+        let answer = match self.turns.take_in(&Party::of(leg), Some(&leg.portal.id), put).await {
             // An event that is gone needs none.
             Err(error @ HomeserverError::Refused { status: 404, .. }) => {
                 self.give_up(leg, &error.into()).await?;
@@ -245,7 +245,7 @@ impl Core {
         request.timestamp = Some(leg.sent_at.to_matrix());
         let again = faulty!(self.settings, SendTwice).then(|| request.clone());
         let put = self.homeserver.request(CommitPoint::SendEvent, ghost, request);
-        match self.turns.take(&Party::of(leg), put).await {
+        match self.turns.take_in(&Party::of(leg), Some(&leg.portal.id), put).await {
             Ok(answer) => {
                 self.counts.sent();
                 if let Some(mut again) = again {
