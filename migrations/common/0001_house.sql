@@ -68,7 +68,8 @@ CREATE TABLE participants (
 CREATE INDEX participants_by_person ON participants (person_id);
 
 -- One hub (patient_id is null) and one spoke a patient. room_id is null until the room is made. mode_set: which mode its room
--- was set to last; mode: which one holds for what is handled, as the room's own events tell, in their order.
+-- was set to last; mode: which one holds for what is handled, as the room's own events tell, in their order; mode_since: the
+-- time of the event that told.
 CREATE TABLE portals (
     id              TEXT PRIMARY KEY,
     conversation_id TEXT NOT NULL REFERENCES conversations (id),
@@ -80,6 +81,7 @@ CREATE TABLE portals (
     ready           BIGINT NOT NULL DEFAULT 0,
     mode            TEXT,
     mode_set        TEXT,
+    mode_since      BIGINT NOT NULL DEFAULT 0,
     UNIQUE (conversation_id, patient_id)
 );
 

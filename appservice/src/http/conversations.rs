@@ -115,7 +115,8 @@ pub(crate) async fn change(
     edge.engine.set_mode(&id, wanted.mode, &caller.id).await?;
     let all = edge.engine.switched_within(&id, SWITCHED_WITHIN).await?;
     let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
-    let status = if all { StatusCode::OK } else { StatusCode::ACCEPTED };
+    // Rooms that are in the making are switched when they stand.
+    let status = if all && conversation.ready { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(whole_of(store, &caller, &conversation).await?)))
 }
 
@@ -162,11 +163,13 @@ async fn people(store: &Store, list: &'static str, wanted: &[OwnedUserId]) -> Re
     Ok(people)
 }
 
-/// A conversation as this person may see it, and for staff the messages that are under way in it.
+/// A conversation as this person may see it, and for staff the messages that are under way in it, and in how many rooms its
+/// mode does not hold yet.
 async fn whole_of(store: &Store, caller: &Person, conversation: &Conversation) -> Result<Value, Refused> {
     let mut whole = shown(store, caller, conversation).await?;
     if caller.role.is_staff() {
         whole["sending"] = store.sending(&conversation.id).await?.iter().map(sending).collect();
+        whole["switching"] = store.not_switched(&conversation.id).await?.into();
     }
     Ok(whole)
 }
@@ -220,6 +223,5 @@ async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> R
         "patients": patients.iter().map(|p| entry(&p.person)).collect::<Vec<_>>(),
         "ready": making.ready,
         "progress": { "made": making.made, "of": making.of },
-        "switching": store.not_switched(&conversation.id).await?,
     }))
 }

@@ -205,8 +205,12 @@ impl Listener {
                     return None;
                 }
             }
-            // Where the database fails, whoever listens comes again.
-            self.look().await.ok()?;
+            let mut stopping = self.stopping.clone();
+            tokio::select! {
+                _ = stopping.wait_for(|stopping| *stopping) => return None,
+                // Where the database fails, whoever listens comes again.
+                looked = self.look() => looked.ok()?,
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use parlour_domain::{ConversationId, PORTAL_EVENT, PortalId, PortalKind, Timestamp};
+use parlour_domain::{ConversationId, Mode, PORTAL_EVENT, PortalId, PortalKind, Timestamp};
 use ruma::{OwnedRoomId, OwnedUserId};
 use tokio::sync::OnceCell;
 
@@ -44,7 +44,7 @@ enum Progress {
 enum Earlier {
     No,
     Perhaps,
-    Made(OwnedRoomId),
+    Made(OwnedRoomId, Mode),
 }
 
 /// One run of the making of a conversation.
@@ -55,7 +55,7 @@ struct Job<'a> {
     /// When it began, before it was looked which rooms stand.
     begun: Timestamp,
     /// The rooms that earlier attempts have made, when we heard no answer.
-    earlier: HashMap<PortalId, OwnedRoomId>,
+    earlier: HashMap<PortalId, (OwnedRoomId, Mode)>,
     /// The owner's ghost, once somebody has asked for it.
     owners_ghost: OnceCell<OwnedUserId>,
 }
@@ -68,12 +68,13 @@ impl Core {
             return (Again::WhenWoken, 0);
         }
         let made = async {
-            let progress = match self.store.conversation(id).await? {
-                Some(conversation) if !conversation.ready => self.make_portals(&conversation).await?,
-                _ => Progress::Done,
+            let made = match self.store.conversation(id).await? {
+                Some(conversation) if !conversation.ready => self.make_portals(&conversation).await,
+                _ => Ok(Progress::Done),
             };
+            // Also when a room cannot be made.
             self.set_rooms(id).await?;
-            Ok::<_, CryptoError>(progress)
+            made
         };
         match made.await {
             Ok(Progress::Done) => (Again::WhenWoken, 0),
@@ -204,8 +205,8 @@ impl Core {
         portal: &Portal,
         people: &[&Participant],
     ) -> Result<Option<OwnedRoomId>, CryptoError> {
-        let room_id = match job.earlier(portal) {
-            Earlier::Made(room_id) => room_id,
+        let (room_id, mode) = match job.earlier(portal) {
+            Earlier::Made(room_id, mode) => (room_id, mode),
             Earlier::Perhaps => return Ok(None),
             Earlier::No => {
                 let patients = job.participants.iter().filter(|p| !p.person.role.is_staff()).count();
@@ -227,10 +228,10 @@ impl Core {
                 }
                 let answer = answer??;
                 let room_id = answer["room_id"].as_str().and_then(|id| OwnedRoomId::try_from(id).ok());
-                room_id.ok_or(HomeserverError::Nonsense(path))?
+                (room_id.ok_or(HomeserverError::Nonsense(path))?, job.conversation.mode)
             }
         };
-        self.store.portal_is_made(&portal.id, &room_id, job.conversation.mode).await?;
+        self.store.portal_is_made(&portal.id, &room_id, mode).await?;
         Ok(Some(room_id))
     }
 
@@ -240,7 +241,7 @@ impl Core {
         &self,
         portals: &[Portal],
         party: &Party,
-    ) -> Result<HashMap<PortalId, OwnedRoomId>, CryptoError> {
+    ) -> Result<HashMap<PortalId, (OwnedRoomId, Mode)>, CryptoError> {
         let mut made = HashMap::new();
         if !portals.iter().any(|portal| portal.room_id.is_none() && portal.attempted.is_some()) {
             return Ok(made);
@@ -252,9 +253,12 @@ impl Core {
         for room_id in rooms.into_iter().filter(|room_id| !known.contains(room_id)) {
             let says = self.homeserver.state(bot.intent(), &room_id, PORTAL_EVENT);
             let says = self.turns.take(party, says).await?;
-            let portal = says.and_then(|content| content["portal"].as_str()?.parse().ok());
-            if let Some(portal) = portal {
-                made.insert(portal, room_id);
+            let portal = says.and_then(|content| {
+                // It was made with this mode: it is set to another only when its room is known.
+                Some((content["portal"].as_str()?.parse().ok()?, content["mode"].as_str()?.parse().ok()?))
+            });
+            if let Some((portal, mode)) = portal {
+                made.insert(portal, (room_id, mode));
             }
         }
         Ok(made)
@@ -266,8 +270,8 @@ impl Job<'_> {
     /// now: it goes on when whoever asked is gone.
     fn earlier(&self, portal: &Portal) -> Earlier {
         let Some(attempted) = portal.attempted else { return Earlier::No };
-        if let Some(room_id) = self.earlier.get(&portal.id) {
-            return Earlier::Made(room_id.clone());
+        if let Some((room_id, mode)) = self.earlier.get(&portal.id) {
+            return Earlier::Made(room_id.clone(), *mode);
         }
         let ago = self.begun.millis() - attempted.millis();
         // What seems to lie ahead was before the clock was set back.

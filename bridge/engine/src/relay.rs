@@ -241,12 +241,14 @@ impl Core {
     /// (S16).
     async fn switched(&self, row: &InboxRow, event: &Event, mode: Mode) -> Result<Outcome, CryptoError> {
         let portal = self.store.portal(&row.portal).await?;
-        if portal.mode == Some(mode) {
+        let since = Timestamp::from(event.origin_server_ts);
+        // One that comes late says what held before another.
+        if portal.mode == Some(mode) || since < portal.mode_since {
             return Ok(Outcome::Nothing);
         }
         let words = notices::switched(portal.kind(), mode).to_owned();
         let notice = self.leg_ids.word(&event.event_id, &portal.id, words, self.clock.now());
-        Ok(Outcome::Switched { event_id: event.event_id.clone(), mode, notice: Box::new(notice) })
+        Ok(Outcome::Switched { event_id: event.event_id.clone(), mode, since, notice: Box::new(notice) })
     }
 
     /// Somebody is in a portal: what was held for them goes out.
@@ -346,8 +348,7 @@ impl Core {
             return self.refused(row, event, Refusal::NotTakingPart).await;
         };
         let facts = PostFacts {
-            // What the homeserver took while it was another is passed on.
-            mode: home.mode.unwrap_or(conversation.mode),
+            mode: mode_for(event, home).unwrap_or(conversation.mode),
             takes_part: is_at_home(sender, home),
             may_send_one_way: sender.may_send_one_way,
         };
@@ -502,6 +503,13 @@ struct Place {
     in_thread: bool,
 }
 
+/// The mode that a message was written under, as far as it is known: what the homeserver took before the last switch is passed
+/// on, however late it can be read.
+fn mode_for(event: &Event, home: &Portal) -> Option<Mode> {
+    let before = Timestamp::from(event.origin_server_ts) <= home.mode_since;
+    if before { Some(Mode::TwoWay) } else { home.mode }
+}
+
 /// Whether somebody writes in the portal that is theirs.
 fn is_at_home(sender: &Participant, home: &Portal) -> bool {
     match &home.patient {
@@ -530,6 +538,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_message_is_judged_by_the_mode_that_it_was_written_under() {
+        let event = |at: i64| -> Event {
+            let event = serde_json::json!({
+                "event_id": "$a", "room_id": "!r", "sender": "@a:x", "type": "m.room.encrypted",
+                "origin_server_ts": at,
+            });
+            serde_json::from_value(event).expect("an event")
+        };
+        let home = |mode, since| Portal {
+            id: PortalId::from_bytes([1; 16]),
+            conversation: ConversationId::from_bytes([9; 16]),
+            patient: None,
+            room_id: None,
+            attempted: None,
+            mode: Some(mode),
+            mode_since: Timestamp::from_millis(since),
+        };
+        for (name, at, mode, since, wanted) in [
+            ("after the switch", 8, Mode::OneWay, 7, Mode::OneWay),
+            ("before it, and readable only now", 6, Mode::OneWay, 7, Mode::TwoWay),
+            ("never switched", 6, Mode::OneWay, 0, Mode::OneWay),
+            ("switched on again", 8, Mode::TwoWay, 7, Mode::TwoWay),
+        ] {
+            assert_eq!(mode_for(&event(at), &home(mode, since)), Some(wanted), "{name}");
+        }
+    }
+
+    #[test]
     fn nothing_goes_from_spoke_to_spoke() {
         let (ann, ben) = (PersonId::from_bytes([1; 16]), PersonId::from_bytes([2; 16]));
         let portal = |n: u8, patient: Option<&PersonId>| Portal {
@@ -539,6 +575,7 @@ mod tests {
             room_id: None,
             attempted: None,
             mode: None,
+            mode_since: Timestamp::from_millis(0),
         };
         let (hub, anns, bens) = (portal(0, None), portal(1, Some(&ann)), portal(2, Some(&ben)));
         let to_ann = Lane::Only(ann);

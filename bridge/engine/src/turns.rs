@@ -446,7 +446,7 @@ mod tests {
         let before = Instant::now();
         turns.state().learn(before, Duration::from_millis(1), None);
         assert!((limit() - FEWEST).abs() < 0.1);
-        let held: Vec<_> = futures_util::future::join_all((0..4).map(|_| turns.turn(&one))).await;
+        let held: Vec<_> = futures_util::future::join_all((0..4).map(|_| turns.turn(&one, None))).await;
         turns.state().learn(before, Duration::from_millis(1), None);
         assert!(limit() > FEWEST, "all were taken, and the answer was quick");
         drop(held);

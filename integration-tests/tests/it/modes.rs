@@ -218,7 +218,7 @@ async fn fifty_rooms_are_switched_soon() {
     stage.close().await;
 }
 
-/// Switched there and back before anything has come of it, a conversation ends as it was wished last.
+/// Switched there and back again and again, a conversation ends as it was wished last.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_wish_counts() {
     let stage = Stage::open().await;

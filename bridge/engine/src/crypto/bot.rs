@@ -69,6 +69,8 @@ pub struct News {
     pub devices: Vec<OwnedUserId>,
     /// Whether somebody could not read what this user of ours has sent: a repair is wished for.
     pub repairs: bool,
+    /// Whether it was not waited for to the end, because the homeserver has much to do. There may be news.
+    pub gave_up: bool,
 }
 
 impl Machine {
@@ -142,7 +144,7 @@ impl Machine {
             Some(mut crowded) => tokio::select! {
                 answer = asked => answer?,
                 // What was about to be told is told again.
-                Ok(_) = crowded.wait_for(|crowded| *crowded) => return Ok(News::default()),
+                Ok(_) = crowded.wait_for(|crowded| *crowded) => return Ok(News { gave_up: true, ..News::default() }),
             },
         };
         let (keys, devices) = (!answer.to_device.events.is_empty(), answer.device_lists.changed.clone());
@@ -176,7 +178,7 @@ impl Machine {
         }
         // The news is taken in whatever becomes of our own requests, which are asked for again; `flush` has told.
         let _ = self.flush().await;
-        Ok(News { keys, devices, repairs: !unwedged.is_empty() })
+        Ok(News { keys, devices, repairs: !unwedged.is_empty(), gave_up: false })
     }
 
     /// As [`Machine::receive`], without waiting, of everything that lies in the device's inbox, wherever it was read to.

@@ -330,12 +330,17 @@ mod tests {
             changed.changed.push(ann.clone());
             async move { machines.devices_changed(&changed).await }
         });
-        let early = tokio::time::timeout(Duration::from_millis(200), machines.device_news(10)).await;
-        assert!(early.map_or(true, |news| news.expect("read").is_empty()));
-        assert_eq!(store.device_news(10, Still.now()).await.expect("read"), []);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(store.device_news(10, Still.now()).await.expect("read"), [], "nothing is written before");
         drop(waking);
         hears.await.expect("it ends").expect("heard");
         let news = machines.device_news(10).await.expect("read");
         assert_eq!(news.into_iter().map(|news| news.user_id).collect::<Vec<_>>(), [ann]);
+        // It is written, and the machines are still hearing it.
+        let hearing = machines.waking.write().await;
+        let early = tokio::time::timeout(Duration::from_millis(200), machines.device_news(10)).await;
+        assert!(early.is_err(), "nobody reads it before they have");
+        drop(hearing);
+        assert_eq!(machines.device_news(10).await.expect("read").len(), 1);
     }
 }

@@ -82,7 +82,7 @@ impl Engine {
     /// switched.
     ///
     /// # Errors
-    /// When the database fails: then nothing is changed.
+    /// When the database fails. Asked again, it is what was asked last.
     pub async fn set_mode(&self, id: &ConversationId, mode: Mode, by: &PersonId) -> Result<(), EngineError> {
         if self.core.store.set_mode(id, mode, by, self.core.clock.now()).await? {
             self.wake_maker(id).await;

@@ -132,11 +132,14 @@ impl Engine {
         }
         let bot = self.core.ghosts.bot().await?;
         let mut crowded = self.core.turns.crowded();
-        if goes_on && *crowded.borrow() {
+        let is_crowded = goes_on && *crowded.borrow();
+        if is_crowded {
             // Keys that come meanwhile are a moment late; whatever else is asked of the homeserver is done sooner.
             let _ = tokio::time::timeout(WHILE_CROWDED, crowded.wait_for(|crowded| !*crowded)).await;
         }
-        let waits_unless = goes_on.then_some(crowded);
+        // A look that was given up is made before another one waits.
+        let waits = goes_on && !is_crowded && !self.gave_up.swap(false, Ordering::Relaxed);
+        let waits_unless = waits.then_some(crowded);
         let news = match bot.receive(Some(&self.core.ghosts.machines), waits_unless).await {
             Err(error) if !error.may_pass() && self.core.store.homeserver_is_back().await? => {
                 // It was put back once more meanwhile, to where it does not know the bot's device.
@@ -148,6 +151,7 @@ impl Engine {
         if !goes_on {
             self.come_up_to_date().await?;
         }
+        self.gave_up.store(news.gave_up, Ordering::Relaxed);
         if news.repairs {
             self.core.repairs.notify_one();
         }

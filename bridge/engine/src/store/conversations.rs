@@ -59,6 +59,8 @@ pub struct Portal {
     pub attempted: Option<Timestamp>,
     /// Who may write in it, as its room's own events tell up to what is handled now; none before the room is made.
     pub mode: Option<Mode>,
+    /// Since when that holds, by the homeserver's clock.
+    pub mode_since: Timestamp,
 }
 
 impl Portal {
@@ -97,18 +99,22 @@ fn place<'a>(column: &'static str, id: &'a ConversationId) -> Place<'a> {
 }
 
 const PORTAL: &str = "portals";
-pub(super) type PortalRow = (String, String, Option<String>, Option<String>, Option<i64>, Option<String>);
+pub(super) type PortalRow =
+    (String, String, Option<String>, Option<String>, Option<i64>, Option<String>, i64);
 
 /// `SELECT` of what [`portal`] reads, and what follows it.
 macro_rules! portals {
     ($rest:literal) => {
-        concat!("SELECT id, conversation_id, patient_id, room_id, attempted, mode FROM portals ", $rest)
+        concat!(
+            "SELECT id, conversation_id, patient_id, room_id, attempted, mode, mode_since FROM portals ",
+            $rest
+        )
     };
 }
 pub(super) use portals;
 
 pub(super) fn portal(
-    (id, conversation, patient, room_id, attempted, mode): PortalRow,
+    (id, conversation, patient, room_id, attempted, mode, mode_since): PortalRow,
 ) -> Result<Portal, StoreError> {
     Ok(Portal {
         id: parsed(PORTAL, &id)?,
@@ -117,6 +123,7 @@ pub(super) fn portal(
         room_id: room_id.map(|id| matrix_id(PORTAL, id)).transpose()?,
         attempted: attempted.map(Timestamp::from_millis),
         mode: mode.map(|mode| parsed(PORTAL, &mode)).transpose()?,
+        mode_since: Timestamp::from_millis(mode_since),
     })
 }
 

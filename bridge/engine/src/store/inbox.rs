@@ -126,6 +126,8 @@ pub enum Outcome {
         event_id: OwnedEventId,
         /// The mode.
         mode: Mode,
+        /// Since when, by the homeserver's clock.
+        since: Timestamp,
         /// The bot's words to those who are in it.
         notice: Box<NewLeg>,
     },
@@ -378,8 +380,8 @@ impl Store {
                     self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
                 }
             }
-            Outcome::Switched { event_id, mode, notice } => {
-                self.switched(&mut tx, row, event_id, *mode, at).await?;
+            Outcome::Switched { event_id, mode, since, notice } => {
+                self.switched(&mut tx, row, event_id, (*mode, *since), at).await?;
                 self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
             }
         }

@@ -15,7 +15,7 @@ impl Store {
     /// Somebody asks for a mode: it is the conversation's, and its rooms are to be set to it. Whether that is news.
     ///
     /// # Errors
-    /// When the database fails; then nothing is changed.
+    /// When the database fails.
     pub async fn set_mode(
         &self,
         id: &ConversationId,
@@ -85,14 +85,17 @@ impl Store {
         tx: &mut Transaction,
         row: &InboxRow,
         event_id: &ruma::EventId,
-        mode: Mode,
+        (mode, since): (Mode, Timestamp),
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        let switched = sqlx::query("UPDATE portals SET mode = $2 WHERE id = $1")
-            .bind(row.portal.as_str())
-            .bind(mode.as_str())
-            .execute(&mut **tx)
-            .await?;
+        // Where the room was set otherwise since, that is told next; and where it was not, it is to be set again.
+        let switched =
+            sqlx::query("UPDATE portals SET mode = $2, mode_set = $2, mode_since = $3 WHERE id = $1")
+                .bind(row.portal.as_str())
+                .bind(mode.as_str())
+                .bind(since.millis())
+                .execute(&mut **tx)
+                .await?;
         one_row("portals", &switched)?;
         ledger(tx, &row.conversation, event_id, None, "mode", Some(mode.as_str()), at).await
     }

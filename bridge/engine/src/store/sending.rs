@@ -56,6 +56,7 @@ struct LegRow {
     room_id: Option<String>,
     attempted: Option<i64>,
     mode: Option<String>,
+    mode_since: i64,
     sender_id: Option<String>,
     body: Option<Vec<u8>>,
     lane: Option<String>,
@@ -66,7 +67,7 @@ struct LegRow {
 
 const LEGS: &str = "SELECT o.seq, o.leg_id, o.message_id, o.notice, o.notice_about, o.redacts, o.sent_at, o.ciphertext,
         o.sender_user_id, o.attempts, o.next_attempt_at, o.state, o.portal_id, p.conversation_id, p.patient_id, p.room_id,
-        p.attempted, p.mode, m.sender_id, m.body, m.lane, x.event_id AS answers_event, m.portal_id AS home_id, m.event_id AS source
+        p.attempted, p.mode, p.mode_since, m.sender_id, m.body, m.lane, x.event_id AS answers_event, m.portal_id AS home_id, m.event_id AS source
      FROM outbox o JOIN portals p ON p.id = o.portal_id
      LEFT JOIN messages m ON m.id = o.message_id
      LEFT JOIN mapping x ON x.message_id = m.answers AND x.portal_id = o.portal_id AND x.current = 1
@@ -130,6 +131,7 @@ impl Store {
             row.room_id,
             row.attempted,
             row.mode,
+            row.mode_since,
         ))?;
         let key = self.portal_key(&portal).await?;
         let sender: Option<OwnedUserId> = row.sender_user_id.map(|id| matrix_id(OUTBOX, id)).transpose()?;

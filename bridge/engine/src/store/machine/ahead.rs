@@ -27,7 +27,7 @@ const NAMES: &str =
     "SELECT name FROM machine_values WHERE machine = $1 AND kind = $2 AND parent = '' AND name IN";
 const SENDERS: &str =
     "SELECT DISTINCT sender_key FROM machine_inbound_sessions WHERE machine = $1 AND sender_key IN";
-const OF_ROOMS: &str = "SELECT session FROM machine_inbound_sessions WHERE machine = $1 AND room IN";
+const OF_ROOMS: &str = "SELECT room, session FROM machine_inbound_sessions WHERE machine = $1 AND room IN";
 
 impl Kind {
     /// Whether it is what is known of people's devices and identities, which is remembered.
@@ -161,19 +161,24 @@ impl MachineStore {
         for some in sessions.chunks(lists::MOST) {
             let names: Vec<_> = some.iter().map(|(room, id)| self.session_names(room.as_str(), id)).collect();
             let asked_at = self.store.remembered.unanswered(&self.machine, std::iter::empty()).1;
-            let mut query = sqlx::query_as(AssertSqlSafe(with_list(OF_ROOMS, 2, some.len(), "")));
-            query = query.bind(&self.machine);
+            // Of a room there are more, from before.
+            let in_rooms = with_list(OF_ROOMS, 2, some.len(), "AND session IN");
+            let sql = with_list(&in_rooms, 2 + padded(&names).count(), some.len(), "");
+            let mut query = sqlx::query_as(AssertSqlSafe(sql)).bind(&self.machine);
             for (room, _) in padded(&names) {
                 query = query.bind(room);
             }
-            let rows: Vec<(String,)> = query.fetch_all(&self.store.pool).await?;
-            let found: HashSet<_> = rows.into_iter().map(|(session,)| session).collect();
+            for (_, name) in padded(&names) {
+                query = query.bind(name);
+            }
+            let rows: Vec<(String, String)> = query.fetch_all(&self.store.pool).await?;
+            let found: HashSet<_> = rows.into_iter().collect();
             let mut missing = Vec::new();
-            for ((_, id), (room, name)) in some.iter().zip(&names) {
-                if found.contains(name) {
+            for ((_, id), row) in some.iter().zip(&names) {
+                if found.contains(row) {
                     present.insert(id.clone());
                 } else {
-                    missing.push((session(room, name), Rows::default()));
+                    missing.push((session(&row.0, &row.1), Rows::default()));
                 }
             }
             self.store.remembered.keep(&self.machine, asked_at, missing);

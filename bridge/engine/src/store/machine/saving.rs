@@ -249,11 +249,10 @@ impl MachineStore {
                 }
             }
         }
-        self.store.remembered.changes(&self.machine, &changes);
-        let outcome = self.store.commit(tx, point).await;
-        // Also what was read in between.
-        self.store.remembered.changes(&self.machine, &changes);
-        outcome
+        let forgets = Forgets { store: self, changes };
+        forgets.now();
+        // Also what is read in between, and when nobody waits for the end.
+        self.store.commit(tx, point).await
     }
 
     /// Several values by one statement; no two of them are of one row.
@@ -272,6 +271,24 @@ impl MachineStore {
         // Of the sizes that come, the largest is the only one worth remembering.
         query.persistent(puts.len() == MOST_AT_ONCE || puts.len() == 1).execute(&mut **tx).await?;
         Ok(())
+    }
+}
+
+/// Forgets what changes once more, however the save ends.
+struct Forgets<'a> {
+    store: &'a MachineStore,
+    changes: Vec<Change>,
+}
+
+impl Forgets<'_> {
+    fn now(&self) {
+        self.store.store.remembered.changes(&self.store.machine, &self.changes);
+    }
+}
+
+impl Drop for Forgets<'_> {
+    fn drop(&mut self) {
+        self.now();
     }
 }
 
