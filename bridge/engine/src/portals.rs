@@ -19,7 +19,6 @@ pub(crate) fn room_request(
     patients: usize,
 ) -> Value {
     let kind = portal.kind();
-    let mode = if faulty!(settings, OneWayOpen) { Mode::TwoWay } else { conversation.mode };
     let (name, topic) = match kind {
         PortalKind::Hub if faulty!(settings, HubUnnamed) => (String::new(), Some(hub_topic(patients))),
         PortalKind::Hub => (conversation.name.as_str().to_owned(), Some(hub_topic(patients))),
@@ -36,7 +35,7 @@ pub(crate) fn room_request(
         "visibility": "private",
         "creation_content": { "m.federate": kind == PortalKind::Hub },
         "name": name,
-        "power_level_content_override": levels(people, mode),
+        "power_level_content_override": levels(people, conversation.mode),
         "initial_state": [
             state("m.room.encryption", json!({ "algorithm": "m.megolm.v1.aes-sha2" })),
             state("m.room.history_visibility", json!({ "history_visibility": "shared" })),

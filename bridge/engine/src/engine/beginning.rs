@@ -12,6 +12,7 @@ use parlour_domain::{ConversationId, Mode, NewConversation, PersonId, PortalId};
 use tokio::{sync::watch, time::Instant};
 
 use super::{Core, Engine, EngineError};
+use crate::faults::faulty;
 use crate::store::{Begun, Request, StoreError};
 
 impl Core {
@@ -46,6 +47,8 @@ impl Engine {
         new: &NewConversation,
         request: Option<Request<'_>>,
     ) -> Result<ConversationId, EngineError> {
+        let mode = if faulty!(self.core.settings, OneWayOpen) { Mode::TwoWay } else { new.mode };
+        let new = &NewConversation { mode, ..new.clone() };
         let id = ConversationId::from_bytes(self.core.ghosts.chance.bytes());
         let portal = || PortalId::from_bytes(self.core.ghosts.chance.bytes());
         let spokes = new.patients.iter().map(|patient| (portal(), Some(patient.clone())));
