@@ -47,6 +47,14 @@ impl Caller {
         Some((status, answer.json().await.ok()?))
     }
 
+    /// Asks for a mode: status and body. None when nobody answers.
+    pub async fn switch(&self, id: &str, mode: &str) -> Option<(u16, Value)> {
+        let request = self.http.patch(format!("{}/{id}", self.url)).bearer_auth(&self.token);
+        let answer = request.json(&json!({ "mode": mode })).send().await.ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.json().await.ok()?))
+    }
+
     /// A conversation as it stands.
     pub async fn one(&self, id: &str) -> Value {
         let asked = self.http.get(format!("{}/{id}", self.url)).bearer_auth(&self.token).send().await;

@@ -175,6 +175,8 @@ impl Core {
         // Without the place nothing tells whose devices have changed: who wakes asks for all.
         self.ghosts.machines.put_all_to_sleep().await;
         self.read_all_back().await?;
+        // It may lack what nobody has said, but rooms were set to.
+        self.store.all_are_to_be_set().await?;
         Ok(self.store.caught_up(place).await?)
     }
 

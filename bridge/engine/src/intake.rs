@@ -64,8 +64,7 @@ impl Event {
     /// The mode that holds in the room from here on, when it says who may write. Only the bot may say so.
     pub(crate) fn sets_mode(&self) -> Option<Mode> {
         let says = self.event_type == "m.room.power_levels" && self.state_key.as_deref() == Some("");
-        // Nothing said is 0 (Matrix v1.19 client-server §m.room.power_levels).
-        says.then(|| mode_of(self.content["events_default"].as_i64().unwrap_or(0)))
+        says.then(|| mode_in(&self.content))
     }
 
     /// The leg that it says it is. It counts only in events of our own users.
@@ -83,6 +82,11 @@ impl Event {
             _ => None,
         }
     }
+}
+
+/// The mode that the content of power levels comes to (Matrix v1.19 client-server §m.room.power_levels: nothing said is 0).
+pub(crate) fn mode_in(levels: &Value) -> Mode {
+    mode_of(levels["events_default"].as_i64().unwrap_or(0))
 }
 
 /// The events of a transaction. One that cannot be read is kept under a digest of its bytes, and spoils no other;

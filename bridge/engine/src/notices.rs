@@ -97,11 +97,10 @@ pub(crate) const LANES: &str = "This reply goes to the patient it answers and to
 pub(crate) fn switched(kind: PortalKind, mode: Mode) -> &'static str {
     match (kind, mode) {
         (PortalKind::Hub, Mode::OneWay) => {
-            "Responses are switched off: from now on only this conversation's owner and named senders write here; \
-             everybody else, patients too, can read."
+            "Responses are switched off: from now on only this conversation's owner writes here, and everybody else reads."
         }
         (PortalKind::Hub, Mode::TwoWay) => {
-            "Responses are switched on: from now on everybody who takes part can write, patients too."
+            "Responses are switched on: from now on everybody who takes part in this conversation can write."
         }
         (PortalKind::Spoke, Mode::OneWay) => {
             "From now on only the practice writes in this conversation. You can go on reading it."

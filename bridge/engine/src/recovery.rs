@@ -11,7 +11,7 @@
 
 use std::sync::atomic::Ordering;
 
-use parlour_domain::{PortalId, Timestamp};
+use parlour_domain::{PortalId, PortalKind, Timestamp};
 
 use crate::{crypto::CryptoError, engine::Core, store::StoreError};
 
@@ -74,6 +74,11 @@ impl Core {
         let begun: Timestamp = self.clock.now();
         let _nobody_else = self.catching_up.lock().await;
         let read = self.read_all_back().await?;
+        if self.store.homeserver_is_back().await? {
+            self.store.all_are_to_be_set().await?;
+        } else {
+            self.find_modes().await?;
+        }
         let bot = self.ghosts.bot().await?;
         let mut unknown = 0;
         for room_id in self.homeserver.joined_rooms(bot.intent()).await? {
@@ -89,6 +94,21 @@ impl Core {
                 rooms = unknown,
                 "rooms were made after the backup; their conversations must be begun again"
             );
+        }
+        Ok(())
+    }
+
+    /// A conversation that was switched after the backup stays so: its hub tells.
+    async fn find_modes(&self) -> Result<(), CryptoError> {
+        let portals = self.store.portals_made().await?;
+        for hub in portals.iter().filter(|portal| portal.kind() == PortalKind::Hub) {
+            let Some(room_id) = &hub.room_id else { continue };
+            match self.mode_now(room_id).await {
+                Ok(Some(mode)) => self.store.mode_is_found(&hub.conversation, mode, self.clock.now()).await?,
+                Ok(None) => {}
+                Err(error) if error.may_pass() => return Err(error),
+                Err(error) => tracing::error!(portal = %hub.id, %error, "a room does not tell its mode"),
+            }
         }
         Ok(())
     }

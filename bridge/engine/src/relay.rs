@@ -2,6 +2,8 @@
 //!
 //! One file, though past 500 lines: reading, deciding and refusing are one path that is read from top to bottom.
 
+mod room;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
@@ -20,7 +22,6 @@ use crate::{
     engine::Core,
     faults::faulty,
     ghosts::{BOT, NAMESPACE},
-    homeserver::encoded,
     intake::Event,
     keyed::Again,
     notices,
@@ -235,59 +236,6 @@ impl Core {
             code,
             notice: Box::new(notice),
         }))
-    }
-
-    /// An event of the room says who may write from here on: what stands before it was written under the mode of before
-    /// (S16).
-    async fn switched(&self, row: &InboxRow, event: &Event, mode: Mode) -> Result<Outcome, CryptoError> {
-        let portal = self.store.portal(&row.portal).await?;
-        let since = Timestamp::from(event.origin_server_ts);
-        // One that comes late says what held before another.
-        if portal.mode == Some(mode) || since < portal.mode_since {
-            return Ok(Outcome::Nothing);
-        }
-        let words = notices::switched(portal.kind(), mode).to_owned();
-        let notice = self.leg_ids.word(&event.event_id, &portal.id, words, self.clock.now());
-        Ok(Outcome::Switched { event_id: event.event_id.clone(), mode, since, notice: Box::new(notice) })
-    }
-
-    /// Somebody is in a portal: what was held for them goes out.
-    async fn came(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
-        if let Some(Ok(user_id)) = event.state_key.as_deref().map(ruma::UserId::parse)
-            && !self.store.has_joined(&row.portal, &user_id).await?
-        {
-            self.store.joined(&row.portal, &user_id).await?;
-            self.wake_senders(std::slice::from_ref(&row.portal));
-        }
-        Ok(Outcome::Nothing)
-    }
-
-    /// Somebody is no longer in a portal. Nothing more is sent to them, and staff hear of it.
-    async fn left(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
-        let user_id = event.state_key.as_deref().map(ruma::UserId::parse);
-        let Some(Ok(user_id)) = user_id else { return Ok(Outcome::Nothing) };
-        if self.is_in(row, &user_id).await? {
-            // They have come back, and this came late.
-            return Ok(Outcome::Nothing);
-        }
-        let participants = self.store.participants(&row.conversation).await?;
-        let portals = self.store.portals(&row.conversation).await?;
-        let hub = portals.iter().find(|portal| portal.kind() == PortalKind::Hub);
-        let person = participants.iter().find(|p| p.person.user_id == user_id);
-        let notice = hub.zip(person).map(|(hub, person)| {
-            let words = notices::left(person.person.name.as_str());
-            Box::new(self.leg_ids.word(&event.event_id, &hub.id, words, self.clock.now()))
-        });
-        Ok(Outcome::Left { user_id, event_id: event.event_id.clone(), notice })
-    }
-
-    /// Whether somebody is in a portal's room, as the homeserver has it now.
-    async fn is_in(&self, row: &InboxRow, user_id: &ruma::UserId) -> Result<bool, CryptoError> {
-        let Some(room_id) = self.store.portal(&row.portal).await?.room_id else { return Ok(false) };
-        let bot = self.ghosts.bot().await?;
-        let event = format!("m.room.member/{}", encoded(user_id.as_str()));
-        let member = self.homeserver.state(bot.intent(), &room_id, &event).await?;
-        Ok(member.is_some_and(|content| content["membership"] == "join"))
     }
 
     /// Whether legs of this event stand in rooms, though it was not decided about: a backup was restored.

@@ -29,9 +29,10 @@ impl Core {
             return Ok(());
         }
         let portals = self.store.portals_to_set(id).await?;
-        let Some(conversation) = self.store.conversation(id).await?.filter(|_| !portals.is_empty()) else {
+        if portals.is_empty() {
             return Ok(());
-        };
+        }
+        let Some(conversation) = self.store.conversation(id).await? else { return Ok(()) };
         let participants = self.store.participants(id).await?;
         let (mode, participants) = (conversation.mode, &participants);
         let set = portals.into_iter().map(|portal| async move {

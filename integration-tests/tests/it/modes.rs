@@ -4,7 +4,7 @@
 use parlour::{demo::client::Client, run::Extras};
 use parlour_integration_tests::{
     LIMIT, Stage, Talk,
-    crowd::numbers,
+    crowd::{Caller, numbers},
     proxy::Fate,
     put, read,
     requests::{is_transaction, point_of},
@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
 async fn switch(stage: &Stage, by: &Client, talk: &Talk, mode: &str) -> (u16, Value) {
-    let path = format!("/conversations/{}", talk.id());
-    stage.api(Method::PATCH, &path, Some(&token(by)), Some(&json!({ "mode": mode }))).await
+    let caller = Caller::new(&stage.world.public_url(), &token(by));
+    caller.switch(talk.id(), mode).await.expect("an answer")
 }
 
 /// What the homeserver answers to somebody's own `PUT` of an encrypted event.
@@ -33,7 +33,7 @@ async fn is_forbidden(client: &Client, room: &RoomId, id: &str) {
 }
 
 /// How often a word of the bot's stands in somebody's room.
-async fn told(client: &Client, room: &RoomId, words: &str, times: usize) {
+async fn told_times(client: &Client, room: &RoomId, words: &str, times: usize) {
     let counted = client.wait_until(room, LIMIT, |seen| {
         let count = seen.iter().filter(|m| m.msgtype == "m.notice" && m.body.contains(words)).count();
         (count >= times).then_some(count)
@@ -109,9 +109,9 @@ async fn a_conversation_is_switched_and_every_client_is_bound() {
     // Reading, and deleting what is one's own, still work.
     receipt(&ann, &spoke, &message.event_id).await;
     put(&ann, &spoke, &format!("redact/{own}/gone"), json!({})).await;
-    told(&ann, &spoke, "only the practice writes", 1).await;
-    told(&ben, &bens, "only the practice writes", 1).await;
-    told(&kim, &hub, "Responses are switched off", 1).await;
+    told_times(&ann, &spoke, "only the practice writes", 1).await;
+    told_times(&ben, &bens, "only the practice writes", 1).await;
+    told_times(&kim, &hub, "Responses are switched off", 1).await;
     // Asked for again, nothing happens: nobody is told twice.
     let (status, _) = switch(&stage, &murphy, &talk, "one-way").await;
     assert_eq!(status, 200);
@@ -126,9 +126,9 @@ async fn a_conversation_is_switched_and_every_client_is_bound() {
     read(&murphy, &hub, "thank you").await;
     read(&murphy, &hub, "and me").await;
     read(&ann, &spoke, "Kim here").await;
-    told(&ann, &spoke, "you can answer", 1).await;
-    told(&kim, &hub, "Responses are switched on", 1).await;
-    told(&ann, &spoke, "only the practice writes", 1).await;
+    told_times(&ann, &spoke, "you can answer", 1).await;
+    told_times(&kim, &hub, "Responses are switched on", 1).await;
+    told_times(&ann, &spoke, "only the practice writes", 1).await;
     assert_eq!(portal_says(&ann, &spoke).await, "two-way");
     for client in [murphy, kim, ann, ben, cara] {
         client.stop().await;
@@ -181,14 +181,43 @@ async fn what_was_written_before_the_switch_is_delivered() {
     let ((status, _), ()) = tokio::join!(asked, set);
     assert!(status == 200 || status == 202, "{status}");
     read(&murphy, &hub, "just in time").await;
-    told(&ann, &spoke, "only the practice writes", 1).await;
+    told_times(&ann, &spoke, "only the practice writes", 1).await;
     for client in [murphy, ann] {
         client.stop().await;
     }
     stage.close().await;
 }
 
-/// Fifty rooms are switched within five seconds, and back.
+/// An old switch that comes late changes nothing: the room tells what holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_that_comes_late_is_not_believed() {
+    let stage = Stage::open().await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "S16 late", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    assert_eq!(switch(&stage, &murphy, &talk, "one-way").await.0, 200);
+    let late = json!({
+        "event_id": "$late", "room_id": spoke, "sender": stage.bot(), "type": "m.room.power_levels",
+        "state_key": "", "origin_server_ts": 1, "content": { "events_default": 0 },
+    });
+    let hs_token = stage.world.config.homeserver.hs_token.reveal();
+    let body = json!({ "events": [late] }).to_string();
+    // A number that is none, as of no transaction of the homeserver's.
+    let path = "/_matrix/app/v1/transactions/late";
+    assert_eq!(stage.internal(Method::PUT, path, Some(hs_token), Some(body)).await.0, 200);
+    say(&murphy, &hub, "what holds?").await;
+    read(&ann, &spoke, "what holds?").await;
+    let (_, told) =
+        stage.api(Method::GET, &format!("/conversations/{}", talk.id()), Some(&token(&ann)), None).await;
+    assert_eq!(told["mode"], "one-way");
+    told_times(&ann, &spoke, "you can answer", 0).await;
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// Fifty rooms are switched soon, and back.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_rooms_are_switched_soon() {
     const SPOKES: usize = 50;

@@ -10,7 +10,7 @@
 //! | reply to an unmapped event | `arriving::reply_to_an_unmapped_event` |
 //! | clock skew | `clocks::clock_skew_of_a_sender`, `clocks::clock_skew_of_our_own` |
 //! | to-device sent while we were down | `receiving_keys::to_device_sent_while_we_were_down` |
-//! | event before its key | `receiving_keys::event_before_its_key` |
+//! | event before its key | `receiving_keys::event_before_its_key`, and `…_and_before_a_switch` |
 //! | key never comes | `receiving_keys::key_never_comes` |
 //! | key withheld | `receiving_keys::key_withheld` |
 //! | unsigned sender device | `receiving_keys::unsigned_sender_device` |
@@ -29,7 +29,7 @@
 //! | homeserver restart in mid poll | `rooms::homeserver_restart_in_mid_poll` |
 //! | encryption event late or changed | `rooms::encryption_event_late`, `rooms::encryption_event_changed` |
 //! | room upgrade | `rooms::room_upgrade` |
-//! | database restored from yesterday | `going_back::database_restored_from_yesterday`; both together: `backup.rs` |
+//! | database restored from yesterday | `going_back::database_restored_from_yesterday`; a mode: `a_switch_that_…_has_forgotten`; both together: `backup.rs` |
 //! | homeserver database rebuilt | `going_back::homeserver_database_rebuilt`, and `…_while_parlour_is_down`; its numbers: `arriving::homeserver_transaction_numbers_begin_anew` |
 //! | crash after ack before handling | `crashing::crash_after_ack_before_handling` |
 //! | crash between encrypt and PUT | `crashing::crash_between_encrypt_and_put`; all other moments: `crash.rs` |

@@ -1,5 +1,7 @@
 //! The rows: each a promise of the brief, the fault that breaks it, and the attempt.
 
+mod modes;
+
 use futures_util::{FutureExt as _, future::BoxFuture};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -22,9 +24,14 @@ pub(super) fn all(scene: &Scene) -> Vec<BoxFuture<'_, Row>> {
         row("S1", "a browser that forgot its keys reads all of it again", "repairs-all", forgetful(scene)),
         row("S6", "staff only, patients only, or both", "owner-only", who(scene)),
         row("S7", "the conversation has its name", "hub-unnamed", named(scene)),
-        row("S8", "one-way: the patient's own PUT is refused", "one-way-open", one_way(scene)),
-        row("S14", "two-way reply", "answers-lost", two_way(scene)),
-        row("S16", "switched to one-way and back, for every client", "switch-forgotten", switched(scene)),
+        row("S8", "one-way: the patient's own PUT is refused", "one-way-open", modes::one_way(scene)),
+        row("S14", "two-way reply", "answers-lost", modes::two_way(scene)),
+        row(
+            "S16",
+            "switched to one-way and back, for every client",
+            "switch-forgotten",
+            modes::switched(scene),
+        ),
         row("S17", "a reply to one patient reaches no other", "lanes-ignored", lane(scene)),
         row("S17", "a patient learns nothing of another", "hub-name-in-spoke", private(scene)),
     ]
@@ -345,82 +352,6 @@ async fn named(scene: &Scene) -> Evidence {
         return Err("the practice API does not list it by its name".to_owned().into());
     }
     Ok(format!("room {} and the practice API call it {name:?}", room.room_id))
-}
-
-/// Everybody else reads: the homeserver itself refuses what a patient sends, whatever their client.
-async fn one_way(scene: &Scene) -> Evidence {
-    let (murphy, ben) = (&scene.murphy, &scene.ben);
-    let wanted = json!({ "name": "S8 one-way", "mode": "one-way", "staff": [], "patients": [ben.user_id()] });
-    let talk = scene.begin(wanted).await?;
-    let spoke = talk.spoke(ben)?;
-    say(murphy, &talk.hub, "S8 please read this").await?;
-    let message = read(ben, &spoke, "S8 please read this").await?;
-    let path = room_path(&spoke, "send/m.room.encrypted/s8");
-    let body = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
-    let (status, answer) = ben.http().call(Method::PUT, &path, Some(body)).await?;
-    if (status, &answer["errcode"]) != (403, &json!("M_FORBIDDEN")) {
-        return Err(format!("the patient's PUT was answered {status} {}", answer["errcode"]).into());
-    }
-    ben.read(&spoke, &message.event_id).await?;
-    Ok(format!("{} was read, and marked so; the patient's own PUT: {status} M_FORBIDDEN", message.event_id))
-}
-
-/// Responses are switched off and on again: the homeserver itself takes the patient's `PUT`, refuses it, and takes it again.
-async fn switched(scene: &Scene) -> Evidence {
-    let (murphy, ben) = (&scene.murphy, &scene.ben);
-    let wanted =
-        json!({ "name": "S16 switched", "mode": "two-way", "staff": [], "patients": [ben.user_id()] });
-    let talk = scene.begin(wanted).await?;
-    let spoke = talk.spoke(ben)?;
-    let path = format!("/conversations/{}", talk.id);
-    let switch =
-        async |mode: &str| scene.api(murphy, Method::PATCH, &path, Some(&json!({ "mode": mode }))).await;
-    let (status, answer) = scene.api(ben, Method::PATCH, &path, Some(&json!({ "mode": "one-way" }))).await?;
-    if status != 403 {
-        return Err(format!("the patient's own switch was answered {status} {answer}").into());
-    }
-    say(ben, &spoke, "S16 may I answer?").await?;
-    read(murphy, &talk.hub, "S16 may I answer?").await?;
-    switch("one-way").await?;
-    let put = room_path(&spoke, "send/m.room.encrypted/s16");
-    let body = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
-    let (status, answer) = ben.http().call(Method::PUT, &put, Some(body)).await?;
-    if (status, &answer["errcode"]) != (403, &json!("M_FORBIDDEN")) {
-        return Err(
-            format!("switched off, the patient's PUT was answered {status} {}", answer["errcode"]).into()
-        );
-    }
-    say(murphy, &talk.hub, "S16 only I write").await?;
-    let message = read(ben, &spoke, "S16 only I write").await?;
-    ben.read(&spoke, &message.event_id).await?;
-    switch("two-way").await?;
-    say(ben, &spoke, "S16 thank you").await?;
-    let answer = read(murphy, &talk.hub, "S16 thank you").await?;
-    Ok(format!("off: {status} M_FORBIDDEN for the patient's own PUT; on again: {} came", answer.event_id))
-}
-
-/// The patient answers, staff answer that, and both answers point at the right message of their own room.
-async fn two_way(scene: &Scene) -> Evidence {
-    let (murphy, ann) = (&scene.murphy, &scene.ann);
-    let wanted =
-        json!({ "name": "S14 two-way", "mode": "two-way", "staff": [], "patients": [ann.user_id()] });
-    let talk = scene.begin(wanted).await?;
-    let spoke = talk.spoke(ann)?;
-    let asked = say(murphy, &talk.hub, "S14 how are you?").await?;
-    let question = read(ann, &spoke, "S14 how are you?").await?;
-    let answered = ann.reply(&spoke, &question.event_id, "S14 better, thank you").await?;
-    let answer = read(murphy, &talk.hub, "S14 better, thank you").await?;
-    if answer.in_reply_to.as_ref() != Some(&asked) {
-        return Err(
-            format!("the patient's answer answers {:?} instead of {asked}", answer.in_reply_to).into()
-        );
-    }
-    murphy.reply(&talk.hub, &answer.event_id, "S14 good to hear").await?;
-    let last = read(ann, &spoke, "S14 good to hear").await?;
-    if last.in_reply_to.as_ref() != Some(&answered) {
-        return Err(format!("the staff's answer answers {:?} instead of {answered}", last.in_reply_to).into());
-    }
-    Ok(format!("{asked} answered by {} answered by {}", answer.event_id, last.event_id))
 }
 
 /// Staff reply to one patient of two: the other gets what came before and after, and not that.

@@ -68,7 +68,8 @@ impl Engine {
         let standing = if known { Standing::WentBack } else { core.how_it_stands().await? };
         match standing {
             Standing::GoesOn => {}
-            Standing::Lower(place) => core.begin_from(&place).await?,
+            // Boxed, or the whole of it is too deep for the compiler.
+            Standing::Lower(place) => core.begin_from(&place).boxed().await?,
             Standing::WentBack => {
                 core.up_to_date.store(false, Ordering::Relaxed);
                 // What is under way ends; nothing else begins.

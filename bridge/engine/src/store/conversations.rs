@@ -337,13 +337,21 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn portals(&self, id: &ConversationId) -> Result<Vec<Portal>, StoreError> {
-        sqlx::query_as(portals!("WHERE conversation_id = $1 ORDER BY patient_id IS NOT NULL, patient_id"))
-            .bind(id.as_str())
-            .fetch_all(&self.pool)
-            .await?
-            .into_iter()
-            .map(portal)
-            .collect()
+        self.portals_by(
+            portals!("WHERE conversation_id = $1 ORDER BY patient_id IS NOT NULL, patient_id"),
+            id,
+        )
+        .await
+    }
+
+    /// Those portals of a conversation that a statement names.
+    pub(super) async fn portals_by(
+        &self,
+        sql: &'static str,
+        id: &ConversationId,
+    ) -> Result<Vec<Portal>, StoreError> {
+        let rows: Vec<PortalRow> = sqlx::query_as(sql).bind(id.as_str()).fetch_all(&self.pool).await?;
+        rows.into_iter().map(portal).collect()
     }
 
     /// The portals of a conversation that are not ready, the hub last.
@@ -351,15 +359,9 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn unready_portals(&self, id: &ConversationId) -> Result<Vec<Portal>, StoreError> {
-        sqlx::query_as(portals!(
-            "WHERE conversation_id = $1 AND ready = 0 ORDER BY patient_id IS NULL, patient_id"
-        ))
-        .bind(id.as_str())
-        .fetch_all(&self.pool)
-        .await?
-        .into_iter()
-        .map(portal)
-        .collect()
+        let sql =
+            portals!("WHERE conversation_id = $1 AND ready = 0 ORDER BY patient_id IS NULL, patient_id");
+        self.portals_by(sql, id).await
     }
 
     /// The rooms of all portals.

@@ -4,9 +4,9 @@ use parlour_domain::{ConversationId, Mode, PersonId, PortalId, Timestamp};
 
 use super::{
     Portal, Store, StoreError,
-    conversations::{PortalRow, portal, portals},
+    conversations::portals,
     one_row,
-    record::{ledger, ledger_of_request},
+    record::{ledger, ledger_of_conversation},
     transaction::Transaction,
 };
 use crate::{commit_point::CommitPoint, store::InboxRow};
@@ -23,6 +23,16 @@ impl Store {
         by: &PersonId,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
+        self.change_mode(id, mode, Some(by), at).await
+    }
+
+    async fn change_mode(
+        &self,
+        id: &ConversationId,
+        mode: Mode,
+        by: Option<&PersonId>,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let changed = sqlx::query("UPDATE conversations SET mode = $2 WHERE id = $1 AND mode <> $2")
             .bind(id.as_str())
@@ -33,9 +43,23 @@ impl Store {
             self.leave(tx).await?;
             return Ok(false);
         }
-        ledger_of_request(&mut tx, id, by, "mode-asked", Some(mode.as_str()), at).await?;
+        let what = if by.is_some() { "mode-asked" } else { "mode-found" };
+        ledger_of_conversation(&mut tx, id, by, what, Some(mode.as_str()), at).await?;
         self.commit(tx, CommitPoint::ModeKept).await?;
         Ok(true)
+    }
+
+    /// The database is older than its rooms, and one of them tells which mode the conversation has: it is not switched back.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing is changed.
+    pub async fn mode_is_found(
+        &self,
+        id: &ConversationId,
+        mode: Mode,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.change_mode(id, mode, None, at).await.map(drop)
     }
 
     /// The portals of a conversation whose rooms were set to another mode than its own, the hub last.
@@ -43,15 +67,11 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn portals_to_set(&self, id: &ConversationId) -> Result<Vec<Portal>, StoreError> {
-        let rows: Vec<PortalRow> = sqlx::query_as(portals!(
-            "WHERE conversation_id = $1 AND room_id IS NOT NULL
-                 AND mode_set <> (SELECT c.mode FROM conversations c WHERE c.id = $1)
+        let sql = portals!(
+            "WHERE conversation_id = $1 AND mode_set <> (SELECT c.mode FROM conversations c WHERE c.id = $1)
              ORDER BY patient_id IS NULL, patient_id"
-        ))
-        .bind(id.as_str())
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter().map(portal).collect()
+        );
+        self.portals_by(sql, id).await
     }
 
     /// A portal's room was set to a mode.
@@ -62,6 +82,15 @@ impl Store {
         let set = sqlx::query("UPDATE portals SET mode_set = $2 WHERE id = $1");
         let set = set.bind(id.as_str()).bind(mode.as_str());
         one_row("portals", &self.alone(CommitPoint::ModeSet, set).await?)
+    }
+
+    /// What rooms were set to is not known any more: each is to be set to its conversation's mode again.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn all_are_to_be_set(&self) -> Result<(), StoreError> {
+        let forgotten = sqlx::query("UPDATE portals SET mode_set = '' WHERE room_id IS NOT NULL");
+        self.alone(CommitPoint::ModeSet, forgotten).await.map(drop)
     }
 
     /// In how many rooms of a conversation another mode holds than its own.

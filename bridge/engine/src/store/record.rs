@@ -96,30 +96,7 @@ pub(super) async fn map(
     Ok(())
 }
 
-/// One more line in the ledger, of what somebody asked for by the practice API.
-pub(super) async fn ledger_of_request(
-    tx: &mut Transaction,
-    conversation: &ConversationId,
-    by: &PersonId,
-    what: &'static str,
-    code: Option<&str>,
-    at: Timestamp,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO ledger (seq, at, conversation_id, by_id, what, code)
-         SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5 FROM ledger",
-    )
-    .bind(at.millis())
-    .bind(conversation.as_str())
-    .bind(by.as_str())
-    .bind(what)
-    .bind(code)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// One more line in the ledger.
+/// One more line in the ledger: what became of an event.
 pub(super) async fn ledger(
     tx: &mut Transaction,
     conversation: &ConversationId,
@@ -129,14 +106,46 @@ pub(super) async fn ledger(
     code: Option<&str>,
     at: Timestamp,
 ) -> Result<(), StoreError> {
+    let about = About { event_id: Some(event_id), message, by: None };
+    line(tx, conversation, about, what, code, at).await
+}
+
+/// One more line in the ledger: what became of a conversation, and who asked for it.
+pub(super) async fn ledger_of_conversation(
+    tx: &mut Transaction,
+    conversation: &ConversationId,
+    by: Option<&PersonId>,
+    what: &'static str,
+    code: Option<&str>,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    line(tx, conversation, About { event_id: None, message: None, by }, what, code, at).await
+}
+
+/// What a line in the ledger is about.
+struct About<'a> {
+    event_id: Option<&'a EventId>,
+    message: Option<&'a MessageId>,
+    by: Option<&'a PersonId>,
+}
+
+async fn line(
+    tx: &mut Transaction,
+    conversation: &ConversationId,
+    about: About<'_>,
+    what: &'static str,
+    code: Option<&str>,
+    at: Timestamp,
+) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO ledger (seq, at, conversation_id, event_id, message_id, what, code)
-         SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6 FROM ledger",
+        "INSERT INTO ledger (seq, at, conversation_id, event_id, message_id, by_id, what, code)
+         SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6, $7 FROM ledger",
     )
     .bind(at.millis())
     .bind(conversation.as_str())
-    .bind(event_id.as_str())
-    .bind(message.map(MessageId::as_str))
+    .bind(about.event_id.map(EventId::as_str))
+    .bind(about.message.map(MessageId::as_str))
+    .bind(about.by.map(PersonId::as_str))
     .bind(what)
     .bind(code)
     .execute(&mut **tx)

@@ -129,8 +129,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn portals_made(&self) -> Result<Vec<Portal>, StoreError> {
-        let sql = "SELECT id, conversation_id, patient_id, room_id, attempted, mode, mode_since FROM portals
-                   WHERE room_id IS NOT NULL ORDER BY id";
+        let sql = conversations::portals!("WHERE room_id IS NOT NULL ORDER BY id");
         sqlx::query_as(sql).fetch_all(&self.pool).await?.into_iter().map(conversations::portal).collect()
     }
 

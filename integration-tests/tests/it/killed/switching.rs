@@ -124,9 +124,8 @@ async fn switching(database: Option<String>) {
 
 /// Asks for a mode; nobody may hear the answer. Its status.
 async fn ask(trial: &Trial, murphy: &Client, talk: &Talk, mode: &str) -> Option<u16> {
-    let url = format!("{}/_parlour/v1/conversations/{}", trial.public_url(), talk.id());
-    let asking = reqwest::Client::new().patch(url).bearer_auth(token(murphy)).json(&json!({ "mode": mode }));
-    asking.send().await.ok().map(|answer| answer.status().as_u16())
+    let caller = Caller::new(&trial.public_url(), &token(murphy));
+    caller.switch(talk.id(), mode).await.map(|(status, _)| status)
 }
 
 async fn is_switched(trial: &Trial, books: &Books, talk: &Talk, mode: &'static str, place: &str) {

@@ -6,15 +6,21 @@ use std::{
 };
 
 use parlour::demo::client::{Client, Message, Reading, Shield};
-use parlour_integration_tests::{LIMIT, books::Books, proxy::Fate, read, refusal, say, trial::Trial};
+use parlour_integration_tests::{
+    LIMIT, Talk, books::Books, crowd::Caller, proxy::Fate, read, refusal, room_path, say, token, trial::Trial,
+};
+use reqwest::Method;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId};
-use tokio::time::{Instant, timeout};
+use serde_json::json;
+use tokio::time::{Duration, Instant, sleep, timeout};
 
 use super::all_that_stands;
 use crate::{
     backup::{Scene, back_up, of_others, scene},
     crash::PROGRAM,
 };
+
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The device that encrypted each message, by its sender.
 fn devices(messages: &[Message]) -> BTreeSet<String> {
@@ -294,6 +300,98 @@ async fn a_homeserver_that_counts_from_a_lower_place_was_not_put_back() {
     assert!(!log.contains("put back from a copy"), "{log}");
     all_that_stands(&ann, &spoke, &["before", "meanwhile"]).await;
     all_that_stands(&murphy, &hub, &["Ann after"]).await;
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    trial.close().await;
+}
+
+/// What holds in a patient's room, for every client.
+async fn is_read_only(trial: &Trial, ann: &Client, spoke: &RoomId) {
+    let levels = room_path(spoke, "state/m.room.power_levels");
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let (status, levels) = ann.http().call(Method::GET, &levels, None).await.expect("an answer");
+        if status == 200 && levels["events_default"] == 50 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status} {levels}: {}", trial.last_words());
+        sleep(LOOK).await;
+    }
+    let (status, _) = ann
+        .http()
+        .call(Method::PUT, &room_path(spoke, "send/m.room.encrypted/x"), Some(json!({})))
+        .await
+        .expect("an answer");
+    assert_eq!(status, 403);
+}
+
+/// Waits until the mode of a conversation holds in all its rooms.
+async fn is_one_way(trial: &Trial, caller: &Caller, talk: &Talk) {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let told = caller.one(talk.id()).await;
+        if (&told["mode"], &told["switching"]) == (&json!("one-way"), &json!(0)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{told}: {}", trial.last_words());
+        sleep(LOOK).await;
+    }
+}
+
+/// A conversation that was switched since the copy of Parlour's database was made stays so, and the bot says it once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_that_the_database_has_forgotten() {
+    let Scene { mut trial, murphy, ann, talk } = scene(None).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(trial.person("ann")));
+    let copy = trial.data.join("yesterday");
+    back_up(&trial, &copy).await;
+    let caller = Caller::new(&trial.public_url(), &token(&murphy));
+    assert_eq!(caller.switch(talk.id(), "one-way").await.expect("an answer").0, 200);
+    say(&murphy, &hub, "only read").await;
+    read(&ann, &spoke, "only read").await;
+    trial.quiet().await;
+    trial.kill_parlour().await;
+    put_parlour_back(&trial, &copy);
+    trial.start_parlour().await;
+    is_one_way(&trial, &caller, &talk).await;
+    is_read_only(&trial, &ann, &spoke).await;
+    say(&murphy, &hub, "again").await;
+    read(&ann, &spoke, "again").await;
+    trial.quiet().await;
+    let messages = ann.messages(&spoke).await.expect("messages");
+    let told = messages.iter().filter(|m| m.body.contains("only the practice writes")).count();
+    assert_eq!(told, 1, "{messages:?}");
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    trial.close().await;
+}
+
+/// A homeserver that was put back has its rooms as they were: they are switched once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_that_the_homeserver_has_forgotten() {
+    let Scene { mut trial, murphy, ann, talk } = scene(None).await;
+    let spoke = talk.spoke(trial.person("ann"));
+    trial.quiet().await;
+    let copy = trial.data.join("copy");
+    trial.kill_homeserver().await;
+    trial.copy_homeserver(&copy);
+    trial.start_homeserver().await;
+    trial.travels().await;
+    let caller = Caller::new(&trial.public_url(), &token(&murphy));
+    assert_eq!(caller.switch(talk.id(), "one-way").await.expect("an answer").0, 200);
+    trial.quiet().await;
+    trial.kill_parlour().await;
+    trial.kill_homeserver().await;
+    trial.put_homeserver_back(&copy);
+    trial.start_homeserver().await;
+    let path = room_path(&spoke, "state/m.room.power_levels");
+    let (_, levels) = ann.http().call(Method::GET, &path, None).await.expect("an answer");
+    assert_ne!(levels["events_default"], 50, "it has forgotten");
+    trial.start_parlour().await;
+    is_read_only(&trial, &ann, &spoke).await;
+    is_one_way(&trial, &caller, &talk).await;
     for client in [murphy, ann] {
         client.stop().await;
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use parlour::{demo::client::Client, run::Extras};
 use parlour_integration_tests::{
     LIMIT, Stage,
+    crowd::Caller,
     proxy::{Fate, Kept, Proxy},
-    put, read, refusal, room_path, say,
+    put, read, refusal, room_path, say, token,
 };
 use reqwest::Method;
 use ruma::{EventId, OwnedEventId, RoomId, event_id};
@@ -81,6 +82,32 @@ async fn event_before_its_key() {
     assert_eq!(heard(&ann, &spoke).await, ["before", "Kim goes on", "early", "next"]);
     assert_eq!(told(&murphy, &hub).await, 0);
     end([murphy, kim, ann], stage).await;
+}
+
+/// The homeserver took it while the conversation was two-way.
+#[tokio::test(flavor = "multi_thread")]
+async fn event_before_its_key_and_before_a_switch() {
+    let stage = Stage::open().await;
+    let proxy = Proxy::start(stage.world.place.homeserver).await.expect("a proxy");
+    let url = format!("http://127.0.0.1:{}", proxy.port());
+    let (murphy, ann) =
+        (stage.sign_in("murphy").await, stage.device_through(&url, "ann", "first", false).await);
+    let talk = stage.begin(&murphy, "early, and switched", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&ann, &spoke, "before").await;
+    read(&murphy, &hub, "before").await;
+    let (_, keys) = say_without_its_key(&ann, &proxy, &spoke, "just in time").await;
+    let caller = Caller::new(&stage.world.public_url(), &token(&murphy));
+    let (status, told) = caller.switch(talk.id(), "one-way").await.expect("an answer");
+    assert_eq!((status, &told["switching"]), (200, &json!(0)), "{told}");
+    assert_eq!(heard(&murphy, &hub).await.iter().filter(|words| *words == "just in time").count(), 0);
+    for key in keys {
+        let body: Value = serde_json::from_str(&key.body).expect("JSON");
+        let (status, answer) = ann.http().call(Method::PUT, &key.path, Some(body)).await.expect("an answer");
+        assert_eq!(status, 200, "{answer}");
+    }
+    read(&murphy, &hub, "just in time").await;
+    end([murphy, ann], stage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

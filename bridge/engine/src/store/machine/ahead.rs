@@ -6,7 +6,7 @@ use std::{
 };
 
 use ruma::{OwnedRoomId, OwnedUserId};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, FromRow, any::AnyRow};
 
 use super::{
     MachineStore,
@@ -98,12 +98,7 @@ impl MachineStore {
         let questions = words.into_iter().map(|word| (format!("{}/{word}", kind.0), word));
         let (unknown, asked_at) = self.store.remembered.unanswered(&self.machine, questions);
         for some in unknown.chunks(lists::MOST) {
-            let sql = with_list(select, 3, some.len(), "");
-            let mut query = sqlx::query_as(AssertSqlSafe(sql)).bind(&self.machine).bind(kind.0);
-            for (_, word) in padded(some) {
-                query = query.bind(word);
-            }
-            let rows: Vec<(String, String, Vec<u8>)> = query.fetch_all(&self.store.pool).await?;
+            let rows: Vec<(String, String, Vec<u8>)> = self.ask(select, Some(kind), some).await?;
             let mut of: HashMap<String, Vec<(String, Vec<u8>)>> = HashMap::new();
             for (word, name, value) in rows {
                 of.entry(word).or_default().push((name, value));
@@ -186,6 +181,28 @@ impl MachineStore {
         Ok(present)
     }
 
+    /// The rows of a kind, or of a table without kinds, that stand under these words, each given after its question.
+    async fn ask<R>(
+        &self,
+        select: &str,
+        kind: Option<Kind>,
+        some: &[(String, String)],
+    ) -> Result<Vec<R>, StoreError>
+    where
+        R: for<'r> FromRow<'r, AnyRow> + Send + Unpin,
+    {
+        let first = 2 + usize::from(kind.is_some());
+        let sql = with_list(select, first, some.len(), "");
+        let mut query = sqlx::query_as(AssertSqlSafe(sql)).bind(&self.machine);
+        if let Some(kind) = kind {
+            query = query.bind(kind.0);
+        }
+        for (_, word) in padded(some) {
+            query = query.bind(word);
+        }
+        Ok(query.fetch_all(&self.store.pool).await?)
+    }
+
     /// Those of these words, each given after the question that its absence answers, that a statement finds. Of the others
     /// it is remembered that there is nothing, until there is.
     async fn present(
@@ -197,16 +214,7 @@ impl MachineStore {
         let (unknown, asked_at) = self.store.remembered.unanswered(&self.machine, words.into_iter());
         let mut present = HashSet::new();
         for some in unknown.chunks(lists::MOST) {
-            let first = 2 + usize::from(kind.is_some());
-            let mut query = sqlx::query_as(AssertSqlSafe(with_list(select, first, some.len(), "")));
-            query = query.bind(&self.machine);
-            if let Some(kind) = kind {
-                query = query.bind(kind.0);
-            }
-            for (_, word) in padded(some) {
-                query = query.bind(word);
-            }
-            let rows: Vec<(String,)> = query.fetch_all(&self.store.pool).await?;
+            let rows: Vec<(String,)> = self.ask(select, kind, some).await?;
             let found: HashSet<_> = rows.into_iter().map(|(word,)| word).collect();
             let missing = some.iter().filter(|(_, word)| !found.contains(word));
             let missing = missing.map(|(question, _)| (question.clone(), Rows::default()));
