@@ -121,8 +121,8 @@ impl Machine {
 
     /// Takes in what is new in the device's inbox: keys, device lists, key counts. Where it is told when the homeserver has
     /// much to do, it waits for it at most half a minute, and not any longer when it has: Synapse looks whether there is
-    /// something at each event in each room of the bot's. The place up to which it was read is kept with what it brought. With `others`, they hear
-    /// of changed devices too: the bot's inbox is the one that speaks for all.
+    /// something at each event in each room of the bot's. The place up to which it was read is kept with what it brought.
+    /// With `others`, they hear of changed devices too: the bot's inbox is the one that speaks for all.
     ///
     /// # Errors
     /// When the homeserver or a store fails; then the same news comes again.

@@ -12,8 +12,10 @@ use parlour_domain::{ConversationId, Mode, NewConversation, PersonId, PortalId};
 use tokio::{sync::watch, time::Instant};
 
 use super::{Core, Engine, EngineError};
-use crate::faults::faulty;
-use crate::store::{Begun, Request, StoreError};
+use crate::{
+    faults::faulty,
+    store::{Begun, Request, StoreError},
+};
 
 impl Core {
     /// Something about a conversation has changed that somebody may be looking at: how far its making has come, or its
@@ -47,8 +49,13 @@ impl Engine {
         new: &NewConversation,
         request: Option<Request<'_>>,
     ) -> Result<ConversationId, EngineError> {
-        let mode = if faulty!(self.core.settings, OneWayOpen) { Mode::TwoWay } else { new.mode };
-        let new = &NewConversation { mode, ..new.clone() };
+        let forgotten;
+        let new = if faulty!(self.core.settings, OneWayOpen) {
+            forgotten = NewConversation { mode: Mode::TwoWay, ..new.clone() };
+            &forgotten
+        } else {
+            new
+        };
         let id = ConversationId::from_bytes(self.core.ghosts.chance.bytes());
         let portal = || PortalId::from_bytes(self.core.ghosts.chance.bytes());
         let spokes = new.patients.iter().map(|patient| (portal(), Some(patient.clone())));
