@@ -6,7 +6,8 @@
 //! the one and the other it neither sends nor looks for, until another one fails. So:
 //!
 //! - Up to some place in the bot's `/sync` everything is known, for certain. After every break, two seconds later, and
-//!   every ten seconds, the bot asks for everything that was said since, and goes on from there ([`Core::catch_up`]).
+//!   every ten seconds, the bot asks for everything that was said since, and goes on from there ([`Core::catch_up`]). While
+//!   the homeserver has much to do for us, which would be told anew as well, it asks every thirty.
 //! - After a break no transaction is taken before that, so that nothing overtakes what it brings.
 //! - A transaction whose number is not the next is refused once ([`Sequence`]): the homeserver then sends the oldest that it
 //!   has, which is the one it had lost sight of.

@@ -190,8 +190,6 @@ pub struct Engine {
     relays: Keyed<ConversationId>,
     sender: Sender,
     makers: Keyed<ConversationId>,
-    /// Whether the last look into the bot's inbox was given up.
-    gave_up: AtomicBool,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -258,7 +256,6 @@ impl Engine {
             relays: Keyed::new(),
             sender: Sender::new(),
             makers: Keyed::new(),
-            gave_up: AtomicBool::new(false),
             tasks: Mutex::default(),
         });
         let mut tasks = engine.tasks.lock().await;

@@ -24,8 +24,6 @@ use crate::{
 /// So long the homeserver may take to make a room, by far, when nobody waits for it any more; with all turns of those who
 /// make taken, it takes a second or two.
 const LONGEST_MAKING_MILLIS: i64 = 10_000;
-/// How many portals are in hand at once: more than there are turns, so that no turn waits for a commit.
-const IN_HAND: usize = MAKING + MAKING / 2;
 /// How soon it is looked again whether the homeserver has made a room.
 const SOON: Duration = Duration::from_millis(500);
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
@@ -104,7 +102,7 @@ impl Core {
         for portals in [spokes, hub] {
             let mut waiting = portals.into_iter();
             let mut in_hand: FuturesUnordered<_> =
-                waiting.by_ref().take(IN_HAND).map(|portal| self.make_portal(&job, portal)).collect();
+                waiting.by_ref().take(MAKING).map(|portal| self.make_portal(&job, portal)).collect();
             while let Some(made) = in_hand.next().await {
                 match made {
                     Ok(Progress::Done) => {}

@@ -21,6 +21,7 @@ use parlour_domain::{PersonId, Role};
 use parlour_engine::CommitPoint;
 use parlour_integration_tests::{
     LIMIT, Talk,
+    crowd::Caller,
     devices::{Equipment, equip},
 };
 use reqwest::Method;
@@ -66,6 +67,32 @@ pub struct Practice {
     homeserver: Homeserver,
     parlour: Process,
     folder: TempDir,
+}
+
+/// What Parlour and the homeserver had used of the processor at some moment.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    parlour: Cpu,
+    homeserver: Cpu,
+}
+
+/// The processor time that they used between two moments.
+#[derive(Clone, Copy, Debug)]
+pub struct Used {
+    /// Parlour's process.
+    pub parlour: Duration,
+    /// The homeserver's.
+    pub homeserver: Duration,
+}
+
+impl Usage {
+    /// What was used since an earlier moment.
+    pub fn since(&self, before: &Self) -> Used {
+        Used {
+            parlour: self.parlour.since(&before.parlour),
+            homeserver: self.homeserver.since(&before.homeserver),
+        }
+    }
 }
 
 struct Process {
@@ -172,6 +199,11 @@ impl Practice {
         self.parlour.pid
     }
 
+    /// What Parlour and the homeserver have used of the processor so far.
+    pub fn used(&self) -> Usage {
+        Usage { parlour: Cpu::of(self.parlour.pid), homeserver: Cpu::of(self.homeserver.pid()) }
+    }
+
     /// One of the demo's people, by a word of the name.
     pub fn person(&self, name: &str) -> &DemoPerson {
         self.demo.iter().find(|person| person.is_meant_by(name)).expect("a person of this name")
@@ -217,23 +249,18 @@ impl Practice {
         };
         let (staff, patients) = (ids(&mut staff.iter().copied()), ids(&mut patients.iter()));
         let wanted = json!({ "name": name, "mode": "two-way", "staff": staff, "patients": patients });
-        let url = format!("http://127.0.0.1:{}/_parlour/v1/conversations", self.place.public);
-        let mut asking = self.http.post(&url).json(&wanted);
-        let deadline = Instant::now() + LONG;
-        loop {
-            let answer = asking.bearer_auth(token).send().await.expect("an answer");
-            let status = answer.status();
-            let told: Value = answer.json().await.expect("JSON");
-            assert!(status.is_success(), "{status} {told}");
-            if told["ready"] == true {
-                return Talk { told };
-            }
-            assert!(Instant::now() < deadline, "the conversation is made: {}", self.log());
-            // Parlour tells of no such moment by itself.
-            sleep(POLL).await;
-            let id = told["id"].as_str().expect("an id");
-            asking = self.http.get(format!("{url}/{id}"));
+        let caller = Caller::new(&format!("http://127.0.0.1:{}", self.place.public), token);
+        let (status, told) = caller.begin(&wanted, None).await.expect("an answer");
+        assert!((200..300).contains(&status), "{status} {told}");
+        let id = told["id"].as_str().expect("an id");
+        let mut events = caller.listen(id).await.expect("a stream");
+        let mut is_made = false;
+        while !is_made {
+            let event = events.next().await;
+            assert!(event.is_some(), "the conversation is made: {}", self.log());
+            is_made = event.is_some_and(|event| event["ready"] == true);
         }
+        Talk { told: caller.one(id).await }
     }
 
     /// The homeserver's API as the bot; its answer.
@@ -298,14 +325,14 @@ impl Practice {
     /// Waits until nothing goes over the wire, and neither Parlour nor the homeserver is busy. It asks Parlour nothing.
     pub async fn is_still(&self) {
         let deadline = Instant::now() + LIMIT * 3;
-        let used = || [self.parlour.pid, self.homeserver.pid()].map(Cpu::of);
-        let (mut before, mut calm) = (used(), 0);
+        let (mut before, mut calm) = (self.used(), 0);
         while calm < WINDOWS && Instant::now() < deadline {
             sleep(WINDOW).await;
-            let now = used();
-            let spent: Duration = now.iter().zip(&before).map(|(now, before)| now.since(before)).sum();
+            let now = self.used();
+            let Used { parlour, homeserver } = now.since(&before);
             let still = |tap: &Tap| tap.still_for().is_some_and(|since| since >= STILL);
-            let is_calm = spent < CALM && still(&self.to_homeserver) && still(&self.to_parlour);
+            let is_calm =
+                parlour + homeserver < CALM && still(&self.to_homeserver) && still(&self.to_parlour);
             calm = if is_calm { calm + 1 } else { 0 };
             before = now;
         }

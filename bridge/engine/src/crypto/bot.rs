@@ -17,7 +17,7 @@ use matrix_sdk_crypto::{
 };
 use parlour_domain::rules::SenderTrust;
 use ruma::{
-    OwnedUserId, RoomId, UserId,
+    OwnedUserId, RoomId, UInt, UserId,
     api::client::{
         filter::{Filter, FilterDefinition, RoomEventFilter},
         sync::sync_events,
@@ -300,6 +300,8 @@ fn inbox_filter(is_first: bool) -> FilterDefinition {
     filter.presence = Filter::ignore_all();
     filter.account_data = Filter::ignore_all();
     filter.room.timeline = RoomEventFilter::ignore_all();
+    // Synapse reads so many events of each room before it leaves them all out.
+    filter.room.timeline.limit = Some(UInt::from(1_u8));
     filter.room.state = RoomEventFilter::ignore_all();
     filter.room.ephemeral = RoomEventFilter::ignore_all();
     filter.room.account_data = RoomEventFilter::ignore_all();

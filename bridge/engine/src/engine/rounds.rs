@@ -16,16 +16,52 @@ use crate::{
     store::StoreError,
 };
 
-/// How long it takes until the bot's inbox is looked into again while the homeserver has much to do for us.
-const WHILE_CROWDED: Duration = Duration::from_millis(250);
+/// How long it takes at least and at most until the bot's inbox is looked into again while the homeserver has much to do for
+/// us …
+const WHILE_CROWDED: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
+/// … and in between so many times as long as the last look: where rooms are made, each costs the homeserver a look at all
+/// that are new.
+const PAUSE_A_LOOK: u32 = 10;
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 /// How often it is looked who has come, while somebody is waited for.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 /// How long the homeserver may take for what it does by itself after a refusal.
 const QUIET: Duration = Duration::from_secs(2);
-/// How late a message is at most that the homeserver has lost sight of. The question costs it some milliseconds.
+/// How late a message is at most that the homeserver has lost sight of, unless it has much to do. The question costs it some
+/// milliseconds, and more for each event that is new.
 const BETWEEN_QUESTIONS: Duration = Duration::from_secs(10);
 const QUESTIONS_A_LOOK: u32 = 6;
+/// So many times in a row it is not asked while the homeserver has much to do for us: it would look at every new event again.
+const MOST_POSTPONED: u32 = 2;
+
+/// How the bot's inbox is looked into.
+#[derive(Default)]
+struct Looking {
+    /// Whether the last look was given up.
+    gave_up: bool,
+    /// How long the last one took that did not wait for anything.
+    took: Duration,
+}
+
+impl Looking {
+    /// How long until the next look while the homeserver has much to do for us.
+    fn pause(&self) -> Duration {
+        (self.took * PAUSE_A_LOOK).clamp(WHILE_CROWDED[0], WHILE_CROWDED[1])
+    }
+}
+
+/// How often in a row what may have been missed was not asked for.
+#[derive(Default)]
+struct Postponed(u32);
+
+impl Postponed {
+    /// Whether it is left for the next time: not for long, and never when there is reason to ask.
+    fn again(&mut self, has_reason: bool, is_crowded: bool) -> bool {
+        let again = is_crowded && !has_reason && self.0 < MOST_POSTPONED;
+        self.0 = if again { self.0 + 1 } else { 0 };
+        again
+    }
+}
 
 /// Begins all rounds.
 pub(super) fn begin(tasks: &mut JoinSet<()>, engine: &Arc<Engine>) {
@@ -116,8 +152,8 @@ impl Engine {
     }
 
     /// One look into the bot's inbox, and what follows from it.
-    async fn receive_once(&self) -> Result<(), EngineError> {
-        match self.look().await {
+    async fn receive_once(&self, looking: &mut Looking) -> Result<(), EngineError> {
+        match self.look(looking).await {
             // The next look deals with it.
             Err(EngineError::Crypto(CryptoError::Database(StoreError::Older))) => {
                 Ok(self.core.notice_restore().await?)
@@ -126,7 +162,7 @@ impl Engine {
         }
     }
 
-    async fn look(&self) -> Result<(), EngineError> {
+    async fn look(&self, looking: &mut Looking) -> Result<(), EngineError> {
         let goes_on = self.core.receiving_since().is_some();
         if !goes_on {
             self.after_a_break().await?;
@@ -136,11 +172,12 @@ impl Engine {
         let is_crowded = goes_on && *crowded.borrow();
         if is_crowded {
             // Keys that come meanwhile are a moment late; whatever else is asked of the homeserver is done sooner.
-            let _ = tokio::time::timeout(WHILE_CROWDED, crowded.wait_for(|crowded| !*crowded)).await;
+            let _ = tokio::time::timeout(looking.pause(), crowded.wait_for(|crowded| !*crowded)).await;
         }
         // A look that was given up is made before another one waits.
-        let waits = goes_on && !is_crowded && !self.gave_up.swap(false, Ordering::Relaxed);
+        let waits = goes_on && !is_crowded && !std::mem::take(&mut looking.gave_up);
         let waits_unless = waits.then_some(crowded);
+        let began = Instant::now();
         let news = match bot.receive(Some(&self.core.ghosts.machines), waits_unless).await {
             Err(error) if !error.may_pass() && self.core.store.homeserver_is_back().await? => {
                 // It was put back once more meanwhile, to where it does not know the bot's device.
@@ -149,10 +186,13 @@ impl Engine {
             }
             news => news?,
         };
+        if !waits {
+            looking.took = began.elapsed();
+        }
         if !goes_on {
             self.come_up_to_date().await?;
         }
-        self.gave_up.store(news.gave_up, Ordering::Relaxed);
+        looking.gave_up = news.gave_up;
         if news.repairs {
             self.core.repairs.notify_one();
         }
@@ -175,9 +215,9 @@ impl Engine {
 
 /// The bot's inbox, looked into for as long as the engine lives.
 async fn receive(engine: Weak<Engine>) {
-    let mut said = false;
+    let (mut said, mut looking) = (false, Looking::default());
     while let Some(engine) = engine.upgrade() {
-        let failed = match AssertUnwindSafe(engine.receive_once()).catch_unwind().await {
+        let failed = match AssertUnwindSafe(engine.receive_once(&mut looking)).catch_unwind().await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("it panicked".to_owned()),
@@ -198,9 +238,11 @@ async fn receive(engine: Weak<Engine>) {
 
 /// What came by no transaction, asked for now and then, and soon after there was a reason.
 async fn catch_up(weak: Weak<Engine>) {
+    let mut postponed = Postponed::default();
     for round in 1_u32.. {
         let Some(core) = weak.upgrade().map(|engine| Arc::clone(&engine.core)) else { return };
-        if tokio::time::timeout(BETWEEN_QUESTIONS, core.trouble.notified()).await.is_ok() {
+        let has_reason = tokio::time::timeout(BETWEEN_QUESTIONS, core.trouble.notified()).await.is_ok();
+        if has_reason {
             tokio::time::sleep(QUIET).await;
         }
         if core.receiving_since().is_none() || *core.stalled.borrow() {
@@ -218,6 +260,10 @@ async fn catch_up(weak: Weak<Engine>) {
             if let Err(error) = looked.await {
                 tracing::warn!(%error, "what waits could not be looked for");
             }
+        }
+        let is_crowded = *core.turns.crowded().borrow();
+        if postponed.again(has_reason, is_crowded) {
+            continue;
         }
         match AssertUnwindSafe(core.catch_up()).catch_unwind().await {
             // What follows from it is the next look's matter.
@@ -322,5 +368,32 @@ async fn look_who_is_there(weak: Weak<Engine>) {
             }
             Err(_) => tracing::error!("looking who is there to read panicked"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Looking, Postponed};
+
+    #[test]
+    fn while_the_homeserver_has_much_to_do_a_look_takes_a_tenth_of_the_time() {
+        for (took, pause) in [(0, 250), (20, 250), (40, 400), (99, 990), (300, 1000), (60_000, 1000)] {
+            let looking = Looking { took: Duration::from_millis(took), ..Looking::default() };
+            assert_eq!(looking.pause(), Duration::from_millis(pause), "{took} ms");
+        }
+    }
+
+    #[test]
+    fn what_may_have_been_missed_is_asked_for_in_the_end() {
+        let mut postponed = Postponed::default();
+        let mut asked = |has_reason, is_crowded| !postponed.again(has_reason, is_crowded);
+        let crowded: Vec<_> = (0..7).map(|_| asked(false, true)).collect();
+        assert_eq!(crowded, [false, false, true, false, false, true, false], "every third time");
+        assert!(asked(true, true), "there is reason to");
+        assert!(!asked(false, true));
+        assert!(asked(false, false), "there is nothing else to do");
+        assert!(!asked(false, true), "it is counted anew");
     }
 }

@@ -6,7 +6,6 @@ use parlour_engine::CommitPoint;
 use parlour_integration_tests::devices::Equipment;
 
 use crate::{
-    machine::Cpu,
     practice::{Practice, Wanted},
     replay::Plan,
     rows::{
@@ -50,6 +49,7 @@ pub async fn measure(context: &mut Context) -> Outcome {
     );
     outcome.note(sides.amounts());
     outcome.note(sides.kinds());
+    outcome.note(last.course());
     outcome
 }
 
@@ -57,11 +57,12 @@ async fn conversation(practice: &Practice, token: &str) -> Round {
     practice.rests().await;
     practice.is_alone().await;
     drop(practice.to_homeserver.take());
-    let (before, began) = (Cpu::of(practice.parlour()), Instant::now());
+    let (before, began) = (practice.used(), Instant::now());
     practice.begin(token, "Flu clinic", &[], &practice.patients).await;
     practice.is_still().await;
-    let cpu = Cpu::of(practice.parlour()).since(&before);
+    let cpu = practice.used().since(&before);
     let mut asked = practice.to_homeserver.take();
+
     // Whoever asks whether it is ready is asked who they are: all but the first of these are the bench's own doing.
     let mut known = false;
     asked.retain(|asked: &Exchange| match asked.point {

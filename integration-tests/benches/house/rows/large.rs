@@ -90,7 +90,7 @@ pub async fn growth(context: &mut Context) -> Outcome {
         for ((size, talk), (_, wall, cpu)) in large.talks.iter().zip(&mut costs) {
             let round = broadcast(&large.practice, &large.author, &talk.hub(), *size, &words(number)).await;
             wall.push(millis(round.wall) / *size as f64);
-            cpu.push(millis(round.cpu) / *size as f64);
+            cpu.push(millis(round.cpu.parlour) / *size as f64);
         }
         say!("growth: round {number} of {rounds}");
     }

@@ -10,8 +10,7 @@ use ruma::{OwnedEventId, RoomId};
 
 use crate::{
     figures::{Figures, millis},
-    machine::Cpu,
-    practice::{Author, Practice},
+    practice::{Author, Practice, Used},
     replay::{Amount, IN_FLIGHT, Plan},
     table::Outcome,
     tap::Exchange,
@@ -23,8 +22,8 @@ pub struct Round {
     pub began: Instant,
     /// From the transaction's first byte to the last answer.
     pub wall: Duration,
-    /// The processor time that Parlour used from before the message until it had come to rest.
-    pub cpu: Duration,
+    /// The processor time that was used from before the message until everything had come to rest.
+    pub cpu: Used,
     /// What Parlour asked of the homeserver meanwhile, its bot's polls left out.
     pub asked: Vec<Exchange>,
 }
@@ -34,10 +33,18 @@ pub struct Round {
 pub struct Sides {
     parlour: Figures,
     cpu: Figures,
-    bare: BTreeMap<usize, Figures>,
+    homeservers_cpu: Figures,
+    bare: BTreeMap<usize, Bare>,
     amounts: Vec<(Amount, Amount)>,
     kinds: BTreeMap<&'static str, usize>,
     legs: usize,
+}
+
+/// What the bare side took at one number in flight: the time on the wall, and the homeserver's processor time.
+#[derive(Default)]
+struct Bare {
+    wall: Figures,
+    homeservers_cpu: Figures,
 }
 
 /// A broadcast may take so long.
@@ -53,17 +60,17 @@ pub async fn broadcast(
 ) -> Round {
     practice.is_alone().await;
     drop((practice.to_homeserver.take(), practice.to_parlour.take()));
-    let before = Cpu::of(practice.parlour());
+    let before = practice.used();
     let event = author.says(hub, words).await;
     let sent = practice.to_homeserver.have_been_sent(legs, LONGEST).await;
     assert!(sent, "{legs} legs are sent: {}", practice.log());
     practice.is_still().await;
-    let cpu = Cpu::of(practice.parlour()).since(&before);
+    let cpu = practice.used().since(&before);
     round(practice, &event, cpu)
 }
 
 /// What went over the wire between a transaction and the last answer.
-fn round(practice: &Practice, event: &OwnedEventId, cpu: Duration) -> Round {
+fn round(practice: &Practice, event: &OwnedEventId, cpu: Used) -> Round {
     let transactions = practice.to_parlour.take();
     let brings =
         |exchange: &&Exchange| String::from_utf8_lossy(&exchange.request.bytes).contains(event.as_str());
@@ -111,7 +118,8 @@ impl Sides {
     /// Parlour's side of a round.
     pub fn parlour(&mut self, round: &Round) {
         self.parlour.took(round.wall);
-        self.cpu.push(millis(round.cpu) / self.legs as f64);
+        self.cpu.push(millis(round.cpu.parlour) / self.legs as f64);
+        self.homeservers_cpu.took(round.cpu.homeserver);
         let mut kinds: BTreeMap<&'static str, usize> = BTreeMap::new();
         for point in round.asked.iter().filter_map(|asked| asked.point) {
             *kinds.entry(point.name()).or_default() += 1;
@@ -136,10 +144,14 @@ impl Sides {
             practice.freeze().await;
             practice.is_alone().await;
             drop(practice.to_homeserver.take());
+            drop(practice.to_parlour.take());
+            let before = practice.used();
             let took = plan.run(practice.to_homeserver.port(), in_flight).await;
-            self.bare.entry(in_flight).or_default().took(took);
+            let bare = self.bare.entry(in_flight).or_default();
+            bare.wall.took(took);
             self.amounts.push((Amount::of(asked), Amount::of(&practice.to_homeserver.take())));
             practice.is_still().await;
+            bare.homeservers_cpu.took(practice.used().since(&before).homeserver);
             practice.thaw().await;
         }
     }
@@ -154,15 +166,21 @@ impl Sides {
 
     /// The wall time against the best of the bare side.
     pub fn against_bare(&self, outcome: &mut Outcome, row: &'static str, what: &str, most: f64) {
-        let best = self.bare.iter().min_by(|a, b| a.1.median().total_cmp(&b.1.median()));
-        let (in_flight, best) = best.map_or((0, f64::NAN), |(in_flight, took)| (*in_flight, took.median()));
+        let best = self.bare.iter().min_by(|a, b| a.1.wall.median().total_cmp(&b.1.wall.median()));
+        let (in_flight, best) =
+            best.map_or((0, f64::NAN), |(in_flight, took)| (*in_flight, took.wall.median()));
         outcome.entry(row, what, self.parlour.median() / best, most, "× bare");
         let unequal = self.amounts.iter().filter(|(parlour, bare)| parlour != bare).count();
         outcome.entry(row, "rounds in which the sides sent different amounts", unequal as f64, 0.0, "rounds");
-        let bare = self.bare.iter().map(|(in_flight, took)| format!("{in_flight} in flight {took}"));
-        let bare = bare.collect::<Vec<_>>().join(", ");
+        let all = |of: fn(&Bare) -> &Figures| {
+            let all = self.bare.iter().map(|(in_flight, took)| format!("{in_flight} in flight {}", of(took)));
+            all.collect::<Vec<_>>().join(", ")
+        };
+        let bare = all(|took| &took.wall);
         outcome.note(format!("Parlour {} ms; bare, best at {in_flight}: {bare} ms", self.parlour));
         outcome.note(format!("own processor time {} ms a leg; {} rounds", self.cpu, self.parlour.count()));
+        let bare = all(|took| &took.homeservers_cpu);
+        outcome.note(format!("the homeserver's processor time {} ms; bare: {bare} ms", self.homeservers_cpu));
     }
 
     /// How much each side sent in a round, and what; both must be equal.
