@@ -31,8 +31,8 @@ const LESS: f64 = 0.8;
 const MUCH_LESS: f64 = 0.5;
 /// How many turns the conversations that are being made may have together: making a room is twenty times the work of a
 /// message, and whoever writes meanwhile waits for what the homeserver has begun, in proportion. With fewer, Synapse looks
-/// for what it has to do about new events more often: measured on two cores, that makes rooms a tenth slower with 8 than with
-/// 16, and 32 save a fiftieth more.
+/// more often for what it has to do about new events: measured for 51 rooms, with 8 turns 170 times, with 16 107, and with
+/// 32 90 times, a dozen statements each time.
 pub(crate) const MAKING: usize = 16;
 
 /// On whose behalf a request is made.

@@ -18,7 +18,7 @@ use crate::{
 
 /// How long it takes at least and at most until the bot's inbox is looked into again while the homeserver has much to do for
 /// us …
-const WHILE_CROWDED: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
+const WHILE_CROWDED: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
 /// … and in between so many times as long as the last look: where rooms are made, each costs the homeserver a look at all
 /// that are new.
 const PAUSE_A_LOOK: u32 = 10;
@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn while_the_homeserver_has_much_to_do_a_look_takes_a_tenth_of_the_time() {
-        for (took, pause) in [(0, 250), (20, 250), (40, 400), (99, 990), (300, 1000), (60_000, 1000)] {
+        for (took, pause) in [(0, 500), (20, 500), (60, 600), (99, 990), (300, 1000), (60_000, 1000)] {
             let looking = Looking { took: Duration::from_millis(took), ..Looking::default() };
             assert_eq!(looking.pause(), Duration::from_millis(pause), "{took} ms");
         }
