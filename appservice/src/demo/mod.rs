@@ -13,6 +13,7 @@ pub mod world;
 
 use std::{
     path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
 };
 
@@ -91,23 +92,22 @@ async fn demo(arguments: &Arguments) -> Result<(), DemoError> {
     let report: &dyn Report = if arguments.json { &AsJson } else { &ToAPerson::new() };
     let data = std::path::absolute(&arguments.data)
         .map_err(|source| DemoError::Folder { path: arguments.data.clone(), source })?;
-    tokio::select! {
-        started = start(&data, arguments, report) => {
-            let mut world = started?;
-            ready(&world, arguments.json).await?;
-            let outcome = tokio::select! {
-                () = asked_to_stop() => Ok(()),
-                gone = world.homeserver.exited() => Err(gone),
-            };
-            if !arguments.json {
-                line("Stopping.");
-            }
-            world.stop().await;
-            outcome
-        }
+    // One for the whole time: a signal between two of them would be nobody's.
+    let mut asked = pin!(asked_to_stop());
+    let mut world = tokio::select! {
+        world = start(&data, arguments, report) => world?,
         // Stopped half way: what was started ends with this process, and the next start goes on.
-        () = asked_to_stop() => Ok(()),
+        () = &mut asked => return Ok(()),
+    };
+    let outcome = tokio::select! {
+        () = &mut asked => Ok(()),
+        gone = world.homeserver.exited() => Err(gone),
+    };
+    if !arguments.json {
+        line("Stopping.");
     }
+    world.stop().await;
+    outcome
 }
 
 async fn start(data: &Path, arguments: &Arguments, report: &dyn Report) -> Result<World, DemoError> {
@@ -118,6 +118,7 @@ async fn start(data: &Path, arguments: &Arguments, report: &dyn Report) -> Resul
         World::start(place, extras, report).await?
     };
     talk::first_conversation(&mut world, report).await?;
+    ready(&world, arguments.json).await?;
     Ok(world)
 }
 
