@@ -80,7 +80,8 @@ fn sizes(kept: &[Kept]) -> BTreeMap<&'static str, Vec<usize>> {
         } else if request.path.contains("/keys/claim") {
             ("claimed", of("one_time_keys").len())
         } else if request.path.contains("/keys/query") {
-            ("asked", of("device_keys").len())
+            // A ghost that has just come asks for its own devices too, once the bot has heard of them.
+            ("asked", of("device_keys").keys().filter(|user_id| !user_id.starts_with("@_parlour_")).count())
         } else {
             ("else", 0)
         };
