@@ -152,8 +152,7 @@ async fn who_writes_while_sixty_rooms_are_made_does_not_wait() {
     let (heard, mut events) = listens.await.expect("heard");
     println!("{} events in {:?}", heard.len(), asked.elapsed());
     let made: Vec<_> = heard.iter().map(|event| event["made"].as_u64().expect("a number")).collect();
-    // Sixteen rooms are made side by side, so that it comes in leaps.
-    assert!(made.is_sorted() && made.len() > 5, "{made:?}");
+    assert!(made.is_sorted() && made.len() > 10, "{made:?}");
     assert_eq!(
         heard.last(),
         Some(&json!({ "event": "progress", "made": SPOKES + 1, "of": SPOKES + 1, "ready": true }))

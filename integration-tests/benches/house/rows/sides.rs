@@ -144,7 +144,6 @@ impl Sides {
             practice.freeze().await;
             practice.is_alone().await;
             drop(practice.to_homeserver.take());
-            drop(practice.to_parlour.take());
             let before = practice.used();
             let took = plan.run(practice.to_homeserver.port(), in_flight).await;
             let bare = self.bare.entry(in_flight).or_default();
