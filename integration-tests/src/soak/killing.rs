@@ -47,6 +47,8 @@ pub struct Killer<'a> {
     pub orders: &'a watch::Sender<Orders>,
     /// Legs that were accepted before the traffic began.
     pub before: usize,
+    /// So many legs may be written between one kill and the next.
+    pub share: usize,
     /// How long messages may take to travel again before the next kill comes all the same.
     pub patience: Duration,
 }
@@ -55,6 +57,8 @@ impl Killer<'_> {
     /// Waits for a kill's moment, kills, and starts again what was killed.
     pub async fn kill(&mut self, kill: &Kill) -> Killed {
         self.model.wait_until(|now| now.legs >= self.before + kill.at_legs).await;
+        // The moment comes with a message, and so does recovery: the writers have something left, however far ahead they are.
+        self.may_write_on();
         let mut cut = self.trial.to_homeserver.answers_cut();
         let sends = matches!(kill.kind, Kind::ParlourSending | Kind::HomeserverForgets | Kind::BothForgets);
         let told = match kill.kind {
@@ -94,6 +98,7 @@ impl Killer<'_> {
             self.trial.start_homeserver().await;
             self.homeserver_is(true);
         }
+        self.may_write_on();
         let recovery = if kill.kind.takes_parlour() {
             timeout(self.patience, self.relays()).await.ok().map(|()| began.elapsed())
         } else {
@@ -112,6 +117,11 @@ impl Killer<'_> {
         while !self.trial.metrics().await.is_some_and(|metrics| sent(&metrics)) {
             sleep(LOOK).await;
         }
+    }
+
+    fn may_write_on(&self) {
+        let legs = self.model.progress().legs + self.share;
+        self.orders.send_modify(|orders| orders.legs = orders.legs.max(legs));
     }
 
     fn homeserver_is(&self, up: bool) {

@@ -97,12 +97,20 @@ pub async fn run(settings: &Settings) -> Report {
     }
     let kills = plan::kills(settings.seed, settings.legs, settings.kills, settings.homeserver);
     let mut killed = Vec::new();
+    let share = settings.legs / settings.kills.max(1);
     for (number, kill) in kills.iter().enumerate() {
         // There is always something left to be written for the next kill, and not the whole for the first.
-        let so_far = before + (number + 2) * settings.legs / settings.kills;
-        orders.send_modify(|orders| orders.legs = so_far);
-        let mut killer =
-            Killer { trial: &mut trial, model: &model, cuts: &cuts, orders: &orders, before, patience };
+        let so_far = before + (number + 2) * share;
+        orders.send_modify(|orders| orders.legs = orders.legs.max(so_far));
+        let mut killer = Killer {
+            trial: &mut trial,
+            model: &model,
+            cuts: &cuts,
+            orders: &orders,
+            before,
+            share,
+            patience,
+        };
         let done = tokio::select! {
             done = killer.kill(kill) => done,
             ended = writing.join_next() => panic!("a writer ended: {ended:?}"),
