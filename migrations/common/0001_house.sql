@@ -138,8 +138,8 @@ CREATE TABLE intake (
 );
 INSERT INTO intake (one) VALUES (1);
 
--- The record: what people wrote to each other. The words are sealed with the key of the only patient they concern, or
--- with the conversation's.
+-- The record: what people said to each other. kind: message, edit (other words for an earlier one), reaction. What it says is
+-- sealed with the key of the only patient it concerns, or with the conversation's.
 CREATE TABLE messages (
     id              TEXT PRIMARY KEY,
     conversation_id TEXT NOT NULL REFERENCES conversations (id),
@@ -147,13 +147,18 @@ CREATE TABLE messages (
     event_id        TEXT NOT NULL UNIQUE,
     sender_id       TEXT NOT NULL REFERENCES people (id),
     sent_at         BIGINT NOT NULL,
-    body            BYTEA NOT NULL,
-    answers         TEXT REFERENCES messages (id),
+    kind            TEXT NOT NULL,
+    content         BYTEA NOT NULL,
+    -- The message that it answers, edits or reacts to.
+    about           TEXT REFERENCES messages (id),
     -- The only patient it concerns: who wrote it, or the only one it went to. Null: every patient.
     lane            TEXT REFERENCES people (id),
-    -- Whether its writer has deleted it: it is not sent to anybody any more.
-    withdrawn       BIGINT NOT NULL DEFAULT 0
+    -- When it was deleted (S18): it is not sent to anybody any more, and what it said stays here.
+    deleted_at      BIGINT,
+    deleted_by      TEXT REFERENCES people (id),
+    reason          BYTEA
 );
+CREATE INDEX messages_about ON messages (about) WHERE about IS NOT NULL;
 CREATE INDEX messages_by_portal ON messages (portal_id, sent_at);
 
 -- What happened, in order; never changed. event_id: the event that it was, or that it came by; by_id: whoever asked for it
@@ -169,15 +174,19 @@ CREATE TABLE ledger (
     code            TEXT
 );
 
--- One row a leg: a message (message_id), a notice of the bot (notice, about an event of the same portal), or the redaction
--- of an event that either was (redacts). session: the Megolm session it was encrypted with, as a keyed hash. repeats: how
--- often what it says had been sent before. landed_at: when it was known to stand in its room.
--- state: waiting, held (nobody there can read it yet), sent, failed, withdrawn (its writer has deleted it). Notice and
--- ciphertext are sealed with the patient's key in a spoke, with the conversation's in a hub; the ciphertext is there from the encryption until the leg has landed.
+-- One row a leg. says: message (message_id, or the edit that it is), reaction (message_id), notice (the bot's own words,
+-- about an event of the same portal), void (that the event `redacts` is void: its words are sent again), deletion (that
+-- message_id is deleted: whatever event it is there then). sender_user_id: who says it, once that is known; of a deletion, who
+-- does if not the ghost of the message's writer. session: the Megolm session it was encrypted with, as a keyed hash. repeats:
+-- how often what it says had been sent before. landed_at: when it was known to stand in its room.
+-- state: waiting, held (nobody there can read it yet), sent, failed, withdrawn (it was deleted, or what it is about is not
+-- there). Notice and ciphertext are sealed with the patient's key in a spoke, with the conversation's in a hub; the ciphertext
+-- is there from the encryption until the leg has landed.
 CREATE TABLE outbox (
     seq             BIGINT PRIMARY KEY,
     leg_id          TEXT NOT NULL UNIQUE,
     portal_id       TEXT NOT NULL REFERENCES portals (id),
+    says            TEXT NOT NULL,
     message_id      TEXT REFERENCES messages (id),
     notice          BYTEA,
     notice_about    TEXT,

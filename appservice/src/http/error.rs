@@ -5,7 +5,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use parlour_domain::{ChangeError, NewConversationError};
+use parlour_domain::{ChangeError, DeleteError, NewConversationError};
 use parlour_engine::{EngineError, HomeserverError, StoreError};
 use serde_json::json;
 
@@ -38,6 +38,8 @@ pub(crate) enum Refused {
     Conversation(#[from] NewConversationError),
     #[error(transparent)]
     Change(#[from] ChangeError),
+    #[error(transparent)]
+    Delete(#[from] DeleteError),
     #[error("`Idempotency-Key` must be given once, with 1 to 255 visible characters")]
     BadKey,
     #[error("this `Idempotency-Key` was used for another request; choose a new one")]
@@ -104,6 +106,8 @@ impl Refused {
                 (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY")
             }
             Self::Change(ChangeError::NotYours) => (StatusCode::FORBIDDEN, "IO.PARLOUR.NOT_YOURS"),
+            Self::Delete(DeleteError::NotYours) => (StatusCode::FORBIDDEN, "IO.PARLOUR.NOT_YOURS"),
+            Self::Delete(DeleteError::NoReason) => (StatusCode::BAD_REQUEST, "IO.PARLOUR.NO_REASON"),
             Self::BadKey => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
             Self::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "IO.PARLOUR.KEY_REUSED"),
             Self::TooManyStreams => (StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),

@@ -52,6 +52,8 @@ private_line! {
     ConversationName, 120
     /// What patients see beside the practice's name; at most 120 characters.
     Subject, 120
+    /// Why somebody deletes a message; at most 500 characters.
+    DeletionReason, 500
 }
 
 /// The most people of one side that a conversation takes.
@@ -85,6 +87,37 @@ pub enum ChangeError {
     /// Neither its owner nor a manager.
     #[error("only the owner of this conversation, or a manager who takes part in it, can change it")]
     NotYours,
+}
+
+/// Why a message cannot be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeleteError {
+    /// Neither its writer nor a manager.
+    #[error(
+        "only whoever wrote this message, or a manager who takes part in the conversation, can delete it"
+    )]
+    NotYours,
+    /// Somebody else's message, and no reason.
+    #[error("whoever deletes another's message gives a `reason`")]
+    NoReason,
+}
+
+/// Whether somebody who takes part in a conversation may delete a message of it (S18).
+///
+/// # Errors
+/// [`DeleteError`], the first that applies.
+pub fn may_delete(
+    caller: &Person,
+    writer: &PersonId,
+    reason: Option<&DeletionReason>,
+) -> Result<(), DeleteError> {
+    if caller.id == *writer {
+        return Ok(());
+    }
+    if caller.role != Role::Manager {
+        return Err(DeleteError::NotYours);
+    }
+    reason.map(|_| ()).ok_or(DeleteError::NoReason)
 }
 
 /// Whether somebody who takes part in a conversation may change it (S16).
@@ -173,6 +206,30 @@ mod tests {
             assert_eq!(may_change(caller, &kim.id), wanted, "{name}");
         }
         assert_eq!(may_change(&ann, &ann.id), Err(ChangeError::NotYours), "a patient owns nothing");
+    }
+
+    #[test]
+    fn who_may_delete_what() {
+        let (kim, manager, ann) =
+            (person(1, Role::Staff), person(3, Role::Manager), person(4, Role::Patient));
+        let why: DeletionReason = "to the wrong patient".parse().expect("a reason");
+        for (name, caller, writer, reason, wanted) in [
+            ("one's own", &ann, &ann, None, Ok(())),
+            ("one's own, with a reason", &kim, &kim, Some(&why), Ok(())),
+            ("another's", &kim, &ann, Some(&why), Err(DeleteError::NotYours)),
+            ("staff's, by a patient", &ann, &kim, Some(&why), Err(DeleteError::NotYours)),
+            ("another's, by a manager", &manager, &ann, Some(&why), Ok(())),
+            (
+                "another's, by a manager who does not say why",
+                &manager,
+                &kim,
+                None,
+                Err(DeleteError::NoReason),
+            ),
+            ("a manager's own", &manager, &manager, None, Ok(())),
+        ] {
+            assert_eq!(may_delete(caller, &writer.id, reason), wanted, "{name}");
+        }
     }
 
     #[test]

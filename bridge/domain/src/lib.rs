@@ -10,12 +10,13 @@ mod people;
 mod portal;
 mod refusal;
 pub mod rules;
+mod said;
 mod text;
 
 pub use clock::{Chance, Clock, Timestamp};
 pub use conversation::{
-    ChangeError, ConversationName, Mode, NewConversation, NewConversationError, ParticipantLimit, Subject,
-    may_change,
+    ChangeError, ConversationName, DeleteError, DeletionReason, Mode, NewConversation, NewConversationError,
+    ParticipantLimit, Subject, may_change, may_delete,
 };
 pub use ids::{ConversationId, InvalidId, LegId, MessageId, PersonId, PortalId};
 pub use people::{Person, PersonName, RecordNumber, Role};
@@ -23,4 +24,5 @@ pub use portal::{
     LEG_FIELD, PORTAL_EVENT, PortalKind, PowerFacts, hub_topic, mode_of, power_levels, spoke_name,
 };
 pub use refusal::Refusal;
+pub use said::{Emoji, Form, Said, UnfitWords, Words};
 pub use text::{InvalidText, MAX_TEXT_BYTES, without_reply_fallback};

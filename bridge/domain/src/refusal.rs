@@ -11,6 +11,14 @@ pub enum Refusal {
     Kind,
     /// SIZE-1
     TooLong,
+    /// EDIT-1
+    NotYoursToEdit,
+    /// EDIT-2
+    EditDeleted,
+    /// REACT-1
+    ReactionToNothing,
+    /// REACT-2
+    NoEmoji,
     /// ENC-1
     NotEncrypted,
     /// KEY-1
@@ -32,7 +40,7 @@ pub enum Refusal {
     /// LANE-3
     MentionsPatient,
     /// DEL-1
-    AlreadyDelivered,
+    NotDeleted,
     /// SEND-1
     Undeliverable,
     /// SELF-1
@@ -41,11 +49,15 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of the rule book.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::NotTakingPart,
         Self::OneWay,
         Self::Kind,
         Self::TooLong,
+        Self::NotYoursToEdit,
+        Self::EditDeleted,
+        Self::ReactionToNothing,
+        Self::NoEmoji,
         Self::NotEncrypted,
         Self::KeyMissing,
         Self::KeyWithheld,
@@ -56,7 +68,7 @@ impl Refusal {
         Self::ThreadToEverybody,
         Self::LaneUnknown,
         Self::MentionsPatient,
-        Self::AlreadyDelivered,
+        Self::NotDeleted,
         Self::Undeliverable,
         Self::OurFault,
     ];
@@ -69,6 +81,10 @@ impl Refusal {
             Self::OneWay => "POST-2",
             Self::Kind => "KIND-1",
             Self::TooLong => "SIZE-1",
+            Self::NotYoursToEdit => "EDIT-1",
+            Self::EditDeleted => "EDIT-2",
+            Self::ReactionToNothing => "REACT-1",
+            Self::NoEmoji => "REACT-2",
             Self::NotEncrypted => "ENC-1",
             Self::KeyMissing => "KEY-1",
             Self::KeyWithheld => "KEY-2",
@@ -79,7 +95,7 @@ impl Refusal {
             Self::ThreadToEverybody => "LANE-1",
             Self::LaneUnknown => "LANE-2",
             Self::MentionsPatient => "LANE-3",
-            Self::AlreadyDelivered => "DEL-1",
+            Self::NotDeleted => "DEL-1",
             Self::Undeliverable => "SEND-1",
             Self::OurFault => "SELF-1",
         }
@@ -92,9 +108,22 @@ impl Refusal {
             Self::NotTakingPart => "Not delivered: you do not take part in this conversation.",
             Self::OneWay => "Not delivered: only the practice writes in this conversation.",
             Self::Kind => {
-                "Not delivered: only text messages are passed on so far, so please write it as text."
+                "Not delivered: only text messages and reactions are passed on so far, so please write it as text."
             }
             Self::TooLong => "Not delivered: this message is too long, so please send it in parts.",
+            Self::NotYoursToEdit => {
+                "Not delivered: you can change only a message of your own that was delivered; the others still read it as it \
+                 was, so please write a new one."
+            }
+            Self::EditDeleted => {
+                "Not delivered: the message that you changed was deleted, so please write a new one."
+            }
+            Self::ReactionToNothing => {
+                "Not delivered: what you reacted to is no message that went to anybody, so nobody else sees your reaction."
+            }
+            Self::NoEmoji => {
+                "Not delivered: only an emoji is passed on as a reaction, so please write words as a message."
+            }
             Self::NotEncrypted => {
                 "Not delivered: your app sent this without encryption, so please use another app."
             }
@@ -132,9 +161,8 @@ impl Refusal {
                 "Not delivered: this would go to every patient here but names one of them; please reply to that \
                  patient's message instead."
             }
-            Self::AlreadyDelivered => {
-                "Not taken back everywhere: this message had been delivered before you deleted it; whom it had not reached \
-                 yet does not get it, so please write to the others."
+            Self::NotDeleted => {
+                "Not deleted everywhere: the homeserver does not take the deletion; please tell whoever runs it."
             }
             Self::Undeliverable => {
                 "Not delivered to everybody: the homeserver does not take this message; please tell whoever runs it, \

@@ -36,6 +36,8 @@ commit_points! {
     LegHeld = "db.leg-held",
     /// A leg is tried again later.
     LegPutOff = "db.leg-put-off",
+    /// What a leg is about is not there, so it is not sent.
+    LegVoid = "db.leg-void",
     /// A leg is given up.
     LegFailed = "db.leg-failed",
     /// Nothing is put off any longer.
@@ -74,6 +76,8 @@ commit_points! {
     PortalReady = "db.portal-ready",
     /// A conversation's rooms stand.
     ConversationReady = "db.conversation-ready",
+    /// What somebody said was deleted by the practice API.
+    MessageDeleted = "db.message-deleted",
     /// A conversation has another mode.
     ModeKept = "db.mode-kept",
     /// A room was set to its conversation's mode.

@@ -115,7 +115,7 @@ pub(crate) struct Core {
     pub(crate) homeserver: Homeserver,
     pub(crate) turns: Turns,
     pub(crate) ghosts: Ghosts,
-    pub(crate) leg_ids: LegIds,
+    pub(crate) leg_ids: Arc<LegIds>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tries: Tries,
     pub(crate) counts: Counts,
@@ -210,7 +210,7 @@ impl Engine {
         tokio::fs::set_permissions(&settings.data, std::fs::Permissions::from_mode(0o700)).await?;
         let store = Store::open(&settings.database, &settings.master_key, Arc::clone(&chance)).await?;
         let fresh = Secret::new(MasterKey::fresh(&*chance).to_hex().to_string());
-        let leg_ids = LegIds::new(store.secret_or("leg-id-key", fresh).await?);
+        let leg_ids = Arc::new(LegIds::new(store.secret_or("leg-id-key", fresh).await?));
         let machines = Machines::new(homeserver.clone(), store.clone(), Arc::clone(&clock));
         // They were awake when the process before this one ended, and may have something in their inboxes.
         let spoke_last = store.spoke_last(settings.idle).await?;

@@ -49,8 +49,14 @@ faults! {
     HubNameInSpoke = "hub-name-in-spoke",
     /// The bot's device encrypts for the ghosts.
     BotEncrypts = "bot-encrypts",
-    /// A reaction, which is not passed on, vanishes without a word.
-    SilentReactions = "silent-reactions",
+    /// What is not passed on for its kind vanishes without a word.
+    SilentRefusals = "silent-refusals",
+    /// Anybody may change anybody's words.
+    EditsByAll = "edits-by-all",
+    /// Reactions are not passed on.
+    ReactionsLost = "reactions-lost",
+    /// A deletion stays in the room where it was made.
+    DeletionsStay = "deletions-stay",
     /// What is held stays so, whoever comes.
     HeldForEver = "held-for-ever",
     /// Whatever was sent to somebody is sent again to each new device of theirs.

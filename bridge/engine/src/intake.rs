@@ -38,6 +38,8 @@ pub(crate) struct Event {
     #[serde(default)]
     pub(crate) content: Value,
     pub(crate) state_key: Option<String>,
+    #[serde(default)]
+    unsigned: Value,
 }
 
 impl Event {
@@ -54,6 +56,12 @@ impl Event {
     pub(crate) fn redacts(&self) -> Option<OwnedEventId> {
         let redacted = self.content["redacts"].as_str().filter(|_| self.event_type == "m.room.redaction")?;
         OwnedEventId::try_from(redacted).ok()
+    }
+
+    /// Whether it was redacted before the homeserver sent it, so that nothing of it is left to be read
+    /// (Matrix v1.19 client-server §Redactions).
+    pub(crate) fn is_redacted(&self) -> bool {
+        self.unsigned.get("redacted_because").is_some()
     }
 
     /// Whether the room is said to be replaced by another (Matrix v1.19 client-server §Room upgrades).

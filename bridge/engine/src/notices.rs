@@ -2,7 +2,7 @@
 
 use hmac::{Hmac, Mac};
 use parlour_domain::{LegId, MessageId, Mode, PortalId, PortalKind, Timestamp};
-use ruma::{EventId, OwnedEventId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedUserId};
 use sha2::Sha256;
 
 use crate::{
@@ -64,13 +64,7 @@ impl LegIds {
     }
 
     /// What an event in a portal said that somebody cannot read, once more; and the redaction of that event.
-    pub(crate) fn again(
-        &self,
-        of: &SentLeg,
-        by: &UserId,
-        portal: &PortalId,
-        at: Timestamp,
-    ) -> (NewLeg, NewLeg) {
+    pub(crate) fn again(&self, of: &SentLeg, portal: &PortalId, at: Timestamp) -> (NewLeg, NewLeg) {
         let leg = |kind, says, sent_at| NewLeg {
             id: LegId::from_bytes(self.digest(kind, &of.event, portal)),
             portal: portal.clone(),
@@ -79,8 +73,20 @@ impl LegIds {
         };
         (
             leg("again", of.says.clone(), of.sent_at),
-            leg("redaction", Says::Redaction(of.event.clone(), by.to_owned()), at),
+            leg("redaction", Says::Redaction(of.event.clone(), of.by.clone()), at),
         )
+    }
+
+    /// That what an event said is deleted, in a portal: by this user of ours, or by the ghost of whoever said it.
+    pub(crate) fn deletion(
+        &self,
+        of: &EventId,
+        portal: &PortalId,
+        by: Option<OwnedUserId>,
+        at: Timestamp,
+    ) -> NewLeg {
+        let id = LegId::from_bytes(self.digest("deletion", of, portal));
+        NewLeg { id, portal: portal.clone(), says: Says::Deletion(by), sent_at: at }
     }
 
     /// The id of the message that an event was.

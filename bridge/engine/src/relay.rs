@@ -6,13 +6,13 @@ mod room;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use parlour_domain::{
-    ConversationId, LegId, MessageId, Mode, PortalKind, Refusal, Timestamp,
-    rules::{self, Lane, LaneFacts, NamingFacts, PostFacts, Reach, Relation},
+    ConversationId, DeletionReason, LegId, MessageId, Mode, PersonId, PortalKind, Refusal, Said, Timestamp,
+    rules::{self, About, Lane, LaneFacts, NamingFacts, Pointed, PostFacts, Reach, Relation},
 };
 use ruma::{EventId, OwnedUserId};
 use serde_json::{Value, value::RawValue};
@@ -25,12 +25,14 @@ use crate::{
     intake::Event,
     keyed::Again,
     notices,
-    store::{InboxRow, MegolmIndex, Outcome, Participant, Portal, RelayedMessage},
+    store::{Deletion, InboxRow, MegolmIndex, Outcome, Participant, Portal, Recorded, RelayedMessage},
 };
 
 /// What reading an event came to.
 enum Reading {
     Read(Deciphered),
+    /// It is never encrypted.
+    Clear,
     Refused(Refusal),
     /// Not readable, or not believed, yet: it is worth waiting this long from when it came.
     Wait(Duration, Refusal),
@@ -155,18 +157,24 @@ impl Core {
         if waiting.contains(&event.sender) {
             return Ok(Handled::Done);
         }
-        if let Some(outcome) = self.withdrawn(row, &event).await? {
+        if event.is_redacted() {
+            let outcome = Outcome::Unread { event_id: event.event_id.clone() };
+            return self.finish(row, &outcome, None).await;
+        }
+        if let Some(outcome) = self.deleted(row, &event).await? {
             return self.finish(row, &outcome, None).await;
         }
         let outcome = match self.read(row, &event).await? {
             Reading::Read(read) => {
                 let outcome = if rules::is_message(&read.event_type, read.content["msgtype"].as_str()) {
-                    self.decide(row, &event, &read).await?
+                    self.decide(row, &event, &read.event_type, &read.content).await?
                 } else {
                     Outcome::Nothing
                 };
                 return self.finish(row, &outcome, Some((&read.index, &event.event_id))).await;
             }
+            Reading::Clear if faulty!(self.settings, ReactionsLost) => Outcome::Nothing,
+            Reading::Clear => self.decide(row, &event, &event.event_type, &event.content).await?,
             Reading::Refused(refusal) => self.refused(row, &event, refusal).await?,
             Reading::Wait(limit, refusal) => {
                 if let Some(left) = self.patience_left(row, limit) {
@@ -193,12 +201,15 @@ impl Core {
             self.counts.refused(code);
         }
         let portals = match outcome {
-            Outcome::Nothing | Outcome::Left { notice: None, .. } => Vec::new(),
+            Outcome::Nothing | Outcome::Unread { .. } | Outcome::Left { notice: None, .. } => Vec::new(),
             Outcome::Refused { notice, .. }
-            | Outcome::Withdrawn { notice, .. }
             | Outcome::Switched { notice, .. }
             | Outcome::Left { notice: Some(notice), .. } => {
                 vec![notice.portal.clone()]
+            }
+            // Which of them have something to delete is known to the database.
+            Outcome::Deleted(_) => {
+                self.store.portals(&row.conversation).await?.into_iter().map(|portal| portal.id).collect()
             }
             Outcome::Relayed(message) => message.legs.iter().map(|leg| leg.portal.clone()).collect(),
         };
@@ -223,19 +234,40 @@ impl Core {
         Some(Duration::from_millis((limit_millis - waited.max(0)).unsigned_abs()))
     }
 
-    /// Somebody deletes a message of theirs: whom it has not reached does not get it.
-    async fn withdrawn(&self, row: &InboxRow, event: &Event) -> Result<Option<Outcome>, CryptoError> {
+    /// Somebody deletes what they have said (S18). What nobody knows was passed on to nobody.
+    async fn deleted(&self, row: &InboxRow, event: &Event) -> Result<Option<Outcome>, CryptoError> {
         let Some(redacted) = event.redacts() else { return Ok(None) };
-        let message = self.store.message_by(&row.portal, &redacted, &event.sender).await?;
-        let Some(message) = message else { return Ok(None) };
-        let (code, words) = told(Refusal::AlreadyDelivered);
-        let notice = self.leg_ids.notice(&event.event_id, &row.portal, code, words, self.clock.now());
-        Ok(Some(Outcome::Withdrawn {
-            message,
-            event_id: event.event_id.clone(),
-            code,
-            notice: Box::new(notice),
-        }))
+        if faulty!(self.settings, DeletionsStay) {
+            return Ok(Some(Outcome::Nothing));
+        }
+        let Some((message, by)) = self.store.said_by(&row.portal, &redacted, &event.sender).await? else {
+            let known = self.store.message_at(&row.portal, &redacted).await?;
+            // Only whoever has the bot's rights may delete what another has said; the record and the copies stay.
+            return Ok(known.is_none().then_some(Outcome::Nothing));
+        };
+        let reason = event.content["reason"].as_str().and_then(|reason| reason.parse().ok());
+        let mut deletion = self.deletion(&row.conversation, &message, &by, reason).await?;
+        deletion.event_id = Some(event.event_id.clone());
+        Ok(Some(Outcome::Deleted(Box::new(deletion))))
+    }
+
+    /// That somebody deletes a message, for a reason.
+    pub(crate) async fn deletion(
+        &self,
+        conversation: &ConversationId,
+        message: &MessageId,
+        by: &PersonId,
+        reason: Option<DeletionReason>,
+    ) -> Result<Deletion, CryptoError> {
+        Ok(Deletion {
+            conversation: conversation.clone(),
+            message: message.clone(),
+            event_id: None,
+            by: by.clone(),
+            reason,
+            bot: self.ghosts.bot().await?.intent().user_id.clone(),
+            ids: Arc::clone(&self.leg_ids),
+        })
     }
 
     /// Whether legs of this event stand in rooms, though it was not decided about: a backup was restored.
@@ -254,7 +286,8 @@ impl Core {
         match event.event_type.as_str() {
             "m.room.encrypted" => {}
             // These are never encrypted.
-            "m.reaction" | "m.room.redaction" => return Ok(Reading::Refused(Refusal::Kind)),
+            "m.reaction" => return Ok(Reading::Clear),
+            "m.room.redaction" => return Ok(Reading::Refused(Refusal::Kind)),
             // ENC-1: what was sent in the clear is not passed on.
             _ => return Ok(Reading::Refused(Refusal::NotEncrypted)),
         }
@@ -285,8 +318,14 @@ impl Core {
         })
     }
 
-    /// Gathers the facts of a message that was read, and asks the rules.
-    async fn decide(&self, row: &InboxRow, event: &Event, read: &Deciphered) -> Result<Outcome, CryptoError> {
+    /// Gathers the facts of what was read, and asks the rules.
+    async fn decide(
+        &self,
+        row: &InboxRow,
+        event: &Event,
+        event_type: &str,
+        content: &Value,
+    ) -> Result<Outcome, CryptoError> {
         let participants = self.store.participants(&row.conversation).await?;
         let portals = self.store.portals(&row.conversation).await?;
         let conversation = self.store.conversation(&row.conversation).await?;
@@ -300,15 +339,17 @@ impl Core {
             takes_part: is_at_home(sender, home),
             may_send_one_way: sender.may_send_one_way,
         };
-        let place = self.place(home, &read.content["m.relates_to"]).await?;
-        let (msgtype, body) = (read.content["msgtype"].as_str(), read.content["body"].as_str());
-        let words = rules::may_post(&facts)
-            .and_then(|()| rules::may_relay(&read.event_type, msgtype, place.relation, body));
-        let words = match words {
-            Ok(words) => words,
+        let relation = Relation::of(content);
+        let place = self.place(home, relation).await?;
+        let said =
+            rules::may_post(&facts).and_then(|()| rules::may_relay(event_type, content, relation)).and_then(
+                |said| place.may_hold(&said, sender, faulty!(self.settings, EditsByAll)).map(|()| said),
+            );
+        let said = match said {
+            Ok(said) => said,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
-        let lane = match self.lane(home, &participants, &place, &read.content) {
+        let lane = match self.lane(home, &participants, &place, content) {
             Ok(lane) => lane,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
@@ -325,7 +366,7 @@ impl Core {
             event_id = EventId::parse(format!("{event_id}.{id}")).unwrap_or(event_id);
         }
         let narrowed = home.kind() == PortalKind::Hub && matches!(lane, Lane::Only(_));
-        let tells_lanes = narrowed && !conversation.lanes_told;
+        let tells_lanes = narrowed && !conversation.lanes_told && matches!(said, Said::Message(_));
         if tells_lanes {
             let words = notices::LANES.to_owned();
             legs.push(self.leg_ids.notice(&event.event_id, &home.id, "lanes", words, self.clock.now()));
@@ -337,12 +378,13 @@ impl Core {
             event_id,
             sender: sender.person.id.clone(),
             sent_at: at,
-            body: words.as_str().to_owned(),
-            answers: place
+            about: place
                 .answers
-                .or(place.root)
-                .map(|(message, _)| message)
-                .filter(|_| !faulty!(self.settings, AnswersLost)),
+                .flatten()
+                .or(place.thread.flatten())
+                .map(|about| about.id)
+                .filter(|_| !(matches!(said, Said::Message(_)) && faulty!(self.settings, AnswersLost))),
+            said,
             lane: match lane {
                 Lane::Only(patient) => Some(patient),
                 Lane::Everybody => home.patient.clone(),
@@ -352,43 +394,30 @@ impl Core {
         })))
     }
 
-    /// What a message's relation points at, in terms of the record. A relation that is there and makes no sense points
-    /// at something unknown; it is never as if it were not there.
-    async fn place(&self, home: &Portal, relation: &Value) -> Result<Place, CryptoError> {
-        let in_thread = relation["rel_type"] == "m.thread";
-        let falls_back = in_thread && relation["is_falling_back"] == true;
-        let answers_something = !relation["m.in_reply_to"].is_null() && !falls_back;
-        let kind = match relation {
-            Value::Null => Relation::None,
-            Value::Object(_) if in_thread => Relation::Answer,
-            Value::Object(_) if relation["rel_type"].is_null() && answers_something => Relation::Answer,
-            Value::Object(entries) if entries.is_empty() => Relation::None,
-            _ => Relation::Other,
+    /// What a relation points at, in terms of the record.
+    async fn place(&self, home: &Portal, relation: Relation<'_>) -> Result<Place, CryptoError> {
+        let (answers, thread) = match relation {
+            Relation::Answer { answers, thread } => (answers, thread),
+            Relation::Edit(about) | Relation::Reaction(about) => (Some(about), None),
+            Relation::None | Relation::Other => (None, None),
         };
-        let answered = relation["m.in_reply_to"]["event_id"].as_str().filter(|_| answers_something);
-        let root = relation["event_id"].as_str().filter(|_| in_thread);
-        Ok(Place {
-            relation: kind,
-            answers: self.known(home, answered).await?,
-            answers_something,
-            root: self.known(home, root).await?,
-            in_thread,
-        })
+        let known = async |pointed: Option<Pointed<'_>>| match pointed {
+            Some(pointed) => self.known(home, pointed).await.map(Some),
+            None => Ok(None),
+        };
+        Ok(Place { answers: known(answers).await?, thread: known(thread).await? })
     }
 
-    async fn known(
-        &self,
-        home: &Portal,
-        event_id: Option<&str>,
-    ) -> Result<Option<(MessageId, Reach)>, CryptoError> {
+    async fn known(&self, home: &Portal, pointed: Pointed<'_>) -> Result<Option<Recorded>, CryptoError> {
         // What no homeserver takes as an id is in no record, and a database may not even take the question.
         let sane = |id: &&str| id.len() <= MOST_ID_BYTES && !id.chars().any(char::is_control);
-        match event_id.filter(sane).map(ruma::EventId::parse) {
+        match pointed.event_id().filter(sane).map(ruma::EventId::parse) {
             Some(Ok(event_id)) => Ok(self.store.message_at(&home.id, &event_id).await?),
             _ => Ok(None),
         }
     }
 
+    /// Whom it reaches: what edits a message or reacts to it goes where that went.
     fn lane(
         &self,
         home: &Portal,
@@ -399,19 +428,22 @@ impl Core {
         if home.kind() == PortalKind::Spoke || faulty!(self.settings, LanesIgnored) {
             return Ok(Lane::Everybody);
         }
-        let reach = |known: &Option<(MessageId, Reach)>| {
-            known.as_ref().map_or(Reach::Unknown, |(_, reach)| reach.clone())
-        };
+        let reach =
+            |known: &Option<Recorded>| known.as_ref().map_or(Reach::Unknown, |known| known.reach.clone());
         let patients = || participants.iter().filter(|p| !p.person.role.is_staff());
-        let texts: Vec<_> =
-            ["body", "formatted_body"].iter().filter_map(|key| content[*key].as_str()).collect();
-        let mentions = content["m.mentions"]["user_ids"].as_array().map_or(&[][..], Vec::as_slice);
-        let mentions: Vec<_> = mentions.iter().filter_map(Value::as_str).collect();
+        let new = &content["m.new_content"];
+        let texts: Vec<_> = [content, new]
+            .iter()
+            .flat_map(|content| ["body", "formatted_body"].map(|key| content[key].as_str()))
+            .flatten()
+            .collect();
+        let mentions = [content, new].map(|content| content["m.mentions"]["user_ids"].as_array());
+        let mentions: Vec<_> = mentions.into_iter().flatten().flatten().filter_map(Value::as_str).collect();
         let people: Vec<_> = participants.iter().map(|p| &p.person).collect();
         rules::lane(&LaneFacts {
             patients: patients().count(),
-            answers: place.answers_something.then(|| reach(&place.answers)),
-            thread: place.in_thread.then(|| reach(&place.root)),
+            answers: place.answers.as_ref().map(reach),
+            thread: place.thread.as_ref().map(reach),
             mentions_patient: rules::names_a_patient(&NamingFacts {
                 texts: &texts,
                 mentions: &mentions,
@@ -423,11 +455,18 @@ impl Core {
     }
 
     async fn refused(&self, row: &InboxRow, event: &Event, refusal: Refusal) -> Result<Outcome, CryptoError> {
-        if faulty!(self.settings, SilentReactions) && event.event_type == "m.reaction" {
+        if faulty!(self.settings, SilentRefusals) && refusal == Refusal::Kind {
             return Ok(Outcome::Nothing);
         }
         // Among staff alone nothing is passed on: what is in the room has reached everybody.
-        if refusal == Refusal::Kind && self.store.portals(&row.conversation).await?.len() == 1 {
+        let of_passing_on = [
+            Refusal::Kind,
+            Refusal::NotYoursToEdit,
+            Refusal::EditDeleted,
+            Refusal::ReactionToNothing,
+            Refusal::NoEmoji,
+        ];
+        if of_passing_on.contains(&refusal) && self.store.portals(&row.conversation).await?.len() == 1 {
             return Ok(Outcome::Nothing);
         }
         let (code, words) = told(refusal);
@@ -442,13 +481,26 @@ fn told(refusal: Refusal) -> (&'static str, String) {
     (refusal.code(), format!("{} ({})", refusal.sentence(), refusal.code()))
 }
 
-/// What a message's relation points at.
+/// What a relation points at: nothing, something unknown, or a message of the record.
 struct Place {
-    relation: Relation,
-    answers: Option<(MessageId, Reach)>,
-    answers_something: bool,
-    root: Option<(MessageId, Reach)>,
-    in_thread: bool,
+    /// What it answers, edits or reacts to.
+    answers: Option<Option<Recorded>>,
+    /// The root of its thread.
+    thread: Option<Option<Recorded>>,
+}
+
+impl Place {
+    /// Whether what is said may be said of what it is about.
+    fn may_hold(&self, said: &Said, sender: &Participant, by_all: bool) -> Result<(), Refusal> {
+        let about = self.answers.as_ref().and_then(Option::as_ref);
+        let about = about.map(|about| About { writer: &about.writer, deleted: about.deleted });
+        match said {
+            Said::Edit(_) if by_all => Ok(()),
+            Said::Message(_) => Ok(()),
+            Said::Edit(_) => rules::may_edit(&sender.person.id, about),
+            Said::Reaction(_) => rules::may_react(about),
+        }
+    }
 }
 
 /// The mode that a message was written under, as far as it is known: what the homeserver took before the last switch is passed

@@ -96,7 +96,7 @@ impl Core {
         let repairs: Vec<_> = sent
             .into_iter()
             .map(|of| {
-                let (again, redaction) = self.leg_ids.again(&of, &unreadable.ours, &portal.id, now);
+                let (again, redaction) = self.leg_ids.again(&of, &portal.id, now);
                 Repair { of, again, redaction }
             })
             .collect();

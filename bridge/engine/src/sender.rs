@@ -55,7 +55,10 @@ impl Speaker {
         match &leg.content {
             LegContent::Message { sender, .. } => Self::Ghost(sender.clone()),
             LegContent::Notice { .. } => Self::Bot,
-            LegContent::Redaction { by, .. } => Self::User(by.clone()),
+            LegContent::Redaction { by, .. } | LegContent::Deletion { by: Some(by), .. } => {
+                Self::User(by.clone())
+            }
+            LegContent::Deletion { by: None, sender, .. } => Self::Ghost(sender.clone()),
         }
     }
 }
@@ -248,7 +251,8 @@ impl Dispatch {
     fn begin(&mut self, leg: Leg) {
         self.busy.insert(leg.portal.id.clone(), false);
         let speaker = Speaker::of(&leg);
-        if leg.sealed.is_none() && !matches!(leg.content, LegContent::Redaction { .. }) {
+        let speaks = matches!(leg.content, LegContent::Message { .. } | LegContent::Notice { .. });
+        if leg.sealed.is_none() && speaks && !leg.content.is_void() {
             self.waiting.entry(speaker).or_default().push(leg);
             return;
         }

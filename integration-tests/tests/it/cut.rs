@@ -72,6 +72,8 @@ fn cut_in(point: CommitPoint) -> Option<CutIn> {
         | CommitPoint::LegHeld
         | CommitPoint::LegPutOff
         | CommitPoint::LegFailed
+        | CommitPoint::LegVoid
+        | CommitPoint::MessageDeleted
         | CommitPoint::OutboxWoken
         | CommitPoint::RepairWished
         | CommitPoint::RepairNamed

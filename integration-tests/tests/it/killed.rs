@@ -5,6 +5,7 @@
 //! message stands once and in order, counted by clients that have read nothing before, and as ciphertexts.
 
 mod copied;
+mod deleting;
 mod demo;
 mod fan_out;
 mod repair;
@@ -39,6 +40,8 @@ pub(crate) enum Scene {
     Taking,
     /// `killed/switching.rs`: a conversation becomes one-way, and two-way again.
     Switching,
+    /// `killed/deleting.rs`: what was said is changed, reacted to and deleted.
+    Deleting,
     /// `killed/demo.rs`: the demo makes its people.
     Demo,
 }
@@ -98,6 +101,7 @@ fn scene_of(point: CommitPoint) -> Scene {
         }
         CommitPoint::DatabaseTaken => Scene::Taking,
         CommitPoint::ModeKept | CommitPoint::ModeSet | CommitPoint::SetState => Scene::Switching,
+        CommitPoint::LegVoid | CommitPoint::MessageDeleted => Scene::Deleting,
         CommitPoint::PersonKept | CommitPoint::Administer => Scene::Demo,
     }
 }

@@ -21,6 +21,7 @@ mod privacy;
 mod production;
 mod refusals;
 mod restart;
+mod saying;
 mod sealing;
 mod second_library;
 mod shields;

@@ -21,7 +21,7 @@ async fn everybody_speaks(stage: &Stage, talk: &Talk, people: &[&Client; 4], mar
     let asked = read(kim, &talk.hub(), &words("Ann")).await;
     kim.reply(&talk.hub(), &asked.event_id, &words("Kim")).await.expect("sent");
     read(ann, &anns, &words("Kim")).await;
-    let odd = json!({ "msgtype": "m.emote", "body": "waves" });
+    let odd = json!({ "msgtype": "m.location", "body": "here", "geo_uri": "geo:53.3,-6.2" });
     let refused = send(ann, &anns, "m.room.message", odd).await;
     assert!(refusal(ann, &anns, &refused).await.contains("KIND-1"));
     // The bot says in the hub what a laned reply is, at the first one.

@@ -1,6 +1,7 @@
 //! The rows: each a promise of the brief, the fault that breaks it, and the attempt.
 
 mod modes;
+mod saying;
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use reqwest::Method;
@@ -18,7 +19,7 @@ pub(super) fn all(scene: &Scene) -> Vec<BoxFuture<'_, Row>> {
     vec![
         row("C5", "the top level of the source tree", "no-house", house(scene)),
         row("C1", "encrypted rooms, and no client shows a warning", "bot-encrypts", no_shield(scene)),
-        row("C1", "what is not passed on, its sender is told", "silent-reactions", told(scene)),
+        row("C1", "what is not passed on, its sender is told", "silent-refusals", told(scene)),
         row("S1", "read later, once and in order", "send-twice", later(scene)),
         row("S1", "who signs in later reads what was written before", "held-for-ever", newcomer(scene)),
         row("S1", "a browser that forgot its keys reads all of it again", "repairs-all", forgetful(scene)),
@@ -32,6 +33,19 @@ pub(super) fn all(scene: &Scene) -> Vec<BoxFuture<'_, Row>> {
             "switch-forgotten",
             modes::switched(scene),
         ),
+        row(
+            "S17",
+            "an edit follows its message, and only its writer's",
+            "edits-by-all",
+            saying::edited(scene),
+        ),
+        row(
+            "S17",
+            "a reaction goes where its message went, and nowhere else",
+            "reactions-lost",
+            saying::reacted(scene),
+        ),
+        row("S18", "deleted everywhere, kept in the record", "deletions-stay", saying::deleted(scene)),
         row("S17", "a reply to one patient reaches no other", "lanes-ignored", lane(scene)),
         row("S17", "a patient learns nothing of another", "hub-name-in-spoke", private(scene)),
     ]
@@ -99,8 +113,8 @@ async fn no_shield(scene: &Scene) -> Evidence {
     let down = read(cara, &spoke, "C1 your result is here").await?;
     say(cara, &spoke, "C1 thank you").await?;
     let up = read(murphy, &talk.hub, "C1 thank you").await?;
-    let odd =
-        cara.send_raw(&spoke, "m.room.message", json!({ "msgtype": "m.emote", "body": "C1 waves" })).await?;
+    let odd = json!({ "msgtype": "m.location", "body": "C1 where I am", "geo_uri": "geo:53.3,-6.2" });
+    let odd = cara.send_raw(&spoke, "m.room.message", odd).await?;
     let word = cara.wait_for(&spoke, LIMIT, |message| message.in_reply_to.as_ref() == Some(&odd)).await?;
     if let Some(warning) = warning(&down).or(warning(&up)).or(warning(&word)) {
         return Err(warning.into());
@@ -135,13 +149,13 @@ async fn told(scene: &Scene) -> Evidence {
     let talk = scene.begin(wanted).await?;
     let spoke = talk.spoke(ann)?;
     say(murphy, &talk.hub, "C1 where are you?").await?;
-    let asked = read(ann, &spoke, "C1 where are you?").await?;
+    read(ann, &spoke, "C1 where are you?").await?;
     let location = json!({ "msgtype": "m.location", "body": "C1 where I am", "geo_uri": "geo:53.3,-6.2" });
     let location = ann.send_raw(&spoke, "m.room.message", location).await?;
-    let relation = json!({ "rel_type": "m.annotation", "event_id": asked.event_id, "key": "👍" });
-    let reaction = ann.send_raw(&spoke, "m.reaction", json!({ "m.relates_to": relation })).await?;
+    let sticker = json!({ "body": "C1 where I am", "info": {}, "url": "mxc://demo.parlour.local/x" });
+    let sticker = ann.send_raw(&spoke, "m.sticker", sticker).await?;
     let mut words = Vec::new();
-    for refused in [&location, &reaction] {
+    for refused in [&location, &sticker] {
         let notice = ann
             .wait_for(&spoke, LIMIT, |message| {
                 message.msgtype == "m.notice" && message.in_reply_to.as_ref() == Some(refused)
@@ -159,7 +173,7 @@ async fn told(scene: &Scene) -> Evidence {
         return Err("the refused message was passed on".to_owned().into());
     }
     Ok(format!(
-        "{location} and {reaction} were answered {:?}, and only what came after them arrived",
+        "{location} and {sticker} were answered {:?}, and only what came after them arrived",
         words[0]
     ))
 }

@@ -1,18 +1,9 @@
 //! What may be sent: kinds and sizes.
 
-use crate::{MAX_TEXT_BYTES, Refusal, without_reply_fallback};
+use serde_json::Value;
 
-/// A message that may travel: plain words.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Words(String);
-
-impl Words {
-    /// The words.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+use super::Relation;
+use crate::{Emoji, Form, Refusal, Said, UnfitWords, Words, without_reply_fallback};
 
 /// Whether an event says something to people. Two devices that verify each other say nothing to anybody
 /// (Matrix v1.19 client-server §Key verification framework), and that is nobody else's matter.
@@ -22,46 +13,44 @@ pub fn is_message(event_type: &str, msgtype: Option<&str>) -> bool {
     !event_type.starts_with(VERIFICATION) && !msgtype.is_some_and(|kind| kind.starts_with(VERIFICATION))
 }
 
-/// How a message stands to another one (`m.relates_to`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Relation {
-    /// Not at all.
-    None,
-    /// It answers it, or stands in its thread.
-    Answer,
-    /// Another way: an edit, or one that nobody knows.
-    Other,
-}
-
-/// What of a decrypted event may be passed on: the words of an `m.room.message` of `msgtype` `m.text` that
-/// replaces nothing.
+/// What of a readable event may be passed on.
 ///
 /// # Errors
-/// [`Refusal::Kind`], [`Refusal::TooLong`].
-pub fn may_relay(
-    event_type: &str,
-    msgtype: Option<&str>,
-    relation: Relation,
-    body: Option<&str>,
-) -> Result<Words, Refusal> {
-    // KIND-1: what is not known is not passed on, and its sender hears of it.
-    let known = event_type == "m.room.message" && msgtype == Some("m.text") && relation != Relation::Other;
-    let Some(body) = body.filter(|_| known) else { return Err(Refusal::Kind) };
-    let words = if relation == Relation::Answer { without_reply_fallback(body) } else { body };
-    if words.trim().is_empty() {
-        return Err(Refusal::Kind);
+/// [`Refusal::Kind`], [`Refusal::TooLong`], [`Refusal::NoEmoji`].
+pub fn may_relay(event_type: &str, content: &Value, relation: Relation<'_>) -> Result<Said, Refusal> {
+    match (event_type, relation) {
+        ("m.room.message", Relation::None | Relation::Answer { .. }) => {
+            let answers = matches!(relation, Relation::Answer { .. });
+            words(content, answers).map(Said::Message)
+        }
+        ("m.room.message", Relation::Edit(_)) => words(&content["m.new_content"], false).map(Said::Edit),
+        // REACT-2: homeservers can read what people react with.
+        ("m.reaction", Relation::Reaction(_)) => {
+            let key = content["m.relates_to"]["key"].as_str();
+            key.and_then(Emoji::new).map(Said::Reaction).ok_or(Refusal::NoEmoji)
+        }
+        // KIND-1: what is not known is not passed on, and its sender hears of it.
+        _ => Err(Refusal::Kind),
     }
-    // SIZE-1: a leg must fit into one event, encrypted.
-    if words.len() + words.chars().filter(|c| c.is_control() || matches!(c, '"' | '\\')).count() * 5
-        > MAX_TEXT_BYTES
-    {
-        return Err(Refusal::TooLong);
-    }
-    Ok(Words(words.to_owned()))
+}
+
+fn words(content: &Value, answers: bool) -> Result<Words, Refusal> {
+    let form = content["msgtype"].as_str().and_then(Form::of).ok_or(Refusal::Kind)?;
+    let body = content["body"].as_str().ok_or(Refusal::Kind)?;
+    let body = if answers { without_reply_fallback(body) } else { body };
+    let is_html = content["format"] == "org.matrix.custom.html";
+    let html = content["formatted_body"].as_str().filter(|_| is_html);
+    Words::new(form, body, html).map_err(|unfit| match unfit {
+        UnfitWords::Empty => Refusal::Kind,
+        // SIZE-1: a leg must fit into one event, encrypted.
+        UnfitWords::TooLong => Refusal::TooLong,
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -78,68 +67,64 @@ mod tests {
 
     #[test]
     fn what_may_travel() {
-        let long = "x".repeat(MAX_TEXT_BYTES + 1);
-        for (name, event_type, msgtype, relation, body, wanted) in [
-            ("text", "m.room.message", Some("m.text"), Relation::None, Some("Hello"), Ok("Hello")),
+        let text = |body: &str| json!({ "msgtype": "m.text", "body": body });
+        let with = |mut content: Value, relation: Value| {
+            content["m.relates_to"] = relation;
+            content
+        };
+        let reply = json!({ "m.in_reply_to": { "event_id": "$a" } });
+        let replace = json!({ "rel_type": "m.replace", "event_id": "$a" });
+        let edit = |new: Value| {
+            let mut content = with(text("* new"), replace.clone());
+            content["m.new_content"] = new;
+            content
+        };
+        let react = |key: &str| json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": "$a", "key": key } });
+        let (message, reaction) = ("m.room.message", "m.reaction");
+        for (name, event_type, content, wanted) in [
+            ("text", message, text("Hello"), Ok(("message", "m.text", "Hello"))),
             (
-                "an answer",
-                "m.room.message",
-                Some("m.text"),
-                Relation::Answer,
-                Some("> <@a:x> b\n\nc"),
-                Ok("c"),
+                "a notice",
+                message,
+                json!({ "msgtype": "m.notice", "body": "a" }),
+                Ok(("message", "m.notice", "a")),
             ),
             (
-                "no answer",
-                "m.room.message",
-                Some("m.text"),
-                Relation::None,
-                Some("> <@a:x> b"),
-                Ok("> <@a:x> b"),
+                "an emote",
+                message,
+                json!({ "msgtype": "m.emote", "body": "waves" }),
+                Ok(("message", "m.emote", "waves")),
             ),
+            ("an answer", message, with(text("> <@a:x> b\n\nc"), reply), Ok(("message", "m.text", "c"))),
+            ("no answer", message, text("> <@a:x> b"), Ok(("message", "m.text", "> <@a:x> b"))),
+            ("an edit", message, edit(text("new")), Ok(("edit", "m.text", "new"))),
+            ("an edit into a picture", message, edit(json!({ "msgtype": "m.image" })), Err(Refusal::Kind)),
+            ("an edit into nothing", message, with(text("* new"), replace.clone()), Err(Refusal::Kind)),
+            ("an edit that is too long", message, edit(text(&"x".repeat(40_001))), Err(Refusal::TooLong)),
+            ("a reaction", reaction, react("👍"), Ok(("reaction", "", "👍"))),
+            ("a reaction of words", reaction, react("call me"), Err(Refusal::NoEmoji)),
+            ("a reaction to nothing", reaction, json!({}), Err(Refusal::Kind)),
+            ("a reaction that is a message", message, with(text("a"), react("👍")), Err(Refusal::Kind)),
+            ("an image", message, json!({ "msgtype": "m.image", "body": "x.png" }), Err(Refusal::Kind)),
+            ("a sticker", "m.sticker", json!({ "body": "smile" }), Err(Refusal::Kind)),
+            ("no words", message, json!({ "msgtype": "m.text" }), Err(Refusal::Kind)),
+            ("white space", message, text(" \n"), Err(Refusal::Kind)),
+            ("too long", message, text(&"x".repeat(40_001)), Err(Refusal::TooLong)),
             (
-                "an edit",
-                "m.room.message",
-                Some("m.text"),
-                Relation::Other,
-                Some("* Hello"),
+                "an unknown relation",
+                message,
+                with(text("a"), json!({ "rel_type": "m.reference" })),
                 Err(Refusal::Kind),
-            ),
-            (
-                "an image",
-                "m.room.message",
-                Some("m.image"),
-                Relation::None,
-                Some("x.png"),
-                Err(Refusal::Kind),
-            ),
-            ("a sticker", "m.sticker", None, Relation::None, Some("smile"), Err(Refusal::Kind)),
-            ("no words", "m.room.message", Some("m.text"), Relation::None, None, Err(Refusal::Kind)),
-            (
-                "white space",
-                "m.room.message",
-                Some("m.text"),
-                Relation::None,
-                Some(" \n"),
-                Err(Refusal::Kind),
-            ),
-            (
-                "too long",
-                "m.room.message",
-                Some("m.text"),
-                Relation::None,
-                Some(&*long),
-                Err(Refusal::TooLong),
             ),
         ] {
-            let found = may_relay(event_type, msgtype, relation, body);
-            assert_eq!(found.as_ref().map(Words::as_str).map_err(|r| *r), wanted, "{name}");
-        }
-    }
-
-    impl std::fmt::Debug for Words {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("Words(…)")
+            let found = may_relay(event_type, &content, Relation::of(&content));
+            let found = found.as_ref().map(|said| match said {
+                Said::Message(words) | Said::Edit(words) => {
+                    (said.kind(), words.form().msgtype(), words.body())
+                }
+                Said::Reaction(emoji) => (said.kind(), "", emoji.as_str()),
+            });
+            assert_eq!(found.map_err(|refusal| *refusal), wanted, "{name}");
         }
     }
 }

@@ -36,8 +36,9 @@ pub fn names_a_patient(facts: &NamingFacts<'_>) -> bool {
         .collect();
     facts.mentions.iter().any(|user_id| is_account(user_id))
         || facts.texts.iter().any(|text| {
-            let words = words_of(text);
-            is_account(text) || names.iter().any(|name| has_run(&words, name))
+            // What formats a text may stand between the words of a name.
+            let (words, unformatted) = (words_of(text), words_of(&without_tags(text)));
+            is_account(text) || names.iter().any(|name| has_run(&words, name) || has_run(&unformatted, name))
         })
 }
 
@@ -47,6 +48,14 @@ fn words_of(text: &str) -> Vec<String> {
         .filter(|word| !word.is_empty())
         .map(str::to_lowercase)
         .collect()
+}
+
+/// A text without what stands between `<` and `>`.
+fn without_tags(text: &str) -> String {
+    text.split('<')
+        .map(|part| part.split_once('>').map_or(part, |(_, after)| after))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Whether some words stand in a text one after the other.
@@ -87,6 +96,7 @@ mod tests {
             ("an account", &["ask @_parlour_0a1b:x"], none, true),
             ("her own account", &["ask @u2:x"], none, true),
             ("a full name", &["ANN BYRNE, please call"], none, true),
+            ("a name, half of it bold", &["Ann <strong>Byrne</strong>"], none, true),
             ("a name over two lines", &["Ann\n Byrne"], none, true),
             ("an ordinary word", &["you may come"], none, false),
             ("ordinary words", &["your physician may call"], none, false),

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use parlour_domain::{ConversationId, Mode, NewConversation, PersonId, PortalId};
+use parlour_domain::{ConversationId, DeletionReason, MessageId, Mode, NewConversation, PersonId, PortalId};
 use tokio::{sync::watch, time::Instant};
 
 use super::{Core, Engine, EngineError};
@@ -115,6 +115,24 @@ impl Engine {
             }
         }
         Ok(true)
+    }
+
+    /// Deletes a message (S18). When this returns well that is written down, and it disappears from the rooms.
+    ///
+    /// # Errors
+    /// When the database fails, or the bot is not there yet; then it is not deleted.
+    pub async fn delete(
+        &self,
+        conversation: &ConversationId,
+        message: &MessageId,
+        by: &PersonId,
+        reason: Option<DeletionReason>,
+    ) -> Result<(), EngineError> {
+        let deletion = self.core.deletion(conversation, message, by, reason).await?;
+        let portals = self.core.store.delete(&deletion, self.core.clock.now()).await?;
+        self.core.wake_senders(&portals);
+        self.core.changed(conversation);
+        Ok(())
     }
 
     /// Hears of each change of a conversation from now on: how far its making has come, or its messages.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use parlour_domain::{LEG_FIELD, PortalId, Refusal};
+use parlour_domain::{LEG_FIELD, PortalId, Refusal, Said, Words};
 use ruma::{
     EventId, OwnedEventId, OwnedRoomId, UserId,
     api::client::message::send_message_event,
@@ -90,11 +90,16 @@ impl Core {
         let there = self.who_is_there(&published).await?;
         let mut prepared = Vec::with_capacity(legs.len());
         let (mut batch, mut places) = (Vec::new(), Vec::new());
+        let mut clear = Vec::new();
         for (place, leg) in legs.iter().enumerate() {
             let members = members.remove(&leg.portal.id).unwrap_or_default();
             prepared.push(match &leg.portal.room_id {
                 Some(_) if !members.others.contains(ours) => Ok(Prepared::NotIn(Arc::clone(&machine))),
                 Some(_) if leg.held && faulty!(self.settings, HeldForEver) => Ok(Prepared::Held),
+                Some(_) if is_clear(&leg.content) => {
+                    clear.push(place);
+                    Ok(Prepared::Held)
+                }
                 // HOLD-1: what nobody is there to read waits.
                 Some(room_id) => there.is_any(&members.readers).map(|is_any| {
                     if is_any {
@@ -111,9 +116,15 @@ impl Core {
                 None => Ok(Prepared::Held),
             });
         }
-        if !batch.is_empty() {
-            self.seal(&machine, legs, &places, &batch, &mut prepared).await?;
+        let mut sealed = if batch.is_empty() {
+            Vec::new()
+        } else {
+            self.seal(&machine, legs, &places, &batch, &mut prepared).await?
+        };
+        for place in clear {
+            sealed.push((place, keepable(&legs[place], plaintext(&legs[place].content), None, ours)?));
         }
+        self.keep_sealed(&machine, sealed, &mut prepared).await?;
         let held = |(leg, outcome): (&Leg, &Result<Prepared, Failed>)| {
             (matches!(outcome, Ok(Prepared::Held)) && !leg.held).then_some(leg.seq)
         };
@@ -125,22 +136,22 @@ impl Core {
         Ok(prepared)
     }
 
-    /// Encrypts those of these legs that stand at `places`, and puts what becomes of them there.
-    async fn seal(
+    /// Encrypts those of these legs that stand at `places`; where that fails, it says so there.
+    async fn seal<'a>(
         &self,
         machine: &Machine,
-        legs: &[Leg],
+        legs: &'a [Leg],
         places: &[usize],
         batch: &[ToSeal],
         prepared: &mut [Result<Prepared, Failed>],
-    ) -> Result<(), CryptoError> {
+    ) -> Result<Vec<(usize, SealedLeg<'a>)>, CryptoError> {
         let bot = self.ghosts.bot().await?;
         let sealing = if faulty!(self.settings, BotEncrypts) { &*bot } else { machine };
         let outcomes = sealing.seal(batch).await?;
         let (mut sealed, mut sessions) = (Vec::new(), Vec::<(OwnedRoomId, String)>::new());
         let sender = &machine.intent().user_id;
         for ((place, to_seal), outcome) in places.iter().zip(batch).zip(outcomes) {
-            let (mut content, session_id) = match outcome {
+            let (content, session_id) = match outcome {
                 Ok(Sealed::Ciphertext { content, session_id }) => (content, session_id),
                 Ok(Sealed::NobodyCanRead) => continue,
                 Err(error) => {
@@ -148,15 +159,22 @@ impl Core {
                     continue;
                 }
             };
-            let leg = &legs[*place];
-            content[LEG_FIELD] = json!(leg.id);
-            let ciphertext = serde_json::to_string(&content)?;
             sessions.push((to_seal.room.clone(), session_id.clone()));
-            sealed.push((*place, SealedLeg { leg, ciphertext, session_id, sender: sender.clone() }));
+            sealed.push((*place, keepable(&legs[*place], content, Some(session_id), sender)?));
         }
         if machine.intent().user_id != bot.intent().user_id {
             bot.learn_sessions(machine, &sessions).await?;
         }
+        Ok(sealed)
+    }
+
+    /// Writes down what is to be sent, before anything of it is, and says where it stands that it is ready.
+    async fn keep_sealed(
+        &self,
+        machine: &Machine,
+        sealed: Vec<(usize, SealedLeg<'_>)>,
+        prepared: &mut [Result<Prepared, Failed>],
+    ) -> Result<(), CryptoError> {
         let (sealed_places, sealed): (Vec<usize>, Vec<SealedLeg<'_>>) = sealed.into_iter().unzip();
         if sealed.is_empty() {
             return Ok(());
@@ -174,9 +192,15 @@ impl Core {
     /// Goes on with a leg whose sending was begun before, by this process or another; the event that it is, or none when
     /// it stands in the room already.
     pub(super) async fn resume(&self, leg: &Leg) -> Result<Option<OwnedEventId>, CryptoError> {
+        if leg.content.is_void() {
+            self.store.leg_is_void(leg.seq).await?;
+            return Ok(None);
+        }
         let machine = self.speaker(&Speaker::of(leg)).await?;
         self.joined(leg, &machine.intent().user_id).await?;
-        if let LegContent::Redaction { event, .. } = &leg.content {
+        if let LegContent::Redaction { event, .. } | LegContent::Deletion { event: Some(event), .. } =
+            &leg.content
+        {
             return self.redact(leg, machine.intent(), event).await;
         }
         let Some((ciphertext, _)) = &leg.sealed else { return Ok(None) };
@@ -198,7 +222,7 @@ impl Core {
         self.ghosts.join(&leg.portal, user_id).await
     }
 
-    /// `PUT /redact`: an event that somebody could not read goes, now that its message stands there again.
+    /// `PUT /redact`: an event goes. What it said was deleted; or somebody could not read it, and it stands there again.
     async fn redact(
         &self,
         leg: &Leg,
@@ -214,7 +238,8 @@ impl Core {
         let answer = match self.turns.take_in(&Party::of(leg), Some(&leg.portal.id), put).await {
             // An event that is gone needs none.
             Err(error @ HomeserverError::Refused { status: 404, .. }) => {
-                self.give_up(leg, &error.into()).await?;
+                tracing::warn!(leg = %leg.id, %error, "what is to be redacted is not there");
+                self.store.leg_is_void(leg.seq).await?;
                 return Ok(None);
             }
             answer => answer?,
@@ -239,7 +264,11 @@ impl Core {
         let mut request = send_message_event::v3::Request::new_raw(
             room_id.clone(),
             transaction_id.into(),
-            MessageLikeEventType::RoomEncrypted,
+            if is_clear(&leg.content) {
+                MessageLikeEventType::Reaction
+            } else {
+                MessageLikeEventType::RoomEncrypted
+            },
             body,
         );
         request.timestamp = Some(leg.sent_at.to_matrix());
@@ -280,11 +309,15 @@ impl Core {
 
     /// The homeserver will not take it, however often it is tried: its sender is told, and the next legs go on.
     async fn give_up(&self, leg: &Leg, error: &CryptoError) -> Result<(), CryptoError> {
-        let refusal = Refusal::Undeliverable;
+        let refusal = match &leg.content {
+            LegContent::Deletion { .. } => Refusal::NotDeleted,
+            _ => Refusal::Undeliverable,
+        };
         tracing::error!(leg = %leg.id, %error, code = refusal.code(), "a leg is given up");
         let now = self.clock.now();
         let notice = match &leg.content {
-            LegContent::Message { source: (home, source), .. } => {
+            LegContent::Message { source: (home, source), .. }
+            | LegContent::Deletion { source: (home, source), .. } => {
                 let words = format!("{} ({})", refusal.sentence(), refusal.code());
                 Some(self.leg_ids.notice(source, home, refusal.code(), words, now))
             }
@@ -338,18 +371,71 @@ impl Party {
     }
 }
 
-/// What is encrypted: built anew from what may travel, so that nothing else can.
+/// A leg as it is written down before it is sent.
+fn keepable<'a>(
+    leg: &'a Leg,
+    mut content: Value,
+    session_id: Option<String>,
+    sender: &UserId,
+) -> Result<SealedLeg<'a>, CryptoError> {
+    content[LEG_FIELD] = json!(leg.id);
+    let ciphertext = serde_json::to_string(&content)?;
+    Ok(SealedLeg { leg, ciphertext, session_id, sender: sender.to_owned() })
+}
+
+/// Whether Matrix never encrypts it (Matrix v1.19 client-server §Annotations: homeservers count them).
+fn is_clear(content: &LegContent) -> bool {
+    matches!(content, LegContent::Message { said: Said::Reaction(_), .. })
+}
+
+/// What is sent: built anew from what may travel, so that nothing else can.
 fn plaintext(content: &LegContent) -> Value {
-    let (msgtype, body, answers) = match content {
-        LegContent::Message { body, answers, .. } => ("m.text", body, answers),
-        LegContent::Notice { body, about } => ("m.notice", body, about),
-        // It is not encrypted, and never comes here.
-        LegContent::Redaction { .. } => return Value::Null,
-    };
+    match content {
+        LegContent::Message { said: Said::Message(words), about, .. } => {
+            answering(worded(words), about.as_deref())
+        }
+        LegContent::Message { said: Said::Edit(words), about, .. } => {
+            // For clients that know of no edits (Matrix v1.19 client-server §Event replacements).
+            let mut plaintext = json!({
+                "msgtype": words.form().msgtype(), "body": format!("* {}", beginning(words.body())), "m.mentions": {},
+            });
+            plaintext["m.new_content"] = worded(words);
+            plaintext["m.relates_to"] = json!({ "rel_type": "m.replace", "event_id": about });
+            plaintext
+        }
+        LegContent::Message { said: Said::Reaction(emoji), about, .. } => {
+            json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": about, "key": emoji.as_str() } })
+        }
+        LegContent::Notice { body, about } => {
+            answering(json!({ "msgtype": "m.notice", "body": body, "m.mentions": {} }), about.as_deref())
+        }
+        // They are not encrypted, and never come here.
+        LegContent::Redaction { .. } | LegContent::Deletion { .. } => Value::Null,
+    }
+}
+
+fn worded(words: &Words) -> Value {
     // An empty `m.mentions`: nobody is mentioned, whatever words stand there (Matrix v1.19 §User and room mentions).
-    let mut plaintext = json!({ "msgtype": msgtype, "body": body, "m.mentions": {} });
-    if let Some(event_id) = answers {
+    let mut plaintext = json!({ "msgtype": words.form().msgtype(), "body": words.body(), "m.mentions": {} });
+    if let Some(html) = words.html() {
+        plaintext["format"] = json!("org.matrix.custom.html");
+        plaintext["formatted_body"] = json!(html);
+    }
+    plaintext
+}
+
+fn answering(mut plaintext: Value, answered: Option<&EventId>) -> Value {
+    if let Some(event_id) = answered {
         plaintext["m.relates_to"] = json!({ "m.in_reply_to": { "event_id": event_id } });
     }
     plaintext
+}
+
+/// The first words of a text: the whole stands beside it, and both must fit into one event.
+fn beginning(text: &str) -> String {
+    const MOST_CHARACTERS: usize = 500;
+    match text.char_indices().nth(MOST_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }

@@ -1,10 +1,10 @@
 //! What came in, and what became of it: one commit a transaction, one commit a message.
 
-use parlour_domain::{ConversationId, LegId, MessageId, Mode, PersonId, PortalId, Timestamp};
+use parlour_domain::{ConversationId, LegId, MessageId, Mode, PersonId, PortalId, Said, Timestamp};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId};
 
 use super::{
-    NewLeg, Store, StoreError, one_row, outbox, parsed, record,
+    Deletion, NewLeg, Store, StoreError, one_row, outbox, parsed, record,
     record::{ledger, map},
     seal::{Owner, Place},
     transaction::Transaction,
@@ -55,10 +55,10 @@ pub struct RelayedMessage {
     pub sender: PersonId,
     /// When, by the homeserver.
     pub sent_at: Timestamp,
-    /// Its words.
-    pub body: String,
-    /// The message it answers.
-    pub answers: Option<MessageId>,
+    /// What it says.
+    pub said: Said,
+    /// The message that it answers, edits or reacts to.
+    pub about: Option<MessageId>,
     /// The only patient it concerns; none is every patient.
     pub lane: Option<PersonId>,
     /// Its ways.
@@ -98,17 +98,13 @@ pub enum Outcome {
         /// The bot's words to the sender.
         notice: Box<NewLeg>,
     },
-    /// A message was deleted by whoever wrote it.
-    Withdrawn {
-        /// The message.
-        message: MessageId,
-        /// The redaction.
+    /// Whoever said it has deleted it before it was read.
+    Unread {
+        /// What was deleted.
         event_id: OwnedEventId,
-        /// The code of the refusal, when it has reached somebody.
-        code: &'static str,
-        /// The bot's words then.
-        notice: Box<NewLeg>,
     },
+    /// What somebody has said was deleted by themselves.
+    Deleted(Box<Deletion>),
     /// On its way.
     Relayed(Box<RelayedMessage>),
     /// Somebody is no longer in the portal; staff are told when it is one of the people.
@@ -356,18 +352,14 @@ impl Store {
         let mut tx = self.begin().await?;
         match outcome {
             Outcome::Nothing => {}
+            Outcome::Unread { event_id } => {
+                ledger(&mut tx, &row.conversation, event_id, None, "deleted-unread", None, at).await?;
+            }
             Outcome::Refused { event_id, code, notice } => {
                 ledger(&mut tx, &row.conversation, event_id, None, "refused", Some(code), at).await?;
                 self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
             }
-            Outcome::Withdrawn { message, event_id, code, notice } => {
-                let conversation = &row.conversation;
-                ledger(&mut tx, conversation, event_id, Some(message), "withdrawn", None, at).await?;
-                if outbox::withdraw(&mut tx, message).await? {
-                    ledger(&mut tx, conversation, event_id, Some(message), "refused", Some(code), at).await?;
-                    self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
-                }
-            }
+            Outcome::Deleted(deletion) => drop(self.deleted(&mut tx, deletion, at).await?),
             Outcome::Relayed(message) => self.relayed(&mut tx, message, at).await?,
             Outcome::Left { user_id, event_id, notice } => {
                 sqlx::query("DELETE FROM portal_members WHERE portal_id = $1 AND user_id = $2")
@@ -409,11 +401,16 @@ impl Store {
         message: &RelayedMessage,
         at: Timestamp,
     ) -> Result<(), StoreError> {
+        if let (Said::Edit(_), Some(edited)) = (&message.said, &message.about) {
+            Self::must_stand(tx, edited).await?;
+        }
+        let said = serde_json::to_string(&message.said).map_err(|_| StoreError::Malformed("messages"))?;
         let owner = record::owner(message.lane.as_ref(), &message.conversation);
         let key = self.key_in(tx, &owner).await?;
         sqlx::query(
-            "INSERT INTO messages (id, conversation_id, portal_id, event_id, sender_id, sent_at, body, answers, lane)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO messages
+                 (id, conversation_id, portal_id, event_id, sender_id, sent_at, kind, content, about, lane)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
         .bind(message.id.as_str())
         .bind(message.conversation.as_str())
@@ -421,8 +418,9 @@ impl Store {
         .bind(message.event_id.as_str())
         .bind(message.sender.as_str())
         .bind(message.sent_at.millis())
-        .bind(key.seal(record::words(&message.id), message.body.as_bytes()))
-        .bind(message.answers.as_ref().map(MessageId::as_str))
+        .bind(message.said.kind())
+        .bind(key.seal(record::place("content", &message.id), said.as_bytes()))
+        .bind(message.about.as_ref().map(MessageId::as_str))
         .bind(message.lane.as_ref().map(PersonId::as_str))
         .execute(&mut **tx)
         .await?;

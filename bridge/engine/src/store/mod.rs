@@ -4,6 +4,7 @@
 mod conversations;
 mod copy;
 mod database;
+mod deleting;
 mod figures;
 mod inbox;
 mod lists;
@@ -32,12 +33,14 @@ use sqlx::{Any, AnyPool, Database, any::AnyQueryResult, query::Query};
 pub use conversations::{Begun, Conversation, Participant, Portal, Request};
 pub use copy::CopyError;
 pub use database::DatabaseUrl;
+pub use deleting::Deletion;
 pub use figures::Figures;
 pub use inbox::{Arrived, InboxRow, MegolmIndex, Outcome, RelayedMessage};
 pub use machine::MachineStore;
 pub use outbox::{Leg, LegContent, NewLeg, Says};
 pub use people::OurUser;
 pub use progress::{Making, Sending};
+pub use record::Recorded;
 pub use repairs::{Landed, Repair, SentLeg, SessionName, UnreadableSession, Why};
 pub use seal::{InvalidMasterKey, MasterKey};
 pub use seen::{DeviceNews, Known, KnownDevice};
@@ -71,6 +74,9 @@ pub enum StoreError {
     /// A leg stands in a room that this database has never encrypted.
     #[error("the database is older than the world: it was put back from a copy")]
     Older,
+    /// What something was to be done with was deleted meanwhile.
+    #[error("what this is about was deleted meanwhile")]
+    Overtaken,
     /// An Olm machine's memory is ahead of what was saved of it.
     #[error("an Olm machine was not saved and must be opened anew")]
     MachineBehind,
@@ -112,7 +118,7 @@ impl StoreError {
                 error,
                 sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)
             ),
-            Self::InUse | Self::Claim(_) | Self::MachineBehind | Self::Older => true,
+            Self::InUse | Self::Claim(_) | Self::MachineBehind | Self::Older | Self::Overtaken => true,
             Self::Migration(_)
             | Self::Taken
             | Self::WrongMasterKey

@@ -1,6 +1,6 @@
 //! What goes out: one row a leg, its ciphertext stored before it is sent.
 
-use parlour_domain::{ConversationId, LegId, MessageId, PersonId, PortalId, Timestamp};
+use parlour_domain::{ConversationId, LegId, MessageId, PersonId, PortalId, Said, Timestamp};
 use ruma::{EventId, OwnedEventId, OwnedUserId};
 
 use super::{
@@ -33,18 +33,43 @@ pub enum Says {
     Notice(String, Option<OwnedEventId>),
     /// That this event of that portal is void, said by the user of ours whose it was.
     Redaction(OwnedEventId, OwnedUserId),
+    /// That the message is deleted, said by this user of ours, or by the ghost of whoever wrote it.
+    Deletion(Option<OwnedUserId>),
+}
+
+impl Says {
+    /// As it is stored.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::TheMessage => "message",
+            Self::Notice(..) => "notice",
+            Self::Redaction(..) => "void",
+            Self::Deletion(_) => "deletion",
+        }
+    }
 }
 
 /// What a leg says.
 pub enum LegContent {
-    /// A person's words, said by their ghost.
+    /// What a person says, said by their ghost.
     Message {
-        /// Whose words.
+        /// Who.
         sender: PersonId,
-        /// The words.
-        body: String,
-        /// The event, in the leg's own portal, of the message it answers.
-        answers: Option<OwnedEventId>,
+        /// What they say.
+        said: Said,
+        /// The event, in the leg's own portal, of the message that it answers, edits or reacts to.
+        about: Option<OwnedEventId>,
+        /// Where it was written: the portal and the event.
+        source: (PortalId, OwnedEventId),
+    },
+    /// That what a person said is deleted.
+    Deletion {
+        /// Who had said it.
+        sender: PersonId,
+        /// The user of ours who says that it is deleted, if it is not their ghost.
+        by: Option<OwnedUserId>,
+        /// The event that it is in the leg's own portal, if it stands there.
+        event: Option<OwnedEventId>,
         /// Where it was written: the portal and the event.
         source: (PortalId, OwnedEventId),
     },
@@ -62,6 +87,20 @@ pub enum LegContent {
         /// The event, in the leg's own portal, that they are about.
         about: Option<OwnedEventId>,
     },
+}
+
+impl LegContent {
+    /// Whether there is nothing that it could be about: what it edits, reacts to or deletes does not stand in the portal.
+    #[must_use]
+    pub fn is_void(&self) -> bool {
+        match self {
+            Self::Message { said: Said::Edit(_) | Said::Reaction(_), about, .. } => about.is_none(),
+            Self::Deletion { event, .. } => event.is_none(),
+            Self::Message { said: Said::Message(_), .. } | Self::Redaction { .. } | Self::Notice { .. } => {
+                false
+            }
+        }
+    }
 }
 
 /// The next leg of a portal.
@@ -101,15 +140,15 @@ pub(super) async fn landed(
     event: &EventId,
     at: Timestamp,
 ) -> Result<Option<PortalId>, StoreError> {
-    type Found = (String, Option<String>, String, String, Option<String>);
+    type Found = (String, String, Option<String>, String, String, Option<String>);
     let found: Option<Found> = sqlx::query_as(
-        "SELECT o.portal_id, o.message_id, p.conversation_id, o.state, o.redacts FROM outbox o
+        "SELECT o.says, o.portal_id, o.message_id, p.conversation_id, o.state, o.redacts FROM outbox o
          JOIN portals p ON p.id = o.portal_id WHERE o.leg_id = $1",
     )
     .bind(leg.as_str())
     .fetch_optional(&mut **tx)
     .await?;
-    let Some((portal, message, conversation, state, redacts)) = found else {
+    let Some((says, portal, message, conversation, state, redacts)) = found else {
         // A database that was restored does not know it yet: what it is a leg of is decided anew, with the same id.
         sqlx::query("INSERT INTO early_echoes (leg_id, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(leg.as_str())
@@ -132,42 +171,23 @@ pub(super) async fn landed(
     one_row(OUTBOX, &result)?;
     let message = message.map(|id| parsed::<MessageId>(OUTBOX, &id)).transpose()?;
     let conversation = parsed(OUTBOX, &conversation)?;
-    match (redacts, &message) {
-        (Some(redacted), _) => {
+    match (says.as_str(), redacts, &message) {
+        ("void", Some(redacted), _) => {
             let redacted: OwnedEventId = matrix_id(OUTBOX, redacted)?;
             ledger(tx, &conversation, &redacted, message.as_ref(), "redacted", None, at).await?;
         }
-        (None, Some(message)) => {
+        ("deletion", None, Some(_)) => {
+            ledger(tx, &conversation, event, message.as_ref(), "redacted", None, at).await?;
+        }
+        ("message", None, Some(message)) => {
             map(tx, &portal, message, event).await?;
             ledger(tx, &conversation, event, Some(message), "sent", None, at).await?;
         }
         // The bot's words stand in the ledger as what they are about.
-        (None, None) => {}
+        ("notice", None, _) => {}
+        _ => return Err(StoreError::Malformed(OUTBOX)),
     }
     Ok(Some(portal))
-}
-
-/// What is not encrypted yet of a message is not sent any more. Whether it has reached somebody, or is about to.
-pub(super) async fn withdraw(tx: &mut Transaction, message: &MessageId) -> Result<bool, StoreError> {
-    sqlx::query("UPDATE messages SET withdrawn = 1 WHERE id = $1")
-        .bind(message.as_str())
-        .execute(&mut **tx)
-        .await?;
-    sqlx::query(
-        "UPDATE outbox SET state = 'withdrawn'
-         WHERE message_id = $1 AND redacts IS NULL AND ciphertext IS NULL AND state IN ('waiting', 'held')",
-    )
-    .bind(message.as_str())
-    .execute(&mut **tx)
-    .await?;
-    let (reached,): (i64,) = sqlx::query_as(
-        "SELECT COUNT(*) FROM outbox
-         WHERE message_id = $1 AND redacts IS NULL AND state IN ('waiting', 'held', 'sent')",
-    )
-    .bind(message.as_str())
-    .fetch_one(&mut **tx)
-    .await?;
-    Ok(reached > 0)
 }
 
 impl Store {
@@ -218,17 +238,18 @@ impl Store {
                 let sealed = self.key_in(tx, &owner).await?.seal(place("notice", &leg.id), words.as_bytes());
                 (Some(sealed), about.as_ref().map(|id| id.to_string()))
             }
-            Says::TheMessage | Says::Redaction(..) => (None, None),
+            Says::TheMessage | Says::Redaction(..) | Says::Deletion(_) => (None, None),
         };
         let (redacts, sender) = match &leg.says {
             Says::Redaction(event, by) => (Some(event.as_str()), Some(by.as_str())),
+            Says::Deletion(by) => (None, by.as_ref().map(|by| by.as_str())),
             Says::TheMessage | Says::Notice(..) => (None, None),
         };
         sqlx::query(
             "INSERT INTO outbox
                  (seq, leg_id, portal_id, message_id, notice, notice_about, sent_at, added_at, redacts,
-                  sender_user_id, state)
-             SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6, $7, $8, $9, 'waiting' FROM outbox WHERE 1 = 1
+                  sender_user_id, says, state)
+             SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'waiting' FROM outbox WHERE 1 = 1
              ON CONFLICT (leg_id) DO NOTHING",
         )
         .bind(leg.id.as_str())
@@ -240,6 +261,7 @@ impl Store {
         .bind(at.millis())
         .bind(redacts)
         .bind(sender)
+        .bind(leg.says.as_str())
         .execute(&mut **tx)
         .await?;
         Ok(())
@@ -297,7 +319,9 @@ impl Store {
         .bind(leg.seq)
         .execute(&mut *tx)
         .await?;
-        if let LegContent::Message { source: (_, source), .. } = &leg.content {
+        if let LegContent::Message { source: (_, source), .. }
+        | LegContent::Deletion { source: (_, source), .. } = &leg.content
+        {
             let message = message.map(|id| parsed::<MessageId>(OUTBOX, &id)).transpose()?;
             ledger(&mut tx, conversation, source, message.as_ref(), "failed", Some(code), at).await?;
         }

@@ -45,11 +45,11 @@ const SENDING: &str = "SELECT m.id, m.event_id,
         CAST(SUM(CASE WHEN o.state = 'failed' THEN 1 ELSE 0 END) AS BIGINT),
         CAST(COUNT(*) AS BIGINT)
      FROM messages m JOIN portals p ON p.id = m.portal_id JOIN outbox o ON o.message_id = m.id
-     WHERE p.patient_id IS NULL AND o.repeats = 0 AND o.redacts IS NULL AND o.notice IS NULL AND o.state <> 'withdrawn'
+     WHERE p.patient_id IS NULL AND m.kind = 'message' AND o.repeats = 0 AND o.says = 'message' AND o.state <> 'withdrawn'
         AND m.id IN (
             SELECT id FROM (
                 SELECT r.id FROM portals h JOIN messages r ON r.portal_id = h.id
-                WHERE h.conversation_id = $1 AND h.patient_id IS NULL ORDER BY r.sent_at DESC, r.id LIMIT 10
+                WHERE h.conversation_id = $1 AND h.patient_id IS NULL AND r.kind = 'message' ORDER BY r.sent_at DESC, r.id LIMIT 10
             ) AS last
             UNION SELECT w.message_id FROM portals q JOIN outbox w ON w.portal_id = q.id
                 WHERE q.conversation_id = $1 AND w.state = 'waiting')

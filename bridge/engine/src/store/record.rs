@@ -15,13 +15,26 @@ pub(super) fn owner(lane: Option<&PersonId>, conversation: &ConversationId) -> O
     Owner::of_portal(lane, conversation)
 }
 
-/// Where a message's words stand.
-pub(super) fn words(id: &MessageId) -> Place<'_> {
-    Place { table: "messages", column: "body", row: id.as_str() }
+/// Where a message's values stand: what it says, and why it was deleted.
+pub(super) fn place<'a>(column: &'static str, id: &'a MessageId) -> Place<'a> {
+    Place { table: "messages", column, row: id.as_str() }
+}
+
+/// A message that is known.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Its id.
+    pub id: MessageId,
+    /// Who wrote it.
+    pub writer: PersonId,
+    /// Whom it reached.
+    pub reach: Reach,
+    /// Whether it was deleted.
+    pub deleted: bool,
 }
 
 impl Store {
-    /// The message that an event of a portal is, and whom it reached.
+    /// The message that an event of a portal is, or that it edits. A reaction is none.
     ///
     /// # Errors
     /// When the database fails.
@@ -29,38 +42,41 @@ impl Store {
         &self,
         portal: &PortalId,
         event_id: &EventId,
-    ) -> Result<Option<(MessageId, Reach)>, StoreError> {
-        let found: Option<(String, Option<String>)> = sqlx::query_as(
-            "SELECT m.id, m.lane FROM mapping x JOIN messages m ON m.id = x.message_id
-             WHERE x.portal_id = $1 AND x.event_id = $2",
+    ) -> Result<Option<Recorded>, StoreError> {
+        let found: Option<(String, String, Option<String>, Option<i64>)> = sqlx::query_as(
+            "SELECT m.id, m.sender_id, m.lane, m.deleted_at
+             FROM mapping x JOIN messages s ON s.id = x.message_id
+             JOIN messages m ON m.id = CASE WHEN s.kind = 'edit' THEN s.about ELSE s.id END
+             WHERE x.portal_id = $1 AND x.event_id = $2 AND m.kind = 'message'",
         )
         .bind(portal.as_str())
         .bind(event_id.as_str())
         .fetch_optional(&self.pool)
         .await?;
         found
-            .map(|(id, lane)| {
+            .map(|(id, writer, lane, deleted_at)| {
                 let reach = match lane {
                     Some(patient) => Reach::Only(parsed("messages", &patient)?),
                     None => Reach::Everybody,
                 };
-                Ok((parsed("messages", &id)?, reach))
+                let (id, writer) = (parsed("messages", &id)?, parsed("messages", &writer)?);
+                Ok(Recorded { id, writer, reach, deleted: deleted_at.is_some() })
             })
             .transpose()
     }
 
-    /// The message that somebody wrote in a portal as this event.
+    /// What somebody said in a portal by this event: a message, an edit or a reaction; and who they are.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn message_by(
+    pub async fn said_by(
         &self,
         portal: &PortalId,
         event_id: &EventId,
         sender: &UserId,
-    ) -> Result<Option<MessageId>, StoreError> {
-        let found: Option<(String,)> = sqlx::query_as(
-            "SELECT m.id FROM messages m JOIN people p ON p.id = m.sender_id
+    ) -> Result<Option<(MessageId, PersonId)>, StoreError> {
+        let found: Option<(String, String)> = sqlx::query_as(
+            "SELECT m.id, p.id FROM messages m JOIN people p ON p.id = m.sender_id
              WHERE m.portal_id = $1 AND m.event_id = $2 AND p.user_id = $3",
         )
         .bind(portal.as_str())
@@ -68,7 +84,7 @@ impl Store {
         .bind(sender.as_str())
         .fetch_optional(&self.pool)
         .await?;
-        found.map(|(id,)| parsed("messages", &id)).transpose()
+        found.map(|(id, by)| Ok((parsed("messages", &id)?, parsed("messages", &by)?))).transpose()
     }
 }
 
@@ -123,13 +139,17 @@ pub(super) async fn ledger_of_conversation(
 }
 
 /// What a line in the ledger is about.
-struct About<'a> {
-    event_id: Option<&'a EventId>,
-    message: Option<&'a MessageId>,
-    by: Option<&'a PersonId>,
+pub(super) struct About<'a> {
+    /// The event that it was, or that it came by.
+    pub(super) event_id: Option<&'a EventId>,
+    /// The message.
+    pub(super) message: Option<&'a MessageId>,
+    /// Whoever asked for it.
+    pub(super) by: Option<&'a PersonId>,
 }
 
-async fn line(
+/// One more line in the ledger.
+pub(super) async fn line(
     tx: &mut Transaction,
     conversation: &ConversationId,
     about: About<'_>,

@@ -32,13 +32,14 @@ impl Store {
     }
 
     /// Whether an event that says it is this leg may be it, as far as the database knows: it was encrypted, or is a
-    /// redaction, which nobody encrypts.
+    /// redaction or a reaction, which nobody encrypts.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn may_stand(&self, leg: &LegId) -> Result<bool, StoreError> {
         let found: Option<(i64,)> = sqlx::query_as(
-            "SELECT seq FROM outbox WHERE leg_id = $1 AND (session IS NOT NULL OR redacts IS NOT NULL)",
+            "SELECT seq FROM outbox o WHERE leg_id = $1 AND (session IS NOT NULL OR says IN ('void', 'deletion')
+                 OR EXISTS (SELECT 1 FROM messages m WHERE m.id = o.message_id AND m.kind = 'reaction'))",
         )
         .bind(leg.as_str())
         .fetch_optional(&self.pool)

@@ -27,6 +27,8 @@ pub struct SentLeg {
     pub event: OwnedEventId,
     /// Its original time.
     pub sent_at: Timestamp,
+    /// The user of ours who said it.
+    pub by: OwnedUserId,
     /// How often it had been sent before.
     repeats: i64,
 }
@@ -206,7 +208,7 @@ impl Store {
              WHERE r.user_id = $1 AND o.session IS NOT NULL AND o.sender_user_id IS NOT NULL AND o.repeats < $3
                  AND ((o.state = 'sent' AND o.landed_at > $2) OR o.state = 'waiting')
                  AND NOT EXISTS (SELECT 1 FROM outbox r WHERE r.redacts = o.event_id AND r.portal_id = o.portal_id)
-                 AND NOT EXISTS (SELECT 1 FROM messages w WHERE w.id = o.message_id AND w.withdrawn = 1)
+                 AND NOT EXISTS (SELECT 1 FROM messages w WHERE w.id = o.message_id AND w.deleted_at IS NOT NULL)
              GROUP BY o.sender_user_id, o.portal_id, o.session",
         )
         .bind(reader.as_str())
@@ -292,7 +294,7 @@ impl Store {
     /// When the database fails.
     pub async fn is_on_its_way(&self, of: &UnreadableSession) -> Result<bool, StoreError> {
         let found: Option<(i64,)> = sqlx::query_as(
-            "SELECT seq FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') AND redacts IS NULL
+            "SELECT seq FROM outbox WHERE portal_id = $1 AND state IN ('waiting', 'held') AND says IN ('message', 'notice')
                  AND (session IS NULL OR session = $2) LIMIT 1",
         )
         .bind(of.portal.as_str())
@@ -328,13 +330,14 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn sent_in(&self, portal: &Portal, of: &UnreadableSession) -> Result<Vec<SentLeg>, StoreError> {
-        type Row = (String, Option<String>, Option<Vec<u8>>, Option<String>, String, i64, i64);
+        type Row = (String, Option<String>, Option<Vec<u8>>, Option<String>, String, i64, i64, String);
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT o.leg_id, o.message_id, o.notice, o.notice_about, o.event_id, o.sent_at, o.repeats FROM outbox o
+            "SELECT o.leg_id, o.message_id, o.notice, o.notice_about, o.event_id, o.sent_at, o.repeats,
+                 o.sender_user_id FROM outbox o
              WHERE o.portal_id = $1 AND o.sender_user_id = $2 AND o.session = $3 AND o.state = 'sent'
-                 AND o.redacts IS NULL AND o.repeats < $4 AND o.landed_at > $5 AND o.landed_at <= $6
+                 AND o.says IN ('message', 'notice') AND o.repeats < $4 AND o.landed_at > $5 AND o.landed_at <= $6
                  AND NOT EXISTS (SELECT 1 FROM outbox r WHERE r.redacts = o.event_id AND r.portal_id = o.portal_id)
-                 AND NOT EXISTS (SELECT 1 FROM messages w WHERE w.id = o.message_id AND w.withdrawn = 1)
+                 AND NOT EXISTS (SELECT 1 FROM messages w WHERE w.id = o.message_id AND w.deleted_at IS NOT NULL)
              ORDER BY o.seq",
         )
         .bind(portal.id.as_str())
@@ -345,9 +348,35 @@ impl Store {
         .bind(of.landed.until)
         .fetch_all(&self.pool)
         .await?;
+        let mut rows = rows;
+        // What was said about these stands with the event that goes: it goes along.
+        let about: Vec<Row> = sqlx::query_as(
+            "SELECT o.leg_id, o.message_id, o.notice, o.notice_about, o.event_id, o.sent_at, o.repeats,
+                 o.sender_user_id FROM outbox o
+             JOIN messages e ON e.id = o.message_id
+             WHERE o.portal_id = $1 AND o.state = 'sent' AND o.says = 'message' AND e.kind IN ('edit', 'reaction')
+                 AND e.deleted_at IS NULL
+                 AND NOT EXISTS (SELECT 1 FROM outbox r WHERE r.redacts = o.event_id AND r.portal_id = o.portal_id)
+                 AND e.about IN (
+                     SELECT b.message_id FROM outbox b WHERE b.portal_id = $1 AND b.sender_user_id = $2 AND b.session = $3
+                         AND b.state = 'sent' AND b.says = 'message' AND b.repeats < $4
+                         AND b.landed_at > $5 AND b.landed_at <= $6)
+             ORDER BY o.seq",
+        )
+        .bind(portal.id.as_str())
+        .bind(of.ours.as_str())
+        .bind(&of.session.0)
+        .bind(MOST_REPEATS)
+        .bind(of.landed.after)
+        .bind(of.landed.until)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.extend(
+            about.into_iter().filter(|row| rows.iter().all(|found| found.0 != row.0)).collect::<Vec<_>>(),
+        );
         let key = self.portal_key(portal).await?;
         rows.into_iter()
-            .map(|(leg, message, notice, about, event, at, repeats)| {
+            .map(|(leg, message, notice, about, event, at, repeats, by)| {
                 let leg = parsed(OUTBOX, &leg)?;
                 Ok(SentLeg {
                     message: message.map(|id| parsed(OUTBOX, &id)).transpose()?,
@@ -360,16 +389,17 @@ impl Store {
                     },
                     event: matrix_id(OUTBOX, event)?,
                     sent_at: Timestamp::from_millis(at),
+                    by: matrix_id(OUTBOX, by)?,
                     repeats,
                 })
             })
             .collect()
     }
 
-    /// Whether a message was deleted by its writer, perhaps since it was looked for what is to be sent again.
-    async fn is_withdrawn(tx: &mut Transaction, message: Option<&MessageId>) -> Result<bool, StoreError> {
+    /// Whether a message was deleted, perhaps since it was looked for what is to be sent again.
+    async fn is_deleted(tx: &mut Transaction, message: Option<&MessageId>) -> Result<bool, StoreError> {
         let found: Option<(String,)> =
-            sqlx::query_as("SELECT id FROM messages WHERE id = $1 AND withdrawn = 1")
+            sqlx::query_as("SELECT id FROM messages WHERE id = $1 AND deleted_at IS NOT NULL")
                 .bind(message.map(MessageId::as_str))
                 .fetch_optional(&mut **tx)
                 .await?;
@@ -395,7 +425,7 @@ impl Store {
                 .bind(repair.again.id.as_str())
                 .fetch_optional(&mut *tx)
                 .await?;
-            if begun.is_some() || Self::is_withdrawn(&mut tx, repair.of.message.as_ref()).await? {
+            if begun.is_some() || Self::is_deleted(&mut tx, repair.of.message.as_ref()).await? {
                 continue;
             }
             let message = repair.of.message.as_ref();

@@ -7,7 +7,7 @@ use ruma::{OwnedEventId, OwnedUserId};
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::{
-    Leg, LegContent, Store, StoreError, conversations,
+    Leg, LegContent, SessionName, Store, StoreError, conversations,
     lists::{self, padded, with_list},
     matrix_id, one_row,
     outbox::{OUTBOX, landed, place},
@@ -21,8 +21,8 @@ pub struct SealedLeg<'a> {
     pub leg: &'a Leg,
     /// The encrypted content, as JSON.
     pub ciphertext: String,
-    /// The Megolm session.
-    pub session_id: String,
+    /// The Megolm session; none is what Matrix never encrypts.
+    pub session_id: Option<String>,
     /// The user of ours who sends it.
     pub sender: OwnedUserId,
 }
@@ -43,6 +43,7 @@ struct LegRow {
     message_id: Option<String>,
     notice: Option<Vec<u8>>,
     notice_about: Option<String>,
+    says: String,
     redacts: Option<String>,
     sent_at: i64,
     ciphertext: Option<Vec<u8>>,
@@ -58,20 +59,27 @@ struct LegRow {
     mode: Option<String>,
     mode_since: i64,
     sender_id: Option<String>,
-    body: Option<Vec<u8>>,
+    content: Option<Vec<u8>>,
     lane: Option<String>,
-    answers_event: Option<String>,
+    about_event: Option<String>,
+    deleted_event: Option<String>,
     home_id: Option<String>,
     source: Option<String>,
 }
 
-const LEGS: &str = "SELECT o.seq, o.leg_id, o.message_id, o.notice, o.notice_about, o.redacts, o.sent_at, o.ciphertext,
+const LEGS: &str = "SELECT o.seq, o.leg_id, o.message_id, o.notice, o.notice_about, o.says, o.redacts, o.sent_at, o.ciphertext,
         o.sender_user_id, o.attempts, o.next_attempt_at, o.state, o.portal_id, p.conversation_id, p.patient_id, p.room_id,
-        p.attempted, p.mode, p.mode_since, m.sender_id, m.body, m.lane, x.event_id AS answers_event, m.portal_id AS home_id, m.event_id AS source
+        p.attempted, p.mode, p.mode_since, m.sender_id, m.content, m.lane, x.event_id AS about_event,
+        d.event_id AS deleted_event, m.portal_id AS home_id, m.event_id AS source
      FROM outbox o JOIN portals p ON p.id = o.portal_id
      LEFT JOIN messages m ON m.id = o.message_id
-     LEFT JOIN mapping x ON x.message_id = m.answers AND x.portal_id = o.portal_id AND x.current = 1
-     WHERE o.seq IN (SELECT MIN(seq) FROM outbox WHERE state IN ('waiting', 'held') AND portal_id IN";
+     LEFT JOIN mapping x ON x.message_id = m.about AND x.portal_id = o.portal_id AND x.current = 1
+     LEFT JOIN mapping d ON o.says = 'deletion' AND d.message_id = o.message_id AND d.portal_id = o.portal_id AND d.current = 1
+     WHERE o.seq IN (
+         SELECT COALESCE(MIN(CASE WHEN says = 'deletion' AND NOT EXISTS (
+                 SELECT 1 FROM outbox w WHERE w.message_id = n.message_id AND w.portal_id = n.portal_id
+                     AND w.says <> 'deletion' AND w.state IN ('waiting', 'held')) THEN seq END), MIN(seq))
+         FROM outbox n WHERE state IN ('waiting', 'held') AND portal_id IN";
 const A_PORTAL_EACH: &str = "GROUP BY portal_id)";
 const MEMBERS: &str = "SELECT i.portal_id, i.user_id, CASE WHEN t.person_id IS NULL THEN 0 ELSE 1 END
      FROM portal_members i JOIN portals p ON p.id = i.portal_id
@@ -81,8 +89,9 @@ const MEMBERS: &str = "SELECT i.portal_id, i.user_id, CASE WHEN t.person_id IS N
      WHERE i.portal_id IN";
 
 impl Store {
-    /// The next leg of each of these portals, the oldest that is not sent; none of a portal where nothing waits. A leg that
-    /// does not open is its portal's matter alone.
+    /// The next leg of each of these portals, the oldest that is not sent; none of a portal where nothing waits. What is deleted
+    /// goes first, unless it is still on its way itself: it waits for nobody who could read what was written before. A leg
+    /// that does not open is its portal's matter alone.
     ///
     /// # Errors
     /// When the database fails.
@@ -99,7 +108,7 @@ impl Store {
         &self,
         portals: &[PortalId],
     ) -> Result<Vec<(PortalId, Result<Leg, StoreError>)>, StoreError> {
-        self.legs_by(&LEGS.replace("MIN(seq)", "MAX(seq)"), portals).await
+        self.legs_by(&LEGS.replace(", MIN(seq))", ", MAX(seq))"), portals).await
     }
 
     async fn legs_by(
@@ -136,27 +145,38 @@ impl Store {
         let key = self.portal_key(&portal).await?;
         let sender: Option<OwnedUserId> = row.sender_user_id.map(|id| matrix_id(OUTBOX, id)).transpose()?;
         let message: Option<MessageId> = row.message_id.map(|id| parsed(OUTBOX, &id)).transpose()?;
-        let content = match (&message, row.notice, row.redacts) {
-            (_, None, Some(event)) => LegContent::Redaction {
+        let written = || {
+            let (Some(by), Some(home), Some(source)) = (&row.sender_id, &row.home_id, row.source.clone())
+            else {
+                return Err(StoreError::Malformed("messages"));
+            };
+            let source = (parsed("messages", home)?, matrix_id("messages", source)?);
+            Ok::<(PersonId, (PortalId, OwnedEventId)), _>((parsed("messages", by)?, source))
+        };
+        let content = match (row.says.as_str(), &message, row.notice, row.redacts) {
+            ("void", _, None, Some(event)) => LegContent::Redaction {
                 by: sender.clone().ok_or(StoreError::Malformed(OUTBOX))?,
                 event: matrix_id(OUTBOX, event)?,
             },
-            (Some(message), None, None) => {
-                let (Some(by), Some(body), Some(home), Some(source)) =
-                    (row.sender_id, row.body, row.home_id, row.source)
-                else {
-                    return Err(StoreError::Malformed("messages"));
-                };
+            ("deletion", Some(_), None, None) => {
+                let (writer, source) = written()?;
+                let event = row.deleted_event.map(|id| matrix_id("mapping", id)).transpose()?;
+                LegContent::Deletion { sender: writer, by: sender.clone(), event, source }
+            }
+            ("message", Some(message), None, None) => {
+                let (writer, source) = written()?;
+                let sealed = row.content.ok_or(StoreError::Malformed("messages"))?;
                 let lane = row.lane.as_deref().map(|id| parsed::<PersonId>("messages", id)).transpose()?;
                 let key = self.key(&record::owner(lane.as_ref(), &portal.conversation)).await?;
+                let said = key.open_text(record::place("content", message), &sealed)?;
                 LegContent::Message {
-                    sender: parsed("messages", &by)?,
-                    body: key.open_text(record::words(message), &body)?,
-                    answers: row.answers_event.map(|id| matrix_id("mapping", id)).transpose()?,
-                    source: (parsed("messages", &home)?, matrix_id("messages", source)?),
+                    sender: writer,
+                    said: serde_json::from_str(&said).map_err(|_| StoreError::Malformed("messages"))?,
+                    about: row.about_event.map(|id| matrix_id("mapping", id)).transpose()?,
+                    source,
                 }
             }
-            (None, Some(body), None) => LegContent::Notice {
+            ("notice", None, Some(body), None) => LegContent::Notice {
                 body: key.open_text(place("notice", &id), &body)?,
                 about: row.notice_about.map(|id| matrix_id(OUTBOX, id)).transpose()?,
             },
@@ -167,7 +187,7 @@ impl Store {
         Ok(Leg {
             seq: row.seq,
             portal,
-            message: message.filter(|_| !matches!(content, LegContent::Redaction { .. })),
+            message: message.filter(|_| matches!(content, LegContent::Message { .. })),
             content,
             sent_at: Timestamp::from_millis(row.sent_at),
             sealed: ciphertext.zip(sender),
@@ -216,6 +236,7 @@ impl Store {
         let mut kept = HashSet::new();
         let mut tx = self.begin_unordered().await?;
         for (sealed, key) in legs.iter().zip(keys) {
+            let session = sealed.session_id.as_ref().map(|id| self.session_name(id));
             let result = sqlx::query(
                 "UPDATE outbox SET ciphertext = $2, sender_user_id = $3, session = $4, state = 'waiting'
                  WHERE seq = $1 AND ciphertext IS NULL AND state IN ('waiting', 'held')",
@@ -223,7 +244,7 @@ impl Store {
             .bind(sealed.leg.seq)
             .bind(key.seal(place("ciphertext", &sealed.leg.id), sealed.ciphertext.as_bytes()))
             .bind(sealed.sender.as_str())
-            .bind(self.session_name(&sealed.session_id).as_str())
+            .bind(session.as_ref().map(SessionName::as_str))
             .execute(&mut *tx)
             .await?;
             if result.rows_affected() == 1 {
@@ -247,6 +268,15 @@ impl Store {
                 .await?;
         }
         self.commit(tx, CommitPoint::LegHeld).await
+    }
+
+    /// What a leg is about does not stand in its portal, so it is not sent.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn leg_is_void(&self, seq: i64) -> Result<(), StoreError> {
+        let void = "UPDATE outbox SET state = 'withdrawn' WHERE seq = $1 AND state IN ('waiting', 'held')";
+        self.alone(CommitPoint::LegVoid, sqlx::query(void).bind(seq)).await.map(drop)
     }
 
     /// Sending a leg failed; it is tried again not before `next`. Only a failure that does not pass counts as an

@@ -1,5 +1,6 @@
 //! What a store promises, tried on both databases.
 
+mod deleting;
 mod progress;
 mod repairs;
 mod seen;
@@ -8,19 +9,24 @@ mod sending;
 use std::sync::Arc;
 
 use parlour_domain::{
-    Chance as _, ConversationId, LegId, MessageId, Mode, NewConversation, Person, PersonId, PortalId, Role,
-    Timestamp, rules::Reach,
+    Chance as _, ConversationId, Form, LegId, MessageId, Mode, NewConversation, Person, PersonId, PortalId,
+    Role, Said, Timestamp, Words, rules::Reach,
 };
 use ruma::{EventId, OwnedEventId, UserId, owned_room_id, owned_user_id, user_id};
 
 use super::{
-    Arrived, InboxRow, LegContent, MasterKey, MegolmIndex, NewLeg, OurUser, Outcome, Portal, RelayedMessage,
-    Says, Store, StoreError,
+    Arrived, InboxRow, LegContent, MasterKey, MegolmIndex, NewLeg, OurUser, Outcome, Portal, Recorded,
+    RelayedMessage, Says, Store, StoreError,
     database::Backend,
     inbox::Touched,
     testing::{Counting, TestDatabase},
 };
 
+use deleting::{
+    a_reaction_is_about_what_stands_there, an_edit_goes_with_its_message_and_none_follows,
+    what_is_deleted_is_not_sent_and_goes_where_it_stands, what_is_deleted_waits_for_nobody_who_could_read,
+    what_is_on_its_way_when_it_is_deleted_goes_when_it_is_there,
+};
 use progress::{
     it_is_known_how_far_a_conversation_is_made, it_is_known_how_far_a_message_has_come,
     the_same_request_begins_one_conversation,
@@ -37,7 +43,6 @@ use seen::{
 };
 use sending::{
     a_leg_is_sent_as_the_bytes_that_were_kept, next, the_next_leg_of_each_portal_is_found_at_once,
-    what_is_withdrawn_is_neither_sent_nor_sent_again,
 };
 
 /// Each promise, once on each database.
@@ -69,7 +74,11 @@ on_both! {
     an_echo_settles_its_leg_with_its_transaction
     an_echo_that_comes_before_its_leg_settles_it_when_it_comes
     a_leg_is_sent_as_the_bytes_that_were_kept
-    what_is_withdrawn_is_neither_sent_nor_sent_again
+    what_is_deleted_is_not_sent_and_goes_where_it_stands
+    what_is_on_its_way_when_it_is_deleted_goes_when_it_is_there
+    what_is_deleted_waits_for_nobody_who_could_read
+    an_edit_goes_with_its_message_and_none_follows
+    a_reaction_is_about_what_stands_there
     a_message_is_sent_again_and_stands_for_itself
     what_is_never_read_is_not_sent_for_ever
     what_is_on_its_way_is_looked_for_once_more
@@ -176,6 +185,10 @@ fn leg(portal: &Portal) -> NewLeg {
     }
 }
 
+fn words(body: &str) -> Words {
+    Words::new(Form::Text, body, None).expect("words")
+}
+
 fn message(world: &World, event: &str, legs: Vec<NewLeg>) -> Outcome {
     Outcome::Relayed(Box::new(RelayedMessage {
         id: MessageId::from_bytes(Counting.bytes()),
@@ -184,8 +197,8 @@ fn message(world: &World, event: &str, legs: Vec<NewLeg>) -> Outcome {
         event_id: event_id(event),
         sender: world.murphy.clone(),
         sent_at: AT,
-        body: "Bring your card.".to_owned(),
-        answers: None,
+        said: Said::Message(words("Bring your card.")),
+        about: None,
         lane: None,
         legs,
         tells_lanes: false,
@@ -247,15 +260,17 @@ async fn what_becomes_of_an_event_is_one_commit(database: &TestDatabase) {
     assert!(waiting(&world).await.is_empty());
     let sent = next(&world).await.expect("a leg");
     assert_eq!(sent.id, first.id);
-    assert!(matches!(sent.content, LegContent::Message { body, .. } if body == "Bring your card."));
+    assert!(
+        matches!(sent.content, LegContent::Message { said: Said::Message(said), .. } if said.body() == "Bring your card.")
+    );
     // Decided a second time, nothing of it is kept: neither the message nor its leg.
     let again = message(&world, "$again", vec![second.clone()]);
     let error = world.store.finish(&row, &again, None, AT).await.expect_err("it is done");
     assert!(matches!(error, StoreError::WrongNumber { table: "inbox", rows: 0 }), "{error}");
-    assert_eq!(world.store.message_at(&world.hub.id, &event_id("$again")).await.expect("the record"), None);
+    assert!(world.store.message_at(&world.hub.id, &event_id("$again")).await.expect("the record").is_none());
     assert_eq!(world.store.portals_waiting().await.expect("portals"), std::slice::from_ref(&world.anns.id));
     let found = world.store.message_at(&world.hub.id, &event_id("$a")).await.expect("the record");
-    assert!(matches!(found, Some((_, Reach::Everybody))));
+    assert!(matches!(found, Some(Recorded { reach: Reach::Everybody, deleted: false, .. })));
     world.store.legs_have_landed(&[(first.id.clone(), event_id("$landed"))], AT).await.expect("landed");
     assert!(next(&world).await.is_none());
 }

@@ -184,7 +184,7 @@ async fn replayed_megolm_index() {
         assert!(words.contains("(KEY-3)"), "{words}");
     }
     // Also when the original was not passed on.
-    let content = json!({ "msgtype": "m.emote", "body": "waves" });
+    let content = json!({ "msgtype": "m.location", "body": "here", "geo_uri": "geo:53.3,-6.2" });
     let waves = parlour_integration_tests::send(&ann, &spoke, "m.room.message", content).await;
     assert!(refusal(&ann, &spoke, &waves).await.contains("(KIND-1)"));
     assert!(copy(&ann, &spoke, &waves, "3").await.contains("(KEY-3)"));

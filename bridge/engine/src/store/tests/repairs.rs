@@ -1,6 +1,6 @@
 //! What a store promises of what is sent again.
 
-use parlour_domain::{LegId, Timestamp};
+use parlour_domain::{LegId, Said, Timestamp};
 use ruma::{UserId, user_id};
 
 use super::{
@@ -44,10 +44,23 @@ pub(super) async fn unreadable(world: &World, by: &UserId) -> (UnreadableSession
 
 /// Sends one leg again, as `LegIds::again` has it; the ids of the two legs.
 pub(super) async fn begin_repair(world: &World, of: &UnreadableSession, sent: SentLeg) -> [LegId; 2] {
-    let says = [sent.says.clone(), Says::Redaction(sent.event.clone(), of.ours.clone())];
-    let [again, redaction] = says.map(|says| NewLeg { says, ..leg(&world.anns) });
-    let ids = [again.id.clone(), redaction.id.clone()];
-    let repairs = [Repair { of: sent, again, redaction }];
+    begin_repairs(world, of, vec![sent]).await.pop().expect("one")
+}
+
+/// The same of many.
+pub(super) async fn begin_repairs(
+    world: &World,
+    of: &UnreadableSession,
+    sent: Vec<SentLeg>,
+) -> Vec<[LegId; 2]> {
+    let repairs: Vec<_> = sent
+        .into_iter()
+        .map(|sent| {
+            let says = [sent.says.clone(), Says::Redaction(sent.event.clone(), sent.by.clone())];
+            let [again, redaction] = says.map(|says| NewLeg { says, ..leg(&world.anns) });
+            Repair { of: sent, again, redaction }
+        })
+        .collect();
     assert!(!world.store.is_on_its_way(of).await.expect("read"));
     for _ in 0..2 {
         world
@@ -57,7 +70,7 @@ pub(super) async fn begin_repair(world: &World, of: &UnreadableSession, sent: Se
             .expect("begun, or already");
     }
     assert!(world.store.unreadable_sessions().await.expect("read").is_empty());
-    ids
+    repairs.into_iter().map(|repair| [repair.again.id, repair.redaction.id]).collect()
 }
 
 pub(super) async fn a_message_is_sent_again_and_stands_for_itself(database: &TestDatabase) {
@@ -89,7 +102,9 @@ pub(super) async fn a_message_is_sent_again_and_stands_for_itself(database: &Tes
     assert!(unreadable(&world, ghost).await.1.is_empty(), "it is being sent again");
     let found = next(&world).await.expect("a leg");
     assert_eq!(found.id, again);
-    assert!(matches!(found.content, LegContent::Message { body, .. } if body == "Bring your card."));
+    assert!(
+        matches!(found.content, LegContent::Message { said: Said::Message(said), .. } if said.body() == "Bring your card.")
+    );
     next_is_sent(&world, ghost, "$again").await;
     let found = next(&world).await.expect("a leg");
     assert_eq!(found.id, redaction);
@@ -100,7 +115,7 @@ pub(super) async fn a_message_is_sent_again_and_stands_for_itself(database: &Tes
     // Whoever answers either event answers the message.
     for event in ["$lost", "$again"] {
         let known = world.store.message_at(&world.anns.id, &event_id(event)).await.expect("read");
-        assert_eq!(known.map(|(id, _)| id), message, "{event}");
+        assert_eq!(known.map(|known| known.id), message, "{event}");
     }
     assert!(world.store.message_at(&world.anns.id, &event_id("$redaction")).await.expect("read").is_none());
 }
