@@ -157,7 +157,8 @@ impl Store {
     }
 
     /// These are somebody's devices now, in one commit. What is new among them is fresh, unless they were never asked for
-    /// before.
+    /// before: it was there when it was heard of, also where the homeserver does not tell yet. (Every five seconds Synapse
+    /// writes down who was seen, and until that is done tells of what it writes as if it had not been.)
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
@@ -203,15 +204,17 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         for device in devices {
+            let seen_at = device.seen_at.map(Timestamp::millis);
+            let seen_at = seen_at.or(fresh_at.filter(|_| !is_known(device)));
             sqlx::query(
                 "INSERT INTO devices_seen (user_id, device_id, seen_at, dehydrated, gone, fresh_at)
                  VALUES ($1, $2, $3, $4, 0, $5)
-                 ON CONFLICT (user_id, device_id) DO UPDATE SET gone = 0, seen_at = excluded.seen_at,
-                     dehydrated = excluded.dehydrated",
+                 ON CONFLICT (user_id, device_id) DO UPDATE SET gone = 0,
+                     seen_at = COALESCE(excluded.seen_at, devices_seen.seen_at), dehydrated = excluded.dehydrated",
             )
             .bind(user_id.as_str())
             .bind(device.device_id.as_str())
-            .bind(device.seen_at.map(Timestamp::millis))
+            .bind(seen_at)
             .bind(i64::from(device.dehydrated))
             .bind(fresh_at)
             .execute(&mut *tx)

@@ -71,6 +71,14 @@ pub(super) async fn devices_are_known_as_the_homeserver_told(database: &TestData
     ];
     assert_eq!(told(&found), wanted);
     assert!(found.device(device_id!("A")).is_none());
+    // Nobody is forgotten to have been seen, and whoever is new was there.
+    let untold = [seen("B", None), seen("C", Some(later(2))), seen("D", None)];
+    store.devices_are(&ann(), &untold, later(3)).await.expect("kept");
+    let found = known(store).await;
+    assert_eq!(told(&found)[1], wanted[1]);
+    assert_eq!(told(&found)[3], ("D", Some(later(1)), false, Some(later(1))));
+    store.devices_are(&ann(), &both, later(3)).await.expect("kept");
+    let wanted: Vec<_> = wanted.into_iter().chain([("D", Some(later(1)), true, Some(later(1)))]).collect();
     // Said again, it is as new as before; dealt with, it is not new.
     store.devices_are(&ann(), &both, later(4)).await.expect("kept");
     assert_eq!(told(&known(store).await), wanted);
