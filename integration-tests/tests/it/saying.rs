@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant, sleep};
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Says something else in the place of a message.
-async fn edit(client: &Client, room: &RoomId, edited: &EventId, words: &str) -> OwnedEventId {
+pub(crate) async fn edit(client: &Client, room: &RoomId, edited: &EventId, words: &str) -> OwnedEventId {
     let content = json!({
         "msgtype": "m.text", "body": format!("* {words}"),
         "m.new_content": { "msgtype": "m.text", "body": words },
@@ -20,12 +20,12 @@ async fn edit(client: &Client, room: &RoomId, edited: &EventId, words: &str) -> 
     send(client, room, "m.room.message", content).await
 }
 
-async fn react(client: &Client, room: &RoomId, to: &EventId, key: &str) -> OwnedEventId {
+pub(crate) async fn react(client: &Client, room: &RoomId, to: &EventId, key: &str) -> OwnedEventId {
     let relation = json!({ "rel_type": "m.annotation", "event_id": to, "key": key });
     send(client, room, "m.reaction", json!({ "m.relates_to": relation })).await
 }
 
-async fn delete(client: &Client, room: &RoomId, event: &EventId) -> OwnedEventId {
+pub(crate) async fn delete(client: &Client, room: &RoomId, event: &EventId) -> OwnedEventId {
     send(client, room, "m.room.redaction", json!({ "redacts": event, "reason": "a mistake" })).await
 }
 
