@@ -5,7 +5,7 @@ mod seen;
 use std::{borrow::Cow, time::Duration};
 
 use ruma::{
-    OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId,
+    EventId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId,
     api::{
         AppserviceUserIdentity, IncomingResponse, OutgoingRequest, OutgoingRequestAppserviceExt,
         SupportedVersions,
@@ -275,6 +275,30 @@ impl Homeserver {
             Err(error) if error.is("M_NOT_FOUND") => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The content of the power levels under which an event was taken into its room; none when it is not there
+    /// (Matrix v1.19 client-server §GET /rooms/{roomId}/context/{eventId}).
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn levels_at(
+        &self,
+        intent: &Intent,
+        room: &RoomId,
+        event: &EventId,
+    ) -> Result<Option<Value>, HomeserverError> {
+        let [room, event] = [room.as_str(), event.as_str()].map(encoded);
+        let path = format!("/_matrix/client/v3/rooms/{room}/context/{event}?limit=0");
+        let asked =
+            self.call(CommitPoint::ReadState, Some(intent), http::Method::GET, &path, &Value::Null).await;
+        let mut around = match asked {
+            Err(error) if error.is("M_NOT_FOUND") => return Ok(None),
+            around => around?,
+        };
+        let state = around["state"].as_array_mut().ok_or(HomeserverError::Nonsense("/context"))?;
+        let levels = state.iter_mut().find(|event| event["type"] == "m.room.power_levels");
+        Ok(levels.map(|levels| levels["content"].take()))
     }
 
     /// The rooms that one of our users is in.

@@ -334,11 +334,17 @@ impl Core {
         let (Some(conversation), Some(home), Some(sender)) = (conversation, home, sender) else {
             return self.refused(row, event, Refusal::NotTakingPart).await;
         };
-        let facts = PostFacts {
+        let mut facts = PostFacts {
             mode: mode_for(event, home).unwrap_or(conversation.mode),
             takes_part: is_at_home(sender, home),
             may_send_one_way: sender.may_send_one_way,
         };
+        if rules::may_post(&facts) == Err(Refusal::OneWay)
+            && let Some(mode) = self.mode_at(home, event).await?
+        {
+            // The homeserver refuses most of what POST-2 would: what it took, it took under another mode.
+            facts.mode = mode;
+        }
         let relation = Relation::of(content);
         let place = self.place(home, relation).await?;
         let said =

@@ -23,12 +23,12 @@ use self::{
     cuts::Cuts,
     killing::Killer,
     model::{Model, Rooms},
-    plan::{PEOPLE, TALKS},
-    traffic::{Orders, Writer, look_on, place},
+    plan::{PEOPLE, SWITCHED, TALKS},
+    traffic::{Orders, Switcher, Writer, look_on, place},
     verdict::judge,
 };
 pub use self::{plan::HomeserverKills, table::Report};
-use crate::trial::Trial;
+use crate::{crowd::Caller, token, trial::Trial};
 
 /// What a run is told.
 #[derive(Clone)]
@@ -56,6 +56,8 @@ pub struct Settings {
 const NOTHING_COMES: Duration = Duration::from_secs(25);
 /// The same where something is broken on purpose, so that it is missed.
 const NOTHING_COMES_OF_IT: Duration = Duration::from_secs(10);
+/// How long the last switch may take.
+const PATIENCE_WITH_SWITCHES: Duration = Duration::from_secs(60);
 /// How long Parlour may go on with nothing to be seen of it.
 const QUIET: Duration = Duration::from_secs(20);
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -95,6 +97,8 @@ pub async fn run(settings: &Settings) -> Report {
     for writer in writers {
         writing.spawn(writer.write());
     }
+    let switching = fault.is_none().then(|| switcher(&trial, &looking_on, &model, &orders));
+    let switching = switching.map(|switcher| tokio::spawn(switcher.switch(settings.seed)));
     let kills = plan::kills(settings.seed, settings.legs, settings.kills, settings.homeserver);
     let mut killed = Vec::new();
     let share = settings.legs / settings.kills.max(1);
@@ -134,6 +138,11 @@ pub async fn run(settings: &Settings) -> Report {
     }
     trial.to_homeserver.pass_all();
     trial.to_parlour.pass_all();
+    let mut switches = 0;
+    if let Some(switching) = switching {
+        switches =
+            timeout(PATIENCE_WITH_SWITCHES, switching).await.expect("it is switched").expect("it ends well");
+    }
     arrive(&model, patience).await;
     let mut writers: Vec<_> = looking_on
         .iter()
@@ -153,7 +162,8 @@ pub async fn run(settings: &Settings) -> Report {
     join_all(readers.iter().map(Client::resume)).await;
     let mut findings = Vec::new();
     for (talk, cast) in TALKS.iter().enumerate() {
-        findings.push((cast.name, judge(&model, talk, &readers).await));
+        let switches = if talk == SWITCHED { switches } else { 0 };
+        findings.push((cast.name, judge(&model, talk, &readers, switches).await));
     }
     for reader in readers {
         reader.stop().await;
@@ -166,6 +176,11 @@ pub async fn run(settings: &Settings) -> Report {
         findings,
         killed,
         cuts: cuts.counted(),
+        reactions: model.reactions().len(),
+        edits: model.messages().iter().filter(|sent| sent.edits.is_some()).count(),
+        deletions: model.messages().iter().filter(|sent| sent.deleted && sent.edits.is_none()).count(),
+        forbidden: model.messages().iter().filter(|sent| sent.fate == model::Fate::Forbidden).count(),
+        switches,
         unknown,
         at_rest,
         false_alarms: trial.log().matches("put back from a copy").count(),
@@ -180,6 +195,19 @@ pub async fn run(settings: &Settings) -> Report {
     }
     report.whole = began.elapsed();
     report
+}
+
+/// Who switches the conversation that is switched.
+fn switcher(
+    trial: &Trial,
+    clients: &[Arc<Client>],
+    model: &Model,
+    orders: &watch::Sender<Orders>,
+) -> Switcher {
+    let owner = TALKS[SWITCHED].staff[0];
+    let owner = PEOPLE.iter().position(|name| *name == owner).unwrap_or(0);
+    let caller = Caller::new(&trial.public_url(), &token(&clients[owner]));
+    Switcher { caller, conversation: model.talks[SWITCHED].id.clone(), orders: orders.subscribe() }
 }
 
 /// Everybody, twice: a client that writes and looks on, and one that is off until the end.
@@ -199,7 +227,7 @@ async fn begin(trial: &Trial, clients: &[Arc<Client>]) -> Vec<Rooms> {
         let owner = PEOPLE.iter().position(|name| *name == cast.staff[0]).unwrap_or(0);
         let talk = trial.begin(&clients[owner], cast.name, &cast.staff[1..], cast.patients).await;
         let spokes = cast.patients.iter().map(|name| talk.spoke(trial.person(name))).collect();
-        let rooms = Rooms { hub: talk.hub(), spokes };
+        let rooms = Rooms { id: talk.id().to_owned(), hub: talk.hub(), spokes };
         let hubs = cast.staff.iter().map(|name| (name, &rooms.hub));
         for (name, room) in hubs.chain(cast.patients.iter().zip(&rooms.spokes)) {
             let person = PEOPLE.iter().position(|person| person == name).unwrap_or(0);

@@ -11,6 +11,8 @@ use tokio::{sync::watch, time::Instant};
 
 /// The rooms of a conversation.
 pub struct Rooms {
+    /// Its id.
+    pub id: String,
     /// The staff's.
     pub hub: OwnedRoomId,
     /// Each patient's, in the order of the cast.
@@ -26,6 +28,17 @@ pub enum Fate {
     Accepted(OwnedEventId),
     /// The client gave up: nobody knows whether it stands in the room.
     Unknown,
+    /// The homeserver refused it, at the first attempt: responses are switched off.
+    Forbidden,
+}
+
+/// A reaction that was accepted.
+#[derive(Clone, Debug)]
+pub struct Reacted {
+    /// The message that it is about.
+    pub to: usize,
+    /// Where it must arrive.
+    pub targets: Vec<OwnedRoomId>,
 }
 
 /// One message.
@@ -39,6 +52,10 @@ pub struct Sent {
     pub author: usize,
     /// Where it must arrive.
     pub targets: Vec<OwnedRoomId>,
+    /// The message that it says other words for.
+    pub edits: Option<usize>,
+    /// Whether its writer has deleted it: it must stand nowhere.
+    pub deleted: bool,
     /// What became of it.
     pub fate: Fate,
     /// When it was begun to be sent.
@@ -48,9 +65,11 @@ pub struct Sent {
     unseen: BTreeSet<OwnedRoomId>,
 }
 
-/// A message that can be answered.
+/// A message that can be answered, or reacted to.
 #[derive(Clone)]
 pub struct Answerable {
+    /// Which one it is.
+    pub number: usize,
     /// Its event in the room where the answer is written.
     pub event_id: OwnedEventId,
     /// Where an answer must arrive.
@@ -76,6 +95,9 @@ pub struct Progress {
 
 struct State {
     messages: Vec<Sent>,
+    reactions: Vec<Reacted>,
+    /// Who has begun to react to what.
+    reacting: BTreeSet<(usize, usize)>,
     answerable: HashMap<OwnedRoomId, VecDeque<Answerable>>,
     progress: Progress,
 }
@@ -97,7 +119,13 @@ impl Model {
         let now = Instant::now();
         let progress =
             Progress { accepted: 0, legs: 0, in_flight: 0, refused: 0, last_seen: now, youngest_seen: now };
-        let state = State { messages: Vec::new(), answerable: HashMap::new(), progress };
+        let state = State {
+            messages: Vec::new(),
+            reactions: Vec::new(),
+            reacting: BTreeSet::new(),
+            answerable: HashMap::new(),
+            progress,
+        };
         Self { talks, state: Mutex::new(state), changed: watch::Sender::new(0) }
     }
 
@@ -128,8 +156,69 @@ impl Model {
         self.state().answerable.get(room).map(|last| last.iter().cloned().collect()).unwrap_or_default()
     }
 
+    /// All reactions.
+    pub fn reactions(&self) -> Vec<Reacted> {
+        self.state().reactions.clone()
+    }
+
+    /// What somebody has said in a room that can still be changed or deleted: the messages' numbers.
+    pub fn own(&self, room: &RoomId, author: usize) -> Vec<usize> {
+        let state = self.state();
+        let own = state.messages.iter().enumerate().rev().filter(|(_, sent)| {
+            let is_own = sent.author == author && sent.from == room && sent.edits.is_none();
+            is_own && !sent.deleted && matches!(sent.fate, Fate::Accepted(_))
+        });
+        own.map(|(number, _)| number).take(LAST).collect()
+    }
+
+    /// The event of a message that was accepted, and where it must arrive.
+    pub fn sent_as(&self, number: usize) -> Option<(OwnedEventId, Vec<OwnedRoomId>)> {
+        let state = self.state();
+        let message = &state.messages[number];
+        let Fate::Accepted(event_id) = &message.fate else { return None };
+        Some((event_id.clone(), message.targets.clone()))
+    }
+
+    /// Somebody is about to react to a message; not, if they have before.
+    pub fn reacts(&self, author: usize, to: usize) -> bool {
+        self.state().reacting.insert((author, to))
+    }
+
+    /// A reaction was accepted.
+    pub fn reacted(&self, to: usize, targets: Vec<OwnedRoomId>) {
+        self.state().reactions.push(Reacted { to, targets });
+    }
+
+    /// A message was deleted: nobody needs to see it any more, nor what was said in its place.
+    pub fn deleted(&self, number: usize) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let all = state.messages.iter_mut().enumerate();
+        for (_, message) in all.filter(|(other, sent)| *other == number || sent.edits == Some(number)) {
+            message.deleted = true;
+            let unseen = std::mem::take(&mut message.unseen).len();
+            if matches!(message.fate, Fate::Accepted(_)) {
+                state.progress.in_flight -= unseen;
+            }
+        }
+        self.tick();
+    }
+
+    /// The homeserver refused a message.
+    pub fn forbidden(&self, number: usize) {
+        self.state().messages[number].fate = Fate::Forbidden;
+        self.tick();
+    }
+
     /// Somebody is about to write: the message's number.
-    pub fn write(&self, talk: usize, from: &RoomId, author: usize, targets: Vec<OwnedRoomId>) -> usize {
+    pub fn write(
+        &self,
+        talk: usize,
+        from: &RoomId,
+        author: usize,
+        targets: Vec<OwnedRoomId>,
+        edits: Option<usize>,
+    ) -> usize {
         let mut state = self.state();
         let unseen = targets.iter().cloned().collect();
         let from = from.to_owned();
@@ -138,6 +227,8 @@ impl Model {
             from,
             author,
             targets,
+            edits,
+            deleted: false,
             fate: Fate::Sending,
             begun_at: Instant::now(),
             accepted_at: None,
@@ -179,13 +270,16 @@ impl Model {
             return;
         }
         let (lane, accepted_at) = (vec![message.from.clone()], message.accepted_at);
+        let is_edit = message.edits.is_some();
         if matches!(message.fate, Fate::Accepted(_)) {
             state.progress.in_flight -= 1;
         }
         state.progress.last_seen = Instant::now();
         state.progress.youngest_seen =
             state.progress.youngest_seen.max(accepted_at.unwrap_or(state.progress.youngest_seen));
-        state.can_be_answered(room, Answerable { event_id, lane });
+        if !is_edit {
+            state.can_be_answered(room, Answerable { number, event_id, lane });
+        }
         self.settle(&mut state, number);
         drop(state);
         self.tick();
@@ -194,8 +288,9 @@ impl Model {
     /// What arrived everywhere can be answered where it was written: not before, for till then Parlour may not know it.
     fn settle(&self, state: &mut State, number: usize) {
         let message = &state.messages[number];
-        if let (Fate::Accepted(event_id), true) = (&message.fate, message.unseen.is_empty()) {
-            let answer = Answerable { event_id: event_id.clone(), lane: message.targets.clone() };
+        let settled = message.unseen.is_empty() && message.edits.is_none();
+        if let (Fate::Accepted(event_id), true) = (&message.fate, settled) {
+            let answer = Answerable { number, event_id: event_id.clone(), lane: message.targets.clone() };
             let from = message.from.clone();
             state.can_be_answered(&from, answer);
         }
@@ -227,7 +322,13 @@ pub fn body(number: usize, author: &str, words: &str) -> String {
     format!("#{number} {author}: {words}")
 }
 
+/// Whether a message may be deleted; nobody reacts to those, for whoever is too late is told so.
+pub fn may_be_deleted(number: usize) -> bool {
+    number.is_multiple_of(4)
+}
+
 /// The number of the message that says this.
 pub fn number(body: &str) -> Option<usize> {
+    let body = body.strip_prefix("* ").unwrap_or(body);
     body.strip_prefix('#')?.split(' ').next()?.parse().ok()
 }

@@ -28,6 +28,9 @@ pub const TALKS: [Cast; 3] = [
     },
 ];
 
+/// Of these, the one that becomes one-way and two-way again all the time.
+pub const SWITCHED: usize = 1;
+
 /// Which process dies, and at what moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {

@@ -12,6 +12,13 @@ pub struct Report {
     pub settings: Settings,
     pub(super) findings: Vec<(&'static str, Findings)>,
     pub(super) killed: Vec<Killed>,
+    pub(super) reactions: usize,
+    pub(super) edits: usize,
+    pub(super) deletions: usize,
+    /// What the homeserver refused because responses were switched off.
+    pub(super) forbidden: usize,
+    /// How often a conversation was switched.
+    pub(super) switches: usize,
     pub(super) cuts: BTreeMap<&'static str, usize>,
     pub(super) unknown: usize,
     pub(super) at_rest: bool,
@@ -151,7 +158,13 @@ impl fmt::Display for Report {
         let (hits, kills) = (self.hits(), self.killed.len());
         writeln!(f, "{:<27}{kills:>6}{hits:>17} = {:>3} %", "all", hits * 100 / kills.max(1))?;
         let cuts = self.cuts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>();
-        writeln!(f, "\nanswers cut: {}", cuts.join(", "))?;
+        writeln!(
+            f,
+            "\namong them {} edits; besides {} reactions, {} deletions, {} switches between one-way and two-way, {} messages \
+             refused by the homeserver meanwhile",
+            self.edits, self.reactions, self.deletions, self.switches, self.forbidden
+        )?;
+        writeln!(f, "answers cut: {}", cuts.join(", "))?;
         let recoveries = self.recoveries();
         if let (Some(median), Some(longest)) = (recoveries.get(recoveries.len() / 2), recoveries.last()) {
             writeln!(

@@ -2,23 +2,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use matrix_sdk::Room;
+use matrix_sdk::{HttpError, Room};
 use parlour::demo::client::Client;
 use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 use ruma::{
-    OwnedRoomId, OwnedTransactionId,
+    OwnedEventId, OwnedRoomId, OwnedTransactionId,
     events::room::message::{MessageType, OriginalSyncRoomMessageEvent},
 };
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
-    model::{Answerable, Model, body, number},
+    model::{Answerable, Model, body, may_be_deleted, number},
     plan::{PEOPLE, TALKS, rng},
 };
+use crate::crowd::Caller;
 
 /// What the writers are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,9 @@ const MOST_IN_FLIGHT: usize = 60;
 const LONGEST_THOUGHT: u64 = 500;
 /// How long a client tries one message: far longer than anything is away.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a conversation stays as it is, in milliseconds.
+const FEWEST_BETWEEN_SWITCHES: u64 = 1_000;
+const MOST_BETWEEN_SWITCHES: u64 = 5_000;
 const AFTER_AN_ERROR: Duration = Duration::from_millis(300);
 const WORDS: [&str; 8] = [
     "yes",
@@ -99,7 +103,12 @@ impl Writer {
             }
             let (talk, room, targets, answered) = self.choose(name);
             let words = *WORDS.choose(&mut self.rng).unwrap_or(&"yes");
-            self.say(talk, room, targets, answered, words).await;
+            match self.rng.random_range(0..100) {
+                0..15 => self.edit(talk, room, words).await,
+                15..30 => self.react(room).await,
+                30..40 => self.delete(room).await,
+                _ => self.say(talk, room, targets, answered, words).await,
+            }
         }
     }
 
@@ -119,8 +128,7 @@ impl Writer {
         (talk, room, everybody, None)
     }
 
-    /// Writes one message and tries until the client has an event id. Each attempt has the same transaction id, as a
-    /// client's own queue would do it.
+    /// Writes one message.
     pub async fn say(
         &mut self,
         talk: usize,
@@ -129,34 +137,161 @@ impl Writer {
         answered: Option<Answerable>,
         words: &str,
     ) {
-        let number = self.model.write(talk, &room, self.person, targets);
+        let number = self.model.write(talk, &room, self.person, targets, None);
         let mut content = json!({ "msgtype": "m.text", "body": body(number, PEOPLE[self.person], words) });
         if let Some(answered) = answered {
             content["m.relates_to"] = json!({ "m.in_reply_to": { "event_id": answered.event_id } });
         }
-        let transaction_id: OwnedTransactionId = format!("soak{number}").into();
+        self.send(number, &room, &content).await;
+    }
+
+    /// Says other words for a message of theirs.
+    async fn edit(&mut self, talk: usize, room: OwnedRoomId, words: &str) {
+        let own = self.model.own(&room, self.person);
+        let Some(edited) = own.choose(&mut self.rng).copied() else { return };
+        let Some((event_id, targets)) = self.model.sent_as(edited) else { return };
+        let number = self.model.write(talk, &room, self.person, targets, Some(edited));
+        let words = body(number, PEOPLE[self.person], words);
+        let content = json!({
+            "msgtype": "m.text", "body": format!("* {words}"),
+            "m.new_content": { "msgtype": "m.text", "body": words },
+            "m.relates_to": { "rel_type": "m.replace", "event_id": event_id },
+        });
+        self.send(number, &room, &content).await;
+    }
+
+    /// Reacts to something that they have not reacted to before.
+    async fn react(&mut self, room: OwnedRoomId) {
+        let mut all = self.model.answerable(&room);
+        all.retain(|answerable| !may_be_deleted(answerable.number));
+        let Some(to) = all.choose(&mut self.rng).cloned() else { return };
+        if !self.model.reacts(self.person, to.number) {
+            return;
+        }
+        let relation = json!({ "rel_type": "m.annotation", "event_id": to.event_id, "key": "👍" });
+        let content = json!({ "m.relates_to": relation });
+        let id = format!("soak-reaction{}-{}", self.person, to.number).into();
+        match self.persist(&room, "m.reaction", &content, &id).await {
+            Tried::Done(_) => self.model.reacted(to.number, to.lane),
+            Tried::Forbidden => {}
+            Tried::Unknown => panic!("{}'s reaction was never answered", PEOPLE[self.person]),
+        }
+    }
+
+    /// Deletes a message of theirs.
+    async fn delete(&mut self, room: OwnedRoomId) {
+        let mut own = self.model.own(&room, self.person);
+        own.retain(|number| may_be_deleted(*number));
+        let Some(number) = own.choose(&mut self.rng).copied() else { return };
+        let Some((event_id, _)) = self.model.sent_as(number) else { return };
+        let content = json!({ "redacts": event_id });
+        match self
+            .persist(&room, "m.room.redaction", &content, &format!("soak-deletion{number}").into())
+            .await
+        {
+            Tried::Done(_) => self.model.deleted(number),
+            tried => panic!("{}'s deletion: {tried:?}", PEOPLE[self.person]),
+        }
+    }
+
+    async fn send(&mut self, number: usize, room: &OwnedRoomId, content: &Value) {
+        match self.persist(room, "m.room.message", content, &format!("soak{number}").into()).await {
+            Tried::Done(event_id) => self.model.accepted(number, event_id),
+            Tried::Forbidden => self.model.forbidden(number),
+            Tried::Unknown => self.model.unknown(number),
+        }
+    }
+
+    /// Tries until the client has an event id. Each attempt has the same transaction id, as a client's own queue would do it.
+    async fn persist(
+        &mut self,
+        room: &OwnedRoomId,
+        event_type: &str,
+        content: &Value,
+        transaction_id: &OwnedTransactionId,
+    ) -> Tried {
         let deadline = Instant::now() + PATIENCE;
+        let mut first = true;
         loop {
-            match self.attempt(&room, &content, &transaction_id).await {
-                Some(event_id) => return self.model.accepted(number, event_id),
-                None if Instant::now() > deadline => return self.model.unknown(number),
-                None => sleep(AFTER_AN_ERROR).await,
+            match self.attempt(room, event_type, content, transaction_id).await {
+                Ok(event_id) => return Tried::Done(event_id),
+                Err(403) if first => return Tried::Forbidden,
+                // An earlier attempt may have come in time.
+                Err(403) => return Tried::Unknown,
+                Err(_) if Instant::now() > deadline => return Tried::Unknown,
+                Err(_) => sleep(AFTER_AN_ERROR).await,
             }
+            first = false;
             if self.orders.wait_for(|orders| orders.homeserver).await.is_err() {
-                return self.model.unknown(number);
+                return Tried::Unknown;
             }
         }
     }
 
+    /// The event id, or the status of the answer, 0 when there was none.
     async fn attempt(
         &self,
         room: &OwnedRoomId,
+        event_type: &str,
         content: &Value,
         transaction_id: &OwnedTransactionId,
-    ) -> Option<ruma::OwnedEventId> {
-        let room = self.client.matrix().get_room(room)?;
-        let sending = room.send_raw("m.room.message", content.clone()).with_transaction_id(transaction_id);
-        sending.await.ok().map(|sent| sent.response.event_id)
+    ) -> Result<OwnedEventId, u16> {
+        let room = self.client.matrix().get_room(room).ok_or(0_u16)?;
+        if let Some(redacted) = content["redacts"].as_str() {
+            let redacted = OwnedEventId::try_from(redacted).expect("an event id");
+            let answer = room.redact(&redacted, None, Some(transaction_id.clone())).await;
+            let status =
+                |error: HttpError| error.as_client_api_error().map_or(0, |error| error.status_code.as_u16());
+            return answer.map(|answer| answer.event_id).map_err(status);
+        }
+        let sending = room.send_raw(event_type, content.clone()).with_transaction_id(transaction_id);
+        let status = |error: matrix_sdk::Error| {
+            error.as_client_api_error().map_or(0, |error| error.status_code.as_u16())
+        };
+        sending.await.map(|sent| sent.response.event_id).map_err(status)
+    }
+}
+
+/// What became of an attempt to send something.
+#[derive(Debug)]
+enum Tried {
+    /// It stands in the room.
+    Done(OwnedEventId),
+    /// The homeserver did not take it, at the first attempt.
+    Forbidden,
+    /// It may stand there.
+    Unknown,
+}
+
+/// Switches a conversation to one-way and back again, for as long as the run lasts.
+pub struct Switcher {
+    /// Who owns it.
+    pub caller: Caller,
+    /// Its id.
+    pub conversation: String,
+    /// What everybody is told.
+    pub orders: watch::Receiver<Orders>,
+}
+
+impl Switcher {
+    /// Switches until told to stop, and leaves it two-way. How often it was switched.
+    pub async fn switch(mut self, seed: u64) -> usize {
+        let mut rng = rng(seed, "switches");
+        let mut switched = 0;
+        loop {
+            let pause =
+                Duration::from_millis(rng.random_range(FEWEST_BETWEEN_SWITCHES..MOST_BETWEEN_SWITCHES));
+            let stops = timeout(pause, self.orders.wait_for(|orders| orders.stop)).await.is_ok();
+            if stops && switched % 2 == 0 {
+                return switched;
+            }
+            let mode = if switched % 2 == 0 { "one-way" } else { "two-way" };
+            // While something is killed, nobody answers.
+            while !matches!(self.caller.switch(&self.conversation, mode).await, Some((200, _))) {
+                sleep(AFTER_AN_ERROR).await;
+            }
+            switched += 1;
+        }
     }
 }
 

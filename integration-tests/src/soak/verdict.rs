@@ -7,7 +7,8 @@ use std::{
 
 use parlour::demo::client::{Client, Message, Reading};
 use reqwest::Method;
-use ruma::{OwnedRoomId, RoomId};
+use ruma::{EventId, OwnedRoomId, RoomId};
+use serde_json::Value;
 
 use super::{
     model::{Fate, Model, Sent, number},
@@ -113,8 +114,9 @@ struct Seen {
     strayed: BTreeSet<(OwnedRoomId, usize)>,
 }
 
-/// Judges one conversation. `readers` are clients of all people, in their order, that have not looked on.
-pub async fn judge(model: &Model, talk: usize, readers: &[Client]) -> Findings {
+/// Judges one conversation, which was switched so often. `readers` are clients of all people, in their order, that have not
+/// looked on.
+pub async fn judge(model: &Model, talk: usize, readers: &[Client], switches: usize) -> Findings {
     let all = model.messages();
     let rooms = &model.talks[talk];
     let cast = &TALKS[talk];
@@ -139,6 +141,7 @@ pub async fn judge(model: &Model, talk: usize, readers: &[Client]) -> Findings {
                 && match sent.fate {
                     Fate::Accepted(_) => true,
                     Fate::Unknown | Fate::Sending => stands(*number, &sent.from),
+                    Fate::Forbidden => false,
                 }
         })
         .collect();
@@ -157,11 +160,13 @@ pub async fn judge(model: &Model, talk: usize, readers: &[Client]) -> Findings {
             check_order(&rooms.hub, &views[spoke][0], view, spoke, &accepted, &mut seen);
         }
     }
+    let reactions = check_reactions(model, &views, &accepted, cast.staff[0], reader).await;
     let mut findings = Findings {
         accepted: accepted.len(),
         legs: accepted.values().map(|sent| sent.targets.len()).sum(),
-        lost: seen.lost.len(),
-        doubled: seen.doubled.values().sum(),
+        lost: seen.lost.len() + reactions.lost,
+        doubled: seen.doubled.values().sum::<usize>() + reactions.doubled,
+        details: reactions.details,
         out_of_order: seen.out_of_order.values().filter(|at_once| !**at_once).count(),
         overtaken: seen.out_of_order.values().filter(|at_once| **at_once).count(),
         refused: told.len(),
@@ -177,9 +182,10 @@ pub async fn judge(model: &Model, talk: usize, readers: &[Client]) -> Findings {
         let owner =
             reader(if *room == rooms.hub { cast.staff[0] } else { patient_of(cast.patients, rooms, room) });
         let there = encrypted_events(owner, room).await;
-        if there > owed + notices + told {
-            findings.extra += there - owed - notices - told;
-            findings.details.push(format!("{}: {there} encrypted events in the {name} {room}, {owed} messages, {notices} + {told} notices", cast.name));
+        let explained = owed + notices + told + switches;
+        if there > explained {
+            findings.extra += there - explained;
+            findings.details.push(format!("{}: {there} encrypted events in the {name} {room}, {owed} messages, {notices} + {told} + {switches} notices", cast.name));
         }
         for view in views {
             let unread = view.messages.iter().filter(|m| matches!(m.reading, Reading::Undecryptable { .. }));
@@ -231,7 +237,7 @@ fn notices(
         .iter()
         .filter_map(|(number, sent)| match &sent.fate {
             Fate::Accepted(event_id) => Some((event_id, *number)),
-            Fate::Sending | Fate::Unknown => None,
+            Fate::Sending | Fate::Unknown | Fate::Forbidden => None,
         })
         .collect();
     let mut told = BTreeMap::new();
@@ -245,7 +251,9 @@ fn notices(
             }
         }
     }
-    let narrowed = |sent: &Sent| views.len() > 2 && views[&sent.from].len() > 1 && sent.targets.len() == 1;
+    let narrowed = |sent: &Sent| {
+        views.len() > 2 && views[&sent.from].len() > 1 && sent.targets.len() == 1 && sent.edits.is_none()
+    };
     let lanes = usize::from(accepted.values().copied().any(narrowed));
     (told, lanes)
 }
@@ -253,7 +261,7 @@ fn notices(
 /// Each accepted message stands once where it was written and once in each target, and nowhere else.
 fn check_presence(room: &OwnedRoomId, view: &View, accepted: &BTreeMap<usize, &Sent>, seen: &mut Seen) {
     for (number, sent) in accepted {
-        let owed = sent.from == *room || sent.targets.contains(room);
+        let owed = !sent.deleted && (sent.from == *room || sent.targets.contains(room));
         let there = view.count.get(number).copied().unwrap_or(0);
         let key = (room.clone(), *number);
         match (owed, there) {
@@ -300,6 +308,55 @@ fn check_order(
             *seen.out_of_order.entry((room.clone(), *number)).or_insert(true) &= at_once;
         }
     }
+}
+
+/// What became of the reactions of one conversation: each stands once in each room where it must, under its message.
+async fn check_reactions<'a>(
+    model: &Model,
+    views: &BTreeMap<OwnedRoomId, Vec<View>>,
+    accepted: &BTreeMap<usize, &Sent>,
+    owner: &str,
+    reader: impl Fn(&str) -> &'a Client,
+) -> Findings {
+    let mut findings = Findings::default();
+    let mut wanted: BTreeMap<(&OwnedRoomId, usize), usize> = BTreeMap::new();
+    let all = model.reactions();
+    for reacted in all.iter().filter(|reacted| accepted.contains_key(&reacted.to)) {
+        for target in &reacted.targets {
+            *wanted.entry((target, reacted.to)).or_default() += 1;
+        }
+    }
+    for ((room, number), wanted) in wanted {
+        let Some(view) = views.get(room).and_then(|views| views.first()) else { continue };
+        let message = view.first.get(&number).map(|place| &view.messages[*place]);
+        let Some(message) = message else { continue };
+        // Everybody may look into the hub by the client of whoever owns it.
+        let rooms = model.talks.iter().find(|rooms| rooms.hub == *room || rooms.spokes.contains(room));
+        let (talk, spoke) = rooms.map_or((0, None), |rooms| {
+            let talk = model.talks.iter().position(|other| other.id == rooms.id).unwrap_or(0);
+            (talk, rooms.spokes.iter().position(|spoke| spoke == room))
+        });
+        let client = reader(spoke.map_or(owner, |spoke| TALKS[talk].patients[spoke]));
+        let there = ours_under(client, room, &message.event_id).await;
+        findings.lost += wanted.saturating_sub(there);
+        findings.doubled += there.saturating_sub(wanted);
+        if there != wanted {
+            findings.details.push(format!("#{number} in {room}: {there} reactions instead of {wanted}"));
+        }
+    }
+    findings
+}
+
+/// How many reactions of Parlour's users stand under an event, by the homeserver.
+async fn ours_under(client: &Client, room: &RoomId, event: &EventId) -> usize {
+    let path = room_path(room, &format!("relations/{event}/m.annotation?limit=100"));
+    let path = path.replacen("/v3/", "/v1/", 1);
+    let (status, page) = client.http().call(Method::GET, &path, None).await.expect("an answer");
+    assert_eq!(status, 200, "{page}");
+    let events = page["chunk"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_ours =
+        |event: &&Value| event["sender"].as_str().is_some_and(|sender| sender.starts_with("@_parlour_"));
+    events.iter().filter(is_ours).count()
 }
 
 /// How many encrypted events stand in a room, by the homeserver.

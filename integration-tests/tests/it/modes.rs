@@ -217,6 +217,54 @@ async fn a_switch_that_comes_late_is_not_believed() {
     stage.close().await;
 }
 
+/// What the homeserver took is delivered, also when it comes before the event that switched its room back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_after_the_switch_back_is_delivered_whatever_comes_first() {
+    let (stage, proxies) = Stage::open_between_proxies(Extras::default()).await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "S16 back", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&murphy, &hub, "hello").await;
+    read(&ann, &spoke, "hello").await;
+    assert_eq!(switch(&stage, &murphy, &talk, "one-way").await.0, 200);
+
+    proxies.to_parlour.judge(|method, path| {
+        let held = is_transaction(&format!("{method} {path}"));
+        if held { Fate::Answer(503, "{}") } else { Fate::Pass }
+    });
+    let asked = switch(&stage, &murphy, &talk, "two-way");
+    let written = async {
+        let deadline = Instant::now() + LIMIT;
+        let own = loop {
+            match ann.send_text(&spoke, "now I can").await {
+                Ok(own) => break own,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let (_, event) = ann
+            .http()
+            .call(Method::GET, &room_path(&spoke, &format!("event/{own}")), None)
+            .await
+            .expect("an answer");
+        let hs_token = stage.world.config.homeserver.hs_token.reveal();
+        let body = json!({ "events": [event] }).to_string();
+        let path = "/_matrix/app/v1/transactions/first";
+        assert_eq!(stage.internal(Method::PUT, path, Some(hs_token), Some(body)).await.0, 200);
+        read(&murphy, &hub, "now I can").await;
+        proxies.to_parlour.pass_all();
+    };
+    let ((status, _), ()) = tokio::join!(asked, written);
+    assert!(status == 200 || status == 202, "{status}");
+    told_times(&ann, &spoke, "you can answer", 1).await;
+    let seen = ann.messages(&spoke).await.expect("messages");
+    assert!(!seen.iter().any(|message| message.body.contains("POST-2")), "{seen:?}");
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
 /// Fifty rooms are switched soon, and back.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_rooms_are_switched_soon() {

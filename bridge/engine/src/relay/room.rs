@@ -9,7 +9,7 @@ use crate::{
     homeserver::encoded,
     intake::{Event, mode_in},
     notices,
-    store::{InboxRow, Outcome},
+    store::{InboxRow, Outcome, Portal},
 };
 
 impl Core {
@@ -75,6 +75,19 @@ impl Core {
         let event = format!("m.room.member/{}", encoded(user_id.as_str()));
         let member = self.homeserver.state(bot.intent(), &room_id, &event).await?;
         Ok(member.is_some_and(|content| content["membership"] == "join"))
+    }
+
+    /// The mode under which the homeserver took an event into a portal's room, by the power levels that stood there then; none
+    /// when it does not have it. Times tell of two events of a room only nearly which was the first, and the event that tells
+    /// of a switch may come late.
+    ///
+    /// # Errors
+    /// When the homeserver fails.
+    pub(super) async fn mode_at(&self, home: &Portal, event: &Event) -> Result<Option<Mode>, CryptoError> {
+        let Some(room_id) = &home.room_id else { return Ok(None) };
+        let bot = self.ghosts.bot().await?;
+        let levels = self.homeserver.levels_at(bot.intent(), room_id, &event.event_id).await?;
+        Ok(levels.map(|levels| mode_in(&levels)))
     }
 
     /// The mode that a room has now, as the homeserver tells; none when it tells nothing.
