@@ -28,6 +28,7 @@ pub fn point_of(method: &str, path: &str) -> Option<CommitPoint> {
         ("client", "POST", ["keys", "claim"]) => CommitPoint::ClaimKeys,
         ("client", "PUT", ["sendToDevice", ..]) => CommitPoint::SendToDevices,
         ("client", "PUT", ["rooms", _, "send", ..]) => CommitPoint::SendEvent,
+        ("client", "POST", ["rooms", _, "receipt", "m.read", _]) => CommitPoint::SendReceipt,
         ("client", "PUT", ["rooms", _, "redact", ..]) => CommitPoint::Redact,
         ("client", "POST", ["createRoom"]) => CommitPoint::CreateRoom,
         ("client", "PUT", ["rooms", _, "state", ..]) => CommitPoint::SetState,

@@ -246,6 +246,34 @@ CREATE TABLE mapping (
 );
 CREATE INDEX mapping_by_message ON mapping (portal_id, message_id);
 
+-- Receipts of people in portals, until it is known what they cover. alone: about a thread, and nothing else before it.
+CREATE TABLE receipts (
+    portal_id TEXT NOT NULL REFERENCES portals (id),
+    person_id TEXT NOT NULL REFERENCES people (id),
+    event_id  TEXT NOT NULL,
+    alone     BIGINT NOT NULL,
+    at        BIGINT NOT NULL,
+    PRIMARY KEY (portal_id, person_id, event_id)
+);
+
+-- Who has read which message (S12), by the first receipt that covered it; never changed. implied: that was for a later event.
+CREATE TABLE reads (
+    message_id TEXT NOT NULL REFERENCES messages (id),
+    person_id  TEXT NOT NULL REFERENCES people (id),
+    at         BIGINT NOT NULL,
+    event_id   TEXT NOT NULL,
+    implied    BIGINT NOT NULL,
+    PRIMARY KEY (message_id, person_id)
+);
+
+-- Up to which event of a portal somebody has read elsewhere, until their ghost has shown it there.
+CREATE TABLE receipts_due (
+    portal_id TEXT NOT NULL REFERENCES portals (id),
+    person_id TEXT NOT NULL REFERENCES people (id),
+    event_id  TEXT NOT NULL,
+    PRIMARY KEY (portal_id, person_id)
+);
+
 -- Values that the engine made once and keeps.
 CREATE TABLE settings (
     name  TEXT PRIMARY KEY,

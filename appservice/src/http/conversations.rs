@@ -8,11 +8,9 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
 };
-use parlour_domain::{
-    ConversationId, InvalidText, Mode, NewConversation, Person, Role, may_change, may_delete,
-};
+use parlour_domain::{ConversationId, InvalidText, Mode, NewConversation, Person, Role, may_change};
 use parlour_engine::{Conversation, Request, Sending, Store};
-use ruma::{OwnedEventId, OwnedUserId};
+use ruma::OwnedUserId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -93,7 +91,7 @@ struct Changed {
 }
 
 /// A body that says what is to be another.
-const SMALL_BODY: usize = 4 << 10;
+pub(super) const SMALL_BODY: usize = 4 << 10;
 /// How long an answer waits for the rooms to be switched: fifty of them take less.
 const SWITCHED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -122,41 +120,7 @@ pub(crate) async fn change(
     Ok((status, Json(whole_of(store, &caller, &conversation).await?)))
 }
 
-/// Why a message is deleted.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Why {
-    reason: Option<String>,
-}
-
-/// `DELETE /_parlour/v1/conversations/{id}/messages/{event_id}` (S18): one's own message, or, for managers who take part, any,
-/// with a reason. The event is the one that the caller sees: in the hub, or in a patient's own room.
-pub(crate) async fn delete(
-    Caller(caller): Caller,
-    State(edge): State<Arc<Edge>>,
-    Path((id, event_id)): Path<(String, String)>,
-    body: Body,
-) -> Result<Json<Value>, Refused> {
-    let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
-    let event_id: OwnedEventId = event_id.try_into().map_err(|_| Refused::NotFound)?;
-    let store = edge.engine.store();
-    if !store.takes_part(&id, &caller.id).await? {
-        return Err(Refused::NotFound);
-    }
-    let own = (caller.role == Role::Patient).then_some(&caller.id);
-    let portals = store.portals(&id).await?;
-    let portal = portals.iter().find(|portal| portal.patient.as_ref() == own).ok_or(Refused::NotFound)?;
-    let message = store.message_at(&portal.id, &event_id).await?.ok_or(Refused::NotFound)?;
-    let body = whole(body, SMALL_BODY).await?;
-    let why: Why = if body.is_empty() { Why::default() } else { read(&body)? };
-    let unfit = |reason: InvalidText| Refused::BadJson(format!("`reason`: {reason}"));
-    let reason = why.reason.map(|reason| reason.parse().map_err(unfit)).transpose()?;
-    may_delete(&caller, &message.writer, reason.as_ref())?;
-    edge.engine.delete(&id, &message.id, &caller.id, reason).await?;
-    Ok(Json(json!({ "message": message.id, "deleted": true })))
-}
-
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refused> {
+pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refused> {
     serde_json::from_slice(body).map_err(|error| match error.is_data() {
         true => Refused::BadJson(error.to_string()),
         false => Refused::NotJson,
@@ -220,6 +184,8 @@ pub(super) fn sending(sending: &Sending) -> Value {
         "waiting": sending.waiting,
         "failed": sending.failed,
         "of": sending.of,
+        "read": sending.read,
+        "deleted": sending.deleted,
     })
 }
 

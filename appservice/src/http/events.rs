@@ -16,7 +16,7 @@ use axum::{
     },
 };
 use futures_util::stream;
-use parlour_domain::{ConversationId, PersonId};
+use parlour_domain::{ConversationId, Mode, PersonId};
 use parlour_engine::{Making, Sending};
 use serde_json::json;
 use tokio::{
@@ -50,6 +50,8 @@ pub(crate) struct Streams {
 struct Standing {
     making: Making,
     sending: Vec<Sending>,
+    mode: Mode,
+    switching: i64,
 }
 
 /// The last look at a conversation: however many listen to it, the database is asked once for all who want to know at the
@@ -179,6 +181,7 @@ struct Listener {
 struct Told {
     making: Option<Making>,
     sending: Vec<Sending>,
+    mode: Option<(Mode, i64)>,
 }
 
 impl Listener {
@@ -227,22 +230,30 @@ impl Listener {
         let (store, id) = (self.edge.engine.store(), &self.id);
         let look = || async move {
             let making = store.making(id).await?.ok_or(Refused::NotFound)?;
-            Ok(Standing { making, sending: store.sending(id).await? })
+            let mode = store.conversation(id).await?.ok_or(Refused::NotFound)?.mode;
+            let switching = store.not_switched(id).await?;
+            Ok(Standing { making, sending: store.sending(id).await?, mode, switching })
         };
-        let Standing { making, sending } = self.shared.since(Instant::now(), look).await?;
-        self.next.extend(self.told.news(making, sending));
+        let standing = self.shared.since(Instant::now(), look).await?;
+        self.next.extend(self.told.news(standing));
         Ok(())
     }
 }
 
 impl Told {
     /// What is new about how it stands.
-    fn news(&mut self, making: Making, under_way: Vec<Sending>) -> Vec<Event> {
+    fn news(&mut self, standing: Standing) -> Vec<Event> {
+        let Standing { making, sending: under_way, mode, switching } = standing;
         let mut news = Vec::new();
         if self.making != Some(making) {
             let data = json!({ "made": making.made, "of": making.of, "ready": making.ready });
             news.push(Event::default().event("progress").data(data.to_string()));
             self.making = Some(making);
+        }
+        if self.mode != Some((mode, switching)) {
+            let data = json!({ "mode": mode.as_str(), "switching": switching });
+            news.push(Event::default().event("mode").data(data.to_string()));
+            self.mode = Some((mode, switching));
         }
         // Oldest first, as they were written.
         for message in under_way.iter().rev().filter(|message| !self.sending.contains(message)) {
@@ -281,7 +292,8 @@ mod tests {
         let look = || async {
             looks.set(looks.get() + 1);
             tokio::task::yield_now().await;
-            Ok(Standing { making: Making { made: looks.get(), of: 9, ready: false }, sending: Vec::new() })
+            let making = Making { made: looks.get(), of: 9, ready: false };
+            Ok(Standing { making, sending: Vec::new(), mode: Mode::TwoWay, switching: 0 })
         };
         let asked = Instant::now();
         let all = futures_util::future::join_all((0..50).map(|_| here.since(asked, look))).await;
@@ -308,15 +320,23 @@ mod tests {
             waiting: 2 - sent,
             failed: 0,
             of: 2,
+            read: 0,
+            deleted: false,
         };
-        for (name, made, under_way, news) in [
-            ("how it stands", 0, vec![message(1, 0)], 2),
-            ("nothing new", 0, vec![message(1, 0)], 0),
-            ("a room", 1, vec![message(1, 0)], 1),
-            ("a leg, and another message", 1, vec![message(2, 0), message(1, 1)], 2),
-            ("one that is done is told of no more", 1, vec![message(2, 0)], 0),
+        let read = |message: Sending| Sending { read: 1, ..message };
+        let two_way = (Mode::TwoWay, 0);
+        for (name, made, (mode, switching), sending, news) in [
+            ("how it stands", 0, two_way, vec![message(1, 0)], 3),
+            ("nothing new", 0, two_way, vec![message(1, 0)], 0),
+            ("a room", 1, two_way, vec![message(1, 0)], 1),
+            ("a leg, and another message", 1, two_way, vec![message(2, 0), message(1, 1)], 2),
+            ("one that is done is told of no more", 1, two_way, vec![message(2, 0)], 0),
+            ("one was read", 1, two_way, vec![read(message(2, 0))], 1),
+            ("it is switched", 1, (Mode::OneWay, 3), vec![read(message(2, 0))], 1),
+            ("in all rooms", 1, (Mode::OneWay, 0), vec![read(message(2, 0))], 1),
         ] {
-            assert_eq!(told.news(making(made), under_way).len(), news, "{name}");
+            let standing = Standing { making: making(made), sending, mode, switching };
+            assert_eq!(told.news(standing).len(), news, "{name}");
         }
     }
 }

@@ -6,6 +6,7 @@ mod conversations;
 mod error;
 mod events;
 mod internal;
+mod messages;
 mod metrics;
 mod page;
 mod status;
@@ -66,7 +67,8 @@ pub fn public(edge: &Arc<Edge>) -> Router {
             "/_parlour/v1/conversations/{id}",
             routing::get(conversations::one).patch(conversations::change),
         )
-        .route("/_parlour/v1/conversations/{id}/messages/{event_id}", routing::delete(conversations::delete))
+        .route("/_parlour/v1/conversations/{id}/messages/{event_id}", routing::delete(messages::delete))
+        .route("/_parlour/v1/conversations/{id}/messages/{event_id}/status", routing::get(messages::status))
         .route("/_parlour/v1/conversations/{id}/events", routing::get(events::events))
         .route("/_parlour/v1/status", routing::get(status::status))
         .fallback(error::unknown_path)

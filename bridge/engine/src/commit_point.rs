@@ -50,6 +50,12 @@ commit_points! {
     RepairBegun = "db.repair-begun",
     /// What is known of people's devices: that it may have changed, or what the homeserver has told.
     DevicesKnown = "db.devices-known",
+    /// Receipts of people have come.
+    ReceiptsKept = "db.receipts-kept",
+    /// What receipts cover was counted, and what follows is due.
+    ReadsCounted = "db.reads-counted",
+    /// Receipts were shown elsewhere.
+    ReceiptsShown = "db.receipts-shown",
     /// What an Olm machine keeps.
     MachineSaved = "db.machine-saved",
     /// An Olm machine forgot what must not be used again.
@@ -120,6 +126,8 @@ commit_points! {
     SendToDevices = "hs.send-to-devices",
     /// A leg is sent.
     SendEvent = "hs.send-event",
+    /// A receipt is shown by a ghost.
+    SendReceipt = "hs.send-receipt",
     /// An event of ours is redacted.
     Redact = "hs.redact",
     /// Somebody is joined to a room.

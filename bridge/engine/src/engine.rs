@@ -133,6 +133,8 @@ pub(crate) struct Core {
     trouble: Notify,
     /// Something is to be sent again.
     pub(crate) repairs: Notify,
+    /// Receipts have come, or can be shown.
+    pub(crate) receipts: Arc<Notify>,
     /// Whether all is known that was said before the start; nothing is read, sent or made until it is.
     up_to_date: AtomicBool,
     /// How often all rooms were read back in vain.
@@ -215,7 +217,9 @@ impl Engine {
         // They were awake when the process before this one ended, and may have something in their inboxes.
         let spoke_last = store.spoke_last(settings.idle).await?;
         let looks = Looks::default();
+        let receipts = Arc::new(Notify::new());
         let ghosts = Ghosts {
+            spoke_first: Arc::clone(&receipts),
             server_name: settings.server_name.clone(),
             practice: settings.practice.clone(),
             store: store.clone(),
@@ -247,6 +251,7 @@ impl Engine {
             catching_up: Mutex::default(),
             trouble: Notify::new(),
             repairs: Notify::new(),
+            receipts,
             up_to_date: AtomicBool::new(false),
             looks_back: AtomicU32::new(0),
         });

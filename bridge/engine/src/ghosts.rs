@@ -28,6 +28,8 @@ pub(crate) struct Ghosts {
     pub(crate) turn: Mutex<Turn>,
     /// Told when one of the people is new in a portal.
     pub(crate) came: Arc<Notify>,
+    /// Told when a user of ours is in a room where it was not.
+    pub(crate) spoke_first: Arc<Notify>,
 }
 
 /// The bot's user id.
@@ -147,8 +149,10 @@ impl Ghosts {
             self.homeserver.join(bot.intent(), room_id, user_id).await?;
         }
         self.store.joined(&portal.id, user_id).await?;
-        if !self.is_ours(user_id) {
-            self.came.notify_one();
+        if self.is_ours(user_id) {
+            self.spoke_first.notify_one()
+        } else {
+            self.came.notify_one()
         }
         Ok(())
     }

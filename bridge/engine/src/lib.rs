@@ -21,6 +21,7 @@ mod making;
 mod notices;
 mod portals;
 mod read_back;
+mod reading;
 mod recovery;
 mod relay;
 mod repair;
@@ -40,6 +41,6 @@ pub use homeserver::{Homeserver, HomeserverError, Intent};
 pub use intake::{IntakeError, parse_transaction};
 pub use secret::Secret;
 pub use store::{
-    Begun, Conversation, CopyError, DatabaseUrl, Figures, InvalidMasterKey, Making, MasterKey, Participant,
-    Portal, Request, Sending, Store, StoreError,
+    Begun, Conversation, CopyError, DatabaseUrl, Figures, InvalidMasterKey, Making, MasterKey, MessageStatus,
+    Participant, Portal, Read, Recorded, Request, Sending, Store, StoreError, Way,
 };

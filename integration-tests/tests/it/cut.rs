@@ -61,6 +61,7 @@ fn cut_in(point: CommitPoint) -> Option<CutIn> {
         | CommitPoint::WhoAmI => Some(CutIn::Here),
         CommitPoint::Redact => Some(CutIn::Scene(Scene::Repair)),
         CommitPoint::SetState => Some(CutIn::Scene(Scene::Switching)),
+        CommitPoint::SendReceipt => Some(CutIn::Scene(Scene::Reading)),
         CommitPoint::ReadDevices | CommitPoint::EndDevice => Some(CutIn::Scene(Scene::Restored)),
         // Whoever makes the demo's accounts, or looks whether the homeserver is stopped before a backup is put in place.
         CommitPoint::Administer => Some(CutIn::Nowhere),
@@ -73,6 +74,9 @@ fn cut_in(point: CommitPoint) -> Option<CutIn> {
         | CommitPoint::LegPutOff
         | CommitPoint::LegFailed
         | CommitPoint::LegVoid
+        | CommitPoint::ReceiptsKept
+        | CommitPoint::ReadsCounted
+        | CommitPoint::ReceiptsShown
         | CommitPoint::MessageDeleted
         | CommitPoint::OutboxWoken
         | CommitPoint::RepairWished

@@ -8,6 +8,7 @@ mod copied;
 mod deleting;
 mod demo;
 mod fan_out;
+mod reading;
 mod repair;
 mod restored;
 mod starting;
@@ -42,6 +43,8 @@ pub(crate) enum Scene {
     Switching,
     /// `killed/deleting.rs`: what was said is changed, reacted to and deleted.
     Deleting,
+    /// `killed/reading.rs`: somebody reads.
+    Reading,
     /// `killed/demo.rs`: the demo makes its people.
     Demo,
 }
@@ -101,6 +104,10 @@ fn scene_of(point: CommitPoint) -> Scene {
         }
         CommitPoint::DatabaseTaken => Scene::Taking,
         CommitPoint::ModeKept | CommitPoint::ModeSet | CommitPoint::SetState => Scene::Switching,
+        CommitPoint::ReceiptsKept
+        | CommitPoint::ReadsCounted
+        | CommitPoint::ReceiptsShown
+        | CommitPoint::SendReceipt => Scene::Reading,
         CommitPoint::LegVoid | CommitPoint::MessageDeleted => Scene::Deleting,
         CommitPoint::PersonKept | CommitPoint::Administer => Scene::Demo,
     }

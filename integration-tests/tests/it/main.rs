@@ -19,6 +19,7 @@ mod modes;
 mod operators;
 mod privacy;
 mod production;
+mod reading;
 mod refusals;
 mod restart;
 mod saying;

@@ -29,7 +29,7 @@ use serde_json::{Value, value::RawValue};
 use tokio::sync::watch;
 
 use super::{CryptoError, Machine, Machines};
-use crate::{commit_point::CommitPoint, store::MegolmIndex};
+use crate::{commit_point::CommitPoint, reading::receipts_in, store::MegolmIndex};
 
 /// Everything is taken in; what is trusted is a rule's matter.
 pub(super) const RECEIVING: DecryptionSettings =
@@ -67,6 +67,8 @@ pub struct News {
     pub keys: bool,
     /// People whose devices changed.
     pub devices: Vec<OwnedUserId>,
+    /// Whether there are receipts.
+    pub receipts: bool,
     /// Whether somebody could not read what this user of ours has sent: a repair is wished for.
     pub repairs: bool,
     /// Whether it was not waited for to the end, because the homeserver has much to do. There may be news.
@@ -159,7 +161,11 @@ impl Machine {
             next_batch_token: Some(answer.next_batch),
         };
         let known = self.sessions_with_senders(&changes.to_device_events).await?;
+        let rooms = answer.rooms.join.iter();
+        let receipts: Vec<_> =
+            rooms.flat_map(|(room, joined)| receipts_in(room, &joined.ephemeral.events)).collect();
         // Written down before anything is taken in: afterwards nothing would tell of it again.
+        let receipts = self.keys.store().receipts_came(&receipts).await?;
         let ours = &self.intent.user_id;
         let mut wished_now = BTreeSet::new();
         for reader in begun_anew(&changes.to_device_events, &known) {
@@ -178,7 +184,7 @@ impl Machine {
         }
         // The news is taken in whatever becomes of our own requests, which are asked for again; `flush` has told.
         let _ = self.flush().await;
-        Ok(News { keys, devices, repairs: !unwedged.is_empty(), gave_up: false })
+        Ok(News { keys, devices, receipts, repairs: !unwedged.is_empty(), gave_up: false })
     }
 
     /// As [`Machine::receive`], without waiting, of everything that lies in the device's inbox, wherever it was read to.
@@ -292,7 +298,7 @@ fn unreadable(error: &MegolmError) -> Unreadable {
     }
 }
 
-/// To-device messages and device lists only: no timeline, no state, no presence, no account data.
+/// To-device messages, device lists and receipts only: no timeline, no state, no presence, no account data.
 /// The first look needs no rooms at all; later ones do, for the device lists of those who are in them.
 fn inbox_filter(is_first: bool) -> FilterDefinition {
     let mut filter = FilterDefinition::default();
@@ -303,7 +309,7 @@ fn inbox_filter(is_first: bool) -> FilterDefinition {
     // Synapse reads so many events of each room before it leaves them all out.
     filter.room.timeline.limit = Some(UInt::from(1_u8));
     filter.room.state = RoomEventFilter::ignore_all();
-    filter.room.ephemeral = RoomEventFilter::ignore_all();
+    filter.room.ephemeral.types = Some(vec!["m.receipt".to_owned()]);
     filter.room.account_data = RoomEventFilter::ignore_all();
     filter
 }

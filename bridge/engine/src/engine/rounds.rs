@@ -70,6 +70,7 @@ pub(super) fn begin(tasks: &mut JoinSet<()>, engine: &Arc<Engine>) {
     tasks.spawn(mend_stalls(Arc::downgrade(engine)));
     tasks.spawn(catch_up(Arc::downgrade(engine)));
     tasks.spawn(look_who_is_there(Arc::downgrade(engine)));
+    tasks.spawn(count_reads(Arc::downgrade(engine)));
 }
 
 impl Engine {
@@ -199,6 +200,9 @@ impl Engine {
         if !goes_on || !news.devices.is_empty() {
             self.core.looks.news.notify_one();
         }
+        if !goes_on || news.receipts {
+            self.core.receipts.notify_one();
+        }
         // Whoever waits for a key, a signature or a device looks again, also those who begin to wait just now: a
         // wake is kept for a worker that is busy.
         if !goes_on {
@@ -327,6 +331,28 @@ async fn care_for_ghosts(weak: Weak<Engine>) {
         }
         core.ghosts.machines.put_to_sleep(core.settings.idle).await;
         next = Instant::now() + core.settings.care;
+    }
+}
+
+/// Receipts, dealt with when they have come; and now and then, because a receipt may come before its event.
+async fn count_reads(weak: Weak<Engine>) {
+    let Some(core) = weak.upgrade().map(|engine| Arc::clone(&engine.core)) else { return };
+    loop {
+        // More comes at the same time when a message to many is read.
+        if tokio::time::timeout(BETWEEN_QUESTIONS, core.receipts.notified()).await.is_ok() {
+            tokio::time::sleep(A_MOMENT).await;
+        }
+        if weak.upgrade().is_none() {
+            return;
+        }
+        if !core.may_work() {
+            continue;
+        }
+        match AssertUnwindSafe(core.deal_with_receipts()).catch_unwind().await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "receipts are dealt with later"),
+            Err(_) => tracing::error!("dealing with receipts panicked"),
+        }
     }
 }
 

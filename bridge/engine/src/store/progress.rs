@@ -34,6 +34,10 @@ pub struct Sending {
     pub failed: i64,
     /// How many there are.
     pub of: i64,
+    /// How many people have read it (S12).
+    pub read: i64,
+    /// Whether it was deleted (S18).
+    pub deleted: bool,
 }
 
 /// Of each message the legs that it went out by first; what a repair sends again is not one more, and what was withdrawn is
@@ -43,7 +47,9 @@ const SENDING: &str = "SELECT m.id, m.event_id,
         CAST(SUM(CASE WHEN o.state = 'held' THEN 1 ELSE 0 END) AS BIGINT),
         CAST(SUM(CASE WHEN o.state = 'waiting' THEN 1 ELSE 0 END) AS BIGINT),
         CAST(SUM(CASE WHEN o.state = 'failed' THEN 1 ELSE 0 END) AS BIGINT),
-        CAST(COUNT(*) AS BIGINT)
+        CAST(COUNT(*) AS BIGINT),
+        CAST((SELECT COUNT(*) FROM reads r WHERE r.message_id = m.id) AS BIGINT),
+        CAST(CASE WHEN m.deleted_at IS NULL THEN 0 ELSE 1 END AS BIGINT)
      FROM messages m JOIN portals p ON p.id = m.portal_id JOIN outbox o ON o.message_id = m.id
      WHERE p.patient_id IS NULL AND m.kind = 'message' AND o.repeats = 0 AND o.says = 'message' AND o.state <> 'withdrawn'
         AND m.id IN (
@@ -53,7 +59,7 @@ const SENDING: &str = "SELECT m.id, m.event_id,
             ) AS last
             UNION SELECT w.message_id FROM portals q JOIN outbox w ON w.portal_id = q.id
                 WHERE q.conversation_id = $1 AND w.state = 'waiting')
-     GROUP BY m.id, m.event_id, m.sent_at ORDER BY m.sent_at DESC, m.id LIMIT 50";
+     GROUP BY m.id, m.event_id, m.sent_at, m.deleted_at ORDER BY m.sent_at DESC, m.id LIMIT 50";
 
 impl Store {
     /// Whether somebody takes part in a conversation.
@@ -89,19 +95,22 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn sending(&self, id: &ConversationId) -> Result<Vec<Sending>, StoreError> {
-        type Row = (String, String, i64, i64, i64, i64, i64);
+        type Row = (String, String, i64, i64, i64, i64, i64, i64, i64);
         let rows: Vec<Row> = sqlx::query_as(SENDING).bind(id.as_str()).fetch_all(&self.pool).await?;
-        let sending = rows.into_iter().map(|(message, event_id, sent, held, waiting, failed, of)| {
-            Ok(Sending {
-                message: parsed("messages", &message)?,
-                event_id: matrix_id("messages", event_id)?,
-                sent,
-                held,
-                waiting,
-                failed,
-                of,
-            })
-        });
+        let sending =
+            rows.into_iter().map(|(message, event_id, sent, held, waiting, failed, of, read, deleted)| {
+                Ok(Sending {
+                    message: parsed("messages", &message)?,
+                    event_id: matrix_id("messages", event_id)?,
+                    sent,
+                    held,
+                    waiting,
+                    failed,
+                    of,
+                    read,
+                    deleted: deleted == 1,
+                })
+            });
         sending.collect()
     }
 }
