@@ -55,6 +55,8 @@ faults! {
     EditsByAll = "edits-by-all",
     /// Reactions are not passed on.
     ReactionsLost = "reactions-lost",
+    /// Nobody is known to have read anything.
+    ReadingUnseen = "reading-unseen",
     /// A deletion stays in the room where it was made.
     DeletionsStay = "deletions-stay",
     /// What is held stays so, whoever comes.

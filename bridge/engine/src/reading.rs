@@ -11,6 +11,7 @@ use crate::{
     commit_point::CommitPoint,
     crypto::CryptoError,
     engine::Core,
+    faults::faulty,
     homeserver::{HomeserverError, Intent, encoded},
     store::{DueReceipt, Receipt},
     turns::Party,
@@ -22,6 +23,9 @@ impl Core {
     /// # Errors
     /// When homeserver or database fail; the next time goes on where this one stopped.
     pub(crate) async fn deal_with_receipts(&self) -> Result<(), CryptoError> {
+        if faulty!(self.settings, ReadingUnseen) {
+            return Ok(());
+        }
         loop {
             let (conversations, more) = self.store.count_reads().await?;
             conversations.iter().for_each(|conversation| self.changed(conversation));

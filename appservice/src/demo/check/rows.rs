@@ -1,6 +1,7 @@
 //! The rows: each a promise of the brief, the fault that breaks it, and the attempt.
 
 mod modes;
+mod reading;
 mod saying;
 
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -26,6 +27,7 @@ pub(super) fn all(scene: &Scene) -> Vec<BoxFuture<'_, Row>> {
         row("S6", "staff only, patients only, or both", "owner-only", who(scene)),
         row("S7", "the conversation has its name", "hub-unnamed", named(scene)),
         row("S8", "one-way: the patient's own PUT is refused", "one-way-open", modes::one_way(scene)),
+        row("S12", "sent and read, for each person, by name", "reading-unseen", reading::read_by(scene)),
         row("S14", "two-way reply", "answers-lost", modes::two_way(scene)),
         row(
             "S16",
