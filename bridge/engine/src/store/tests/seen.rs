@@ -136,7 +136,11 @@ pub(super) async fn a_device_that_nobody_told_of_is_news(database: &TestDatabase
     // What was heard of long ago is not when another one came.
     let three = [&both[..], &[seen("C", None)]].concat();
     world.store.devices_are(&ann(), &three, later(4)).await.expect("kept");
-    assert_eq!(told(&known(&world.store).await)[2], ("C", None, false, Some(later(4))));
+    assert_eq!(
+        told(&known(&world.store).await)[2],
+        ("C", Some(later(4)), false, Some(later(4))),
+        "it was there"
+    );
 }
 
 pub(super) async fn whoever_is_waited_for_is_named_with_the_portal(database: &TestDatabase) {
