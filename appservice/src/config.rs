@@ -5,9 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use parlour_domain::{EmergencyWords, Hours};
 use parlour_engine::{DatabaseUrl, Secret};
 use ruma::OwnedServerName;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// All that a running Parlour is told.
 #[derive(Clone, Debug, Deserialize)]
@@ -44,6 +45,64 @@ pub struct Config {
 pub struct Practice {
     /// Its name, as patients see it.
     pub name: String,
+    /// Where it is, for its hours: `Europe/Dublin`.
+    pub time_zone: Option<String>,
+    /// When it is there.
+    pub hours: Option<Week>,
+    /// Days on which it is closed, whatever the weekday: `2026-12-25`.
+    #[serde(default)]
+    pub holidays: Vec<String>,
+    /// What to do in an emergency, in one line: it stands in every patient's room, and in what they are answered while the
+    /// practice is closed.
+    pub emergency: Option<String>,
+}
+
+/// When the practice is there on each day, as in `["09:00-13:00", "14:00-17:30"]`; a day that is not named is closed.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the days of the week")]
+pub struct Week {
+    pub monday: Vec<String>,
+    pub tuesday: Vec<String>,
+    pub wednesday: Vec<String>,
+    pub thursday: Vec<String>,
+    pub friday: Vec<String>,
+    pub saturday: Vec<String>,
+    pub sunday: Vec<String>,
+}
+
+impl Practice {
+    /// When it is there; none when nobody has said.
+    ///
+    /// # Errors
+    /// [`ConfigError::Practice`]
+    pub fn opening_hours(&self) -> Result<Option<Hours>, ConfigError> {
+        let Some(week) = &self.hours else { return Ok(None) };
+        let zone = self.time_zone.as_deref();
+        let zone =
+            zone.ok_or_else(|| ConfigError::Practice("practice.hours needs practice.time_zone".to_owned()))?;
+        let days = [
+            &week.monday,
+            &week.tuesday,
+            &week.wednesday,
+            &week.thursday,
+            &week.friday,
+            &week.saturday,
+            &week.sunday,
+        ];
+        Hours::new(zone, days.map(Vec::as_slice), &self.holidays)
+            .map(Some)
+            .map_err(|error| ConfigError::Practice(format!("in [practice], {error}")))
+    }
+
+    /// What to do in an emergency.
+    ///
+    /// # Errors
+    /// [`ConfigError::Practice`]
+    pub fn emergency_words(&self) -> Result<Option<EmergencyWords>, ConfigError> {
+        let unfit = |error| ConfigError::Practice(format!("practice.emergency: {error}"));
+        self.emergency.as_deref().map(|words| words.parse().map_err(unfit)).transpose()
+    }
 }
 
 /// The homeserver.
@@ -142,6 +201,9 @@ pub enum ConfigError {
     /// The master key would lie where what it opens lies.
     #[error("master_key_file must not lie in the data folder: whoever takes the one must not have the other")]
     KeyWithTheData,
+    /// What is said of the practice makes no sense.
+    #[error("{0}; mend it and start again")]
+    Practice(String),
     /// The internal listener would be open to others.
     #[error("listen.internal must be an address on this machine itself, such as 127.0.0.1:9090")]
     InternalIsOpen,
@@ -195,6 +257,8 @@ impl Config {
                 return Err(ConfigError::OddToken(name));
             }
         }
+        config.practice.opening_hours()?;
+        config.practice.emergency_words()?;
         if !config.listen.internal.ip().is_loopback() {
             return Err(ConfigError::InternalIsOpen);
         }
@@ -250,6 +314,29 @@ mod tests {
             ("a short token", GOOD.replace("0123456789abcdef0123456789abcdef", "short"), "as_token"),
             ("a key with the data", format!("master_key_file = \"data/k\"\n{GOOD}"), "master_key_file"),
             ("an odd database", format!("database_url = \"mysql://x\"\n{GOOD}"), "database_url"),
+            (
+                "hours of nowhere",
+                format!("{GOOD}\n[practice.hours]\nmonday = [\"09:00-17:00\"]"),
+                "time_zone",
+            ),
+            (
+                "a time that is none",
+                GOOD.replace(
+                    "[practice]",
+                    "[practice]\ntime_zone = \"Europe/Dublin\"\nhours = { monday = [\"9-17\"] }",
+                ),
+                "`9-17`",
+            ),
+            (
+                "a zone that is none",
+                GOOD.replace("[practice]", "[practice]\ntime_zone = \"Dublin\"\nhours = {}"),
+                "`Dublin`",
+            ),
+            (
+                "words for nobody",
+                GOOD.replace("[practice]", "[practice]\nemergency = \"\""),
+                "practice.emergency",
+            ),
             ("an open door", format!("{GOOD}\n[listen]\ninternal = \"0.0.0.0:9090\""), "listen.internal"),
         ] {
             let error = read(&text).expect_err(name).to_string();

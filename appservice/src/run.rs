@@ -7,7 +7,7 @@ use parlour_engine::{Engine, Fault, Homeserver, HomeserverError, Settings, Start
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
-    config::Config,
+    config::{Config, ConfigError},
     edge::{SystemChance, SystemClock},
     http::{self, Edge, SignIn},
     master_key::{Found, MasterKeyError},
@@ -25,6 +25,9 @@ pub enum RunError {
     /// There is no master key to work with.
     #[error("Parlour cannot start: {0}")]
     MasterKey(#[from] MasterKeyError),
+    /// What is said of the practice makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The homeserver's address makes no sense.
     #[error("homeserver.url cannot be used: {0}")]
     Homeserver(#[from] HomeserverError),
@@ -77,6 +80,8 @@ impl Parlour {
         let settings = Settings {
             server_name: config.homeserver.server_name.clone(),
             practice: config.practice.name.clone(),
+            hours: config.practice.opening_hours()?,
+            emergency: config.practice.emergency_words()?,
             data: config.data.clone(),
             database: config.database(),
             master_key: master.key.clone(),

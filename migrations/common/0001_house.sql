@@ -82,6 +82,8 @@ CREATE TABLE portals (
     mode            TEXT,
     mode_set        TEXT,
     mode_since      BIGINT NOT NULL DEFAULT 0,
+    -- Until when the practice was closed when the bot last said so here.
+    told_closed     BIGINT,
     UNIQUE (conversation_id, patient_id)
 );
 

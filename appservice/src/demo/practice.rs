@@ -17,6 +17,8 @@ use crate::edge::random_hex;
 pub const SERVER_NAME: &str = "demo.parlour.local";
 /// The practice's name.
 pub const PRACTICE: &str = "Riverside Practice";
+/// What its patients are told to do in an emergency.
+pub const EMERGENCY: &str = "In an emergency call 112 or 999.";
 
 /// Who is there: name, role, number of the record.
 const PEOPLE: [(&str, Role, Option<&str>); 9] = [

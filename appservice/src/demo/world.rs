@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     homeserver::{Homeserver, HomeserverPlan},
-    practice::{DemoPerson, PRACTICE, SERVER_NAME, State, write_private},
+    practice::{DemoPerson, EMERGENCY, PRACTICE, SERVER_NAME, State, write_private},
     python::{default_cache, synapse_python},
     report::{DemoError, Report},
 };
@@ -231,7 +231,8 @@ fn write_configuration(
     let database = database_url.map(|url| format!("database_url = \"{url}\"\n")).unwrap_or_default();
     let toml = format!(
         "# Written by `parlour demo` at each start.\n\
-         data = \"parlour\"\n{database}\n[practice]\nname = \"{PRACTICE}\"\n\n[homeserver]\nurl = \"{url}\"\n\
+         data = \"parlour\"\n{database}\n[practice]\nname = \"{PRACTICE}\"\ntime_zone = \"Europe/Dublin\"\n\
+         emergency = \"{EMERGENCY}\"\n\n[homeserver]\nurl = \"{url}\"\n\
          public_url = \"{url}\"\nserver_name = \"{SERVER_NAME}\"\nas_token = \"{}\"\nhs_token = \"{}\"\n\n\
          [backup]\nhomeserver_database_url = \"sqlite:homeserver/homeserver.db\"\n\
          homeserver_media = \"homeserver/media\"\nhomeserver_signing_key = \"homeserver/signing.key\"\n\n\

@@ -9,6 +9,7 @@ mod internal;
 mod messages;
 mod metrics;
 mod page;
+mod practice;
 mod status;
 
 use std::sync::Arc;
@@ -18,14 +19,15 @@ use parlour_domain::Clock;
 use parlour_engine::{Engine, Secret};
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, Practice};
 pub use page::SignIn;
 
 /// What the listeners work with.
 pub struct Edge {
     pub(crate) engine: Arc<Engine>,
     pub(crate) hs_token: Secret,
-    pub(crate) practice: String,
+    pub(crate) practice: Practice,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) homeserver_url: String,
     pub(crate) sign_ins: Vec<SignIn>,
     pub(crate) callers: auth::Callers,
@@ -47,7 +49,8 @@ impl Edge {
         Self {
             engine,
             hs_token: config.homeserver.hs_token.clone(),
-            practice: config.practice.name.clone(),
+            practice: config.practice.clone(),
+            clock: Arc::clone(&clock),
             homeserver_url: config.homeserver.public_url.clone(),
             sign_ins,
             callers: auth::Callers::new(clock),
@@ -70,6 +73,7 @@ pub fn public(edge: &Arc<Edge>) -> Router {
         .route("/_parlour/v1/conversations/{id}/messages/{event_id}", routing::delete(messages::delete))
         .route("/_parlour/v1/conversations/{id}/messages/{event_id}/status", routing::get(messages::status))
         .route("/_parlour/v1/conversations/{id}/events", routing::get(events::events))
+        .route("/_parlour/v1/practice", routing::get(practice::practice))
         .route("/_parlour/v1/status", routing::get(status::status))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)

@@ -54,7 +54,7 @@ pub(crate) async fn page(State(edge): State<Arc<Edge>>) -> impl IntoResponse {
         )
     };
     let html = TEMPLATE
-        .replace("{practice}", &escaped(&edge.practice))
+        .replace("{practice}", &escaped(&edge.practice.name))
         .replace("{class}", class)
         .replace("{status}", status)
         .replace("{people}", &people)

@@ -5,6 +5,7 @@
 
 mod clock;
 mod conversation;
+mod hours;
 mod ids;
 mod people;
 mod portal;
@@ -18,6 +19,7 @@ pub use conversation::{
     ChangeError, ConversationName, DeleteError, DeletionReason, Mode, NewConversation, NewConversationError,
     ParticipantLimit, Subject, may_change, may_delete,
 };
+pub use hours::{EmergencyWords, Hours, InvalidHours, Standing};
 pub use ids::{ConversationId, InvalidId, LegId, MessageId, PersonId, PortalId};
 pub use people::{Person, PersonName, RecordNumber, Role};
 pub use portal::{

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use parlour_domain::{Chance, Clock, ConversationId, PortalId, Timestamp};
+use parlour_domain::{Chance, Clock, ConversationId, EmergencyWords, Hours, PortalId, Timestamp};
 use ruma::{OwnedServerName, UserId};
 use tokio::{
     sync::{Mutex, Notify, mpsc, watch},
@@ -47,6 +47,10 @@ pub struct Settings {
     pub server_name: OwnedServerName,
     /// The practice's name, as patients see it.
     pub practice: String,
+    /// When it is there; none when nobody has said.
+    pub hours: Option<Hours>,
+    /// What to do in an emergency.
+    pub emergency: Option<EmergencyWords>,
     /// The folder that the database lies in, when it is a file.
     pub data: PathBuf,
     /// The database.
@@ -116,6 +120,8 @@ pub(crate) struct Core {
     pub(crate) turns: Turns,
     pub(crate) ghosts: Ghosts,
     pub(crate) leg_ids: Arc<LegIds>,
+    /// Whether the topics of spokes say something, or have said it.
+    pub(crate) sets_topics: bool,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tries: Tries,
     pub(crate) counts: Counts,
@@ -195,6 +201,8 @@ pub struct Engine {
     tasks: Mutex<JoinSet<()>>,
 }
 
+/// The setting that keeps which emergency words the rooms have.
+const EMERGENCY: &str = "emergency-words";
 const A_MOMENT: Duration = Duration::from_millis(200);
 
 impl Engine {
@@ -213,6 +221,14 @@ impl Engine {
         let store = Store::open(&settings.database, &settings.master_key, Arc::clone(&chance)).await?;
         let fresh = Secret::new(MasterKey::fresh(&*chance).to_hex().to_string());
         let leg_ids = Arc::new(LegIds::new(store.secret_or("leg-id-key", fresh).await?));
+        // The words in the topics of rooms that stand are to be these.
+        let words = settings.emergency.as_ref().map_or("", EmergencyWords::as_str);
+        let had_words = store.remembers(EMERGENCY).await?;
+        if had_words.as_deref().unwrap_or_default() != words {
+            store.all_are_to_be_set().await?;
+            store.remember(EMERGENCY, words).await?;
+        }
+        let sets_topics = !words.is_empty() || had_words.is_some_and(|had| !had.is_empty());
         let machines = Machines::new(homeserver.clone(), store.clone(), Arc::clone(&clock));
         // They were awake when the process before this one ended, and may have something in their inboxes.
         let spoke_last = store.spoke_last(settings.idle).await?;
@@ -238,6 +254,7 @@ impl Engine {
             turns: Turns::new(),
             ghosts,
             leg_ids,
+            sets_topics,
             clock,
             tries: Tries::default(),
             counts: Counts::default(),

@@ -25,7 +25,10 @@ pub(crate) fn room_request(
         PortalKind::Spoke if faulty!(settings, HubNameInSpoke) => {
             (conversation.name.as_str().to_owned(), None)
         }
-        PortalKind::Spoke => (spoke_name(&settings.practice, conversation.subject.as_ref()), None),
+        PortalKind::Spoke => {
+            let topic = settings.emergency.as_ref().map(|words| words.as_str().to_owned());
+            (spoke_name(&settings.practice, conversation.subject.as_ref()), topic)
+        }
     };
     let state =
         |event_type: &str, content: Value| json!({ "type": event_type, "state_key": "", "content": content });

@@ -11,7 +11,8 @@ use std::{
 };
 
 use parlour_domain::{
-    ConversationId, DeletionReason, LegId, MessageId, Mode, PersonId, PortalKind, Refusal, Said, Timestamp,
+    ConversationId, DeletionReason, LegId, MessageId, Mode, PersonId, PortalKind, Refusal, Said, Standing,
+    Timestamp,
     rules::{self, About, Lane, LaneFacts, NamingFacts, Pointed, PostFacts, Reach, Relation},
 };
 use ruma::{EventId, OwnedUserId};
@@ -25,7 +26,9 @@ use crate::{
     intake::Event,
     keyed::Again,
     notices,
-    store::{Deletion, InboxRow, MegolmIndex, Outcome, Participant, Portal, Recorded, RelayedMessage},
+    store::{
+        Deletion, InboxRow, MegolmIndex, NewLeg, Outcome, Participant, Portal, Recorded, RelayedMessage,
+    },
 };
 
 /// What reading an event came to.
@@ -211,7 +214,10 @@ impl Core {
             Outcome::Deleted(_) => {
                 self.store.portals(&row.conversation).await?.into_iter().map(|portal| portal.id).collect()
             }
-            Outcome::Relayed(message) => message.legs.iter().map(|leg| leg.portal.clone()).collect(),
+            Outcome::Relayed(message) => {
+                let answer = message.closed.iter().map(|(_, answer)| answer);
+                message.legs.iter().chain(answer).map(|leg| leg.portal.clone()).collect()
+            }
         };
         self.wake_senders(&portals);
         if portals.len() <= FEW {
@@ -395,9 +401,28 @@ impl Core {
                 Lane::Only(patient) => Some(patient),
                 Lane::Everybody => home.patient.clone(),
             },
+            closed: self.out_of_hours(event, home, &relation),
             legs,
             tells_lanes,
         })))
+    }
+
+    /// What the practice tells a patient who writes while it is closed, and still is.
+    fn out_of_hours(&self, event: &Event, home: &Portal, relation: &Relation<'_>) -> Option<(i64, NewLeg)> {
+        let hours = self.settings.hours.as_ref()?;
+        let says_something = matches!(relation, Relation::None | Relation::Answer { .. });
+        if home.kind() == PortalKind::Hub || !says_something {
+            return None;
+        }
+        let now = self.clock.now();
+        let written = hours.at(Timestamp::from(event.origin_server_ts));
+        let Standing::Closed(until) = hours.at(now) else { return None };
+        if written != Standing::Closed(until) {
+            return None;
+        }
+        let words = hours.answer(now, until, self.settings.emergency.as_ref());
+        let answer = self.leg_ids.notice(&event.event_id, &home.id, "closed", words, now);
+        Some((until.map_or(0, Timestamp::millis), answer))
     }
 
     /// What a relation points at, in terms of the record.

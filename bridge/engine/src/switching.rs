@@ -1,11 +1,11 @@
-//! Switching between one-way and two-way (S8, S16): each room is set to the mode of its conversation, by two state events
+//! Switching between one-way and two-way (S8, S16): each room is set to the mode of its conversation, by state events
 //! that say the same when they are sent again. What holds for a message is told by the room itself: the event that switches
 //! it comes in the order of what is said there ([`Core::switched`]).
 
 use futures_util::{StreamExt as _, stream};
-use parlour_domain::{ConversationId, Mode, PORTAL_EVENT};
+use parlour_domain::{ConversationId, EmergencyWords, Mode, PORTAL_EVENT, PortalKind};
 use ruma::RoomId;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     commit_point::CommitPoint,
@@ -62,6 +62,10 @@ impl Core {
         self.set_state(&party, room_id, PORTAL_EVENT, &says_what_it_is(portal, mode)).await?;
         let levels = serde_json::to_value(levels(&people_of(portal, participants), mode))?;
         self.set_state(&party, room_id, "m.room.power_levels", &levels).await?;
+        if self.sets_topics && portal.kind() == PortalKind::Spoke {
+            let words = self.settings.emergency.as_ref().map_or("", EmergencyWords::as_str);
+            self.set_state(&party, room_id, "m.room.topic", &json!({ "topic": words })).await?;
+        }
         Ok(self.store.portal_is_set(&portal.id, mode).await?)
     }
 

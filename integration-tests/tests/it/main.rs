@@ -11,6 +11,7 @@ mod crash;
 mod cut;
 mod database;
 mod held;
+mod hours;
 mod intake;
 mod killed;
 mod large;

@@ -63,6 +63,8 @@ pub struct RelayedMessage {
     pub lane: Option<PersonId>,
     /// Its ways.
     pub legs: Vec<NewLeg>,
+    /// Until when the practice is closed, and the bot's answer that says so: once for each such time in each portal.
+    pub closed: Option<(i64, NewLeg)>,
     /// Whether the bot's word about lanes is among the legs, so that it is said once.
     pub tells_lanes: bool,
 }
@@ -433,6 +435,19 @@ impl Store {
                 .execute(&mut **tx)
                 .await?;
         }
-        self.add(tx, &message.legs, Some(&message.id), at).await
+        self.add(tx, &message.legs, Some(&message.id), at).await?;
+        if let Some((until, answer)) = &message.closed {
+            let first = sqlx::query(
+                "UPDATE portals SET told_closed = $2 WHERE id = $1 AND (told_closed IS NULL OR told_closed <> $2)",
+            )
+            .bind(message.portal.as_str())
+            .bind(until)
+            .execute(&mut **tx)
+            .await?;
+            if first.rows_affected() == 1 {
+                self.add(tx, std::slice::from_ref(answer), None, at).await?;
+            }
+        }
+        Ok(())
     }
 }

@@ -201,6 +201,7 @@ fn message(world: &World, event: &str, legs: Vec<NewLeg>) -> Outcome {
         about: None,
         lane: None,
         legs,
+        closed: None,
         tells_lanes: false,
     }))
 }

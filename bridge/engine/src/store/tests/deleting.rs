@@ -45,6 +45,7 @@ async fn said_about(world: &World, event: &str, said: Said, about: &MessageId) -
         about: Some(about.clone()),
         lane: None,
         legs: vec![leg(&world.anns)],
+        closed: None,
         tells_lanes: false,
     }));
     world.store.finish(&row, &outcome, None, AT).await
