@@ -268,6 +268,14 @@ CREATE TABLE reads (
     PRIMARY KEY (message_id, person_id)
 );
 
+-- Up to which place in the order of arrival it is counted what somebody has read in a portal.
+CREATE TABLE read_places (
+    portal_id TEXT NOT NULL REFERENCES portals (id),
+    person_id TEXT NOT NULL REFERENCES people (id),
+    seq       BIGINT NOT NULL,
+    PRIMARY KEY (portal_id, person_id)
+);
+
 -- Up to which event of a portal somebody has read elsewhere, until their ghost has shown it there.
 CREATE TABLE receipts_due (
     portal_id TEXT NOT NULL REFERENCES portals (id),

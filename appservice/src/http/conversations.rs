@@ -87,7 +87,9 @@ fn request_key(headers: &HeaderMap) -> Result<Option<&str>, Refused> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Changed {
-    mode: Mode,
+    mode: Option<Mode>,
+    /// Who may write besides the owner when it is one-way: all of them.
+    senders: Option<Vec<OwnedUserId>>,
 }
 
 /// A body that says what is to be another.
@@ -95,8 +97,7 @@ pub(super) const SMALL_BODY: usize = 4 << 10;
 /// How long an answer waits for the rooms to be switched: fifty of them take less.
 const SWITCHED_WITHIN: Duration = Duration::from_secs(5);
 
-/// `PATCH /_parlour/v1/conversations/{id}` (S16), for its owner, and for managers who take part: 200 when the new mode holds in
-/// all rooms; 202 when that takes longer, and the rest is switched.
+/// `PATCH /_parlour/v1/conversations/{id}` (S16), for its owner, and for managers who take part: 200 when it holds in all rooms; 202 when that takes longer, and the rest is switched.
 pub(crate) async fn change(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
@@ -112,7 +113,22 @@ pub(crate) async fn change(
     may_change(&caller, &conversation.owner)?;
     let body = whole(body, SMALL_BODY).await?;
     let wanted: Changed = read(&body)?;
-    edge.engine.set_mode(&id, wanted.mode, &caller.id).await?;
+    if wanted.mode.is_none() && wanted.senders.is_none() {
+        return Err(Refused::BadJson("`mode` or `senders` is needed".to_owned()));
+    }
+    if let Some(senders) = &wanted.senders {
+        let participants = store.participants(&id).await?;
+        let named = senders.iter().map(|user_id| {
+            let staff = participants.iter().map(|p| &p.person).filter(|person| person.role.is_staff());
+            let person = staff.into_iter().find(|person| person.user_id == *user_id);
+            person.map(|person| person.id.clone()).ok_or(Refused::NobodyLikeThat("senders"))
+        });
+        let named = named.collect::<Result<Vec<_>, _>>()?;
+        edge.engine.set_senders(&id, &named, &caller.id).await?;
+    }
+    if let Some(mode) = wanted.mode {
+        edge.engine.set_mode(&id, mode, &caller.id).await?;
+    }
     let all = edge.engine.switched_within(&id, SWITCHED_WITHIN).await?;
     let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
     // Rooms that are in the making are switched when they stand.
@@ -214,12 +230,15 @@ async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> R
     let making = store.making(&conversation.id).await?.ok_or(Refused::NotFound)?;
     let (staff, patients): (Vec<_>, Vec<_>) = participants.iter().partition(|p| p.person.role.is_staff());
     let owner = participants.iter().find(|p| p.person.id == conversation.owner);
+    let named = participants.iter().filter(|p| p.may_send_one_way && p.person.id != conversation.owner);
+    let senders: Vec<_> = named.map(|p| &p.person.user_id).collect();
     Ok(json!({
         "id": conversation.id,
         "name": conversation.name.as_str(),
         "subject": subject,
         "mode": mode,
         "owner": owner.map(|owner| &owner.person.user_id),
+        "senders": senders,
         "hub_room_id": portals.iter().find(|portal| portal.patient.is_none()).and_then(|hub| hub.room_id.clone()),
         "staff": staff.iter().map(|p| entry(&p.person)).collect::<Vec<_>>(),
         "patients": patients.iter().map(|p| entry(&p.person)).collect::<Vec<_>>(),

@@ -84,7 +84,7 @@ commit_points! {
     ConversationReady = "db.conversation-ready",
     /// What somebody said was deleted by the practice API.
     MessageDeleted = "db.message-deleted",
-    /// A conversation has another mode.
+    /// A conversation has another mode, or other named senders.
     ModeKept = "db.mode-kept",
     /// A room was set to its conversation's mode.
     ModeSet = "db.mode-set",

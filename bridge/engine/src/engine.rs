@@ -228,7 +228,8 @@ impl Engine {
             store.all_are_to_be_set().await?;
             store.remember(EMERGENCY, words).await?;
         }
-        let sets_topics = !words.is_empty() || had_words.is_some_and(|had| !had.is_empty());
+        // Once there were any, a room may still have them that was not set since.
+        let sets_topics = !words.is_empty() || had_words.is_some();
         let machines = Machines::new(homeserver.clone(), store.clone(), Arc::clone(&clock));
         // They were awake when the process before this one ended, and may have something in their inboxes.
         let spoke_last = store.spoke_last(settings.idle).await?;

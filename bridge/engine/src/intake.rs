@@ -97,6 +97,14 @@ pub(crate) fn mode_in(levels: &Value) -> Mode {
     mode_of(levels["events_default"].as_i64().unwrap_or(0))
 }
 
+/// Whether somebody may write by the content of power levels (Matrix v1.19 client-server §m.room.power_levels).
+pub(crate) fn may_write(levels: &Value, user_id: &UserId) -> bool {
+    let level = |value: &Value| value.as_i64();
+    let own =
+        level(&levels["users"][user_id.as_str()]).or_else(|| level(&levels["users_default"])).unwrap_or(0);
+    own >= level(&levels["events_default"]).unwrap_or(0)
+}
+
 /// The events of a transaction. One that cannot be read is kept under a digest of its bytes, and spoils no other;
 /// keys of the transaction other than `events` are ignored. `ours` tells our own users.
 ///
@@ -147,6 +155,22 @@ mod tests {
             [(Some("$a"), true), (Some("sha256"), false), (Some("sha256"), false), (Some("$b"), false)];
         assert_eq!(seen, wanted);
         assert_eq!(events[0].event, good, "kept exactly as it came");
+    }
+
+    #[test]
+    fn who_may_write_by_the_levels() {
+        let levels = |events_default: Value| serde_json::json!({ "events_default": events_default, "users_default": 50, "users": { "@kim:x": 50, "@ann:x": 0 } });
+        let (one_way, two_way, unsaid) = (levels(50.into()), levels(0.into()), levels(Value::Null));
+        for (name, levels, user_id, wanted) in [
+            ("a sender", &one_way, "@kim:x", true),
+            ("a reader", &one_way, "@ann:x", false),
+            ("a ghost", &one_way, "@_parlour_1:x", true),
+            ("two-way", &two_way, "@ann:x", true),
+            ("nothing said", &unsaid, "@ann:x", true),
+        ] {
+            let user_id = UserId::parse(user_id).expect("a user id");
+            assert_eq!(may_write(levels, &user_id), wanted, "{name}");
+        }
     }
 
     #[test]

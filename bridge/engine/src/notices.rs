@@ -89,6 +89,12 @@ impl LegIds {
         NewLeg { id, portal: portal.clone(), says: Says::Deletion(by), sent_at: at }
     }
 
+    /// That an event goes from a portal, said by this user of ours.
+    pub(crate) fn void(&self, of: &EventId, portal: &PortalId, by: OwnedUserId, at: Timestamp) -> NewLeg {
+        let id = LegId::from_bytes(self.digest("void", of, portal));
+        NewLeg { id, portal: portal.clone(), says: Says::Redaction(of.to_owned(), by), sent_at: at }
+    }
+
     /// The id of the message that an event was.
     pub(crate) fn message_id(&self, source: &EventId, home: &PortalId) -> MessageId {
         MessageId::from_bytes(self.digest("record", source, home))
@@ -103,7 +109,8 @@ pub(crate) const LANES: &str = "This reply goes to the patient it answers and to
 pub(crate) fn switched(kind: PortalKind, mode: Mode) -> &'static str {
     match (kind, mode) {
         (PortalKind::Hub, Mode::OneWay) => {
-            "Responses are switched off: from now on only this conversation's owner writes here, and everybody else reads."
+            "Responses are switched off: from now on only this conversation's owner, and whom they have named, write here; \
+             everybody else reads."
         }
         (PortalKind::Hub, Mode::TwoWay) => {
             "Responses are switched on: from now on everybody who takes part in this conversation can write."

@@ -95,13 +95,13 @@ impl Core {
                     return Again::After(AFTER_AN_ERROR);
                 }
             };
-            for row in rows {
+            for (place, row) in rows.iter().enumerate() {
                 after = row.seq;
                 let tries = self.tries.begin(row.seq);
                 let handled = if tries > MOST_TRIES {
-                    self.give_up_on(&row).await
+                    self.give_up_on(row).await
                 } else {
-                    self.handle(&row, &mut waiting).await
+                    self.handle(row, &rows[place + 1..], &mut waiting).await
                 };
                 // A look that panics never comes here: its try stays counted.
                 self.tries.end(row.seq, handled.as_ref().map_or_else(CryptoError::may_pass, |_| true));
@@ -138,6 +138,7 @@ impl Core {
     async fn handle(
         &self,
         row: &InboxRow,
+        behind: &[InboxRow],
         waiting: &mut HashSet<OwnedUserId>,
     ) -> Result<Handled, CryptoError> {
         let event: Event = serde_json::from_str(&row.event)?;
@@ -160,8 +161,8 @@ impl Core {
         if waiting.contains(&event.sender) {
             return Ok(Handled::Done);
         }
-        if event.is_redacted() {
-            let outcome = Outcome::Unread { event_id: event.event_id.clone() };
+        if event.is_redacted() || is_taken_back(&event, behind) {
+            let outcome = self.unread(row, &event).await?;
             return self.finish(row, &outcome, None).await;
         }
         if let Some(outcome) = self.deleted(row, &event).await? {
@@ -204,7 +205,8 @@ impl Core {
             self.counts.refused(code);
         }
         let portals = match outcome {
-            Outcome::Nothing | Outcome::Unread { .. } | Outcome::Left { notice: None, .. } => Vec::new(),
+            Outcome::Unread { voids, .. } => voids.iter().map(|leg| leg.portal.clone()).collect(),
+            Outcome::Nothing | Outcome::Left { notice: None, .. } => Vec::new(),
             Outcome::Refused { notice, .. }
             | Outcome::Switched { notice, .. }
             | Outcome::Left { notice: Some(notice), .. } => {
@@ -257,6 +259,19 @@ impl Core {
         Ok(Some(Outcome::Deleted(Box::new(deletion))))
     }
 
+    /// Whoever said it has deleted it before it was read here. After a backup was restored, copies of it may stand in rooms.
+    async fn unread(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
+        let mut voids = Vec::new();
+        for portal in self.store.portals(&row.conversation).await? {
+            let leg = self.leg_ids.message(&event.event_id, &portal.id, self.clock.now());
+            if let Some(copy) = self.store.early_echo(&leg.id).await? {
+                let bot = self.ghosts.bot().await?.intent().user_id.clone();
+                voids.push(self.leg_ids.void(&copy, &portal.id, bot, self.clock.now()));
+            }
+        }
+        Ok(Outcome::Unread { event_id: event.event_id.clone(), voids })
+    }
+
     /// That somebody deletes a message, for a reason.
     pub(crate) async fn deletion(
         &self,
@@ -281,7 +296,7 @@ impl Core {
         for portal in self.store.portals(&row.conversation).await? {
             let at = Timestamp::from(event.origin_server_ts);
             let leg = self.leg_ids.message(&event.event_id, &portal.id, at);
-            if self.store.came_early(&leg.id).await? {
+            if self.store.early_echo(&leg.id).await?.is_some() {
                 return Ok(true);
             }
         }
@@ -345,11 +360,9 @@ impl Core {
             takes_part: is_at_home(sender, home),
             may_send_one_way: sender.may_send_one_way,
         };
-        if rules::may_post(&facts) == Err(Refusal::OneWay)
-            && let Some(mode) = self.mode_at(home, event).await?
-        {
-            // The homeserver refuses most of what POST-2 would: what it took, it took under another mode.
-            facts.mode = mode;
+        if rules::may_post(&facts) == Err(Refusal::OneWay) {
+            // The homeserver refuses most of what POST-2 would: what it took, it took by other levels.
+            facts.may_send_one_way = self.might_write(home, event).await?;
         }
         let relation = Relation::of(content);
         let place = self.place(home, relation).await?;
@@ -490,20 +503,23 @@ impl Core {
             return Ok(Outcome::Nothing);
         }
         // Among staff alone nothing is passed on: what is in the room has reached everybody.
-        let of_passing_on = [
-            Refusal::Kind,
-            Refusal::NotYoursToEdit,
-            Refusal::EditDeleted,
-            Refusal::ReactionToNothing,
-            Refusal::NoEmoji,
-        ];
+        let of_passing_on =
+            [Refusal::Kind, Refusal::NotYoursToEdit, Refusal::ReactionToNothing, Refusal::NoEmoji];
         if of_passing_on.contains(&refusal) && self.store.portals(&row.conversation).await?.len() == 1 {
             return Ok(Outcome::Nothing);
         }
         let (code, words) = told(refusal);
         tracing::info!(conversation = %row.conversation, event_id = %event.event_id, code, "refused");
         let notice = self.leg_ids.notice(&event.event_id, &row.portal, code, words, self.clock.now());
-        Ok(Outcome::Refused { event_id: event.event_id.clone(), code, notice: Box::new(notice) })
+        // EDIT-2: what is deleted has all its edits deleted, also one that came too late.
+        let void = match refusal {
+            Refusal::EditDeleted => {
+                let bot = self.ghosts.bot().await?.intent().user_id.clone();
+                Some(Box::new(self.leg_ids.void(&event.event_id, &row.portal, bot, self.clock.now())))
+            }
+            _ => None,
+        };
+        Ok(Outcome::Refused { event_id: event.event_id.clone(), code, notice: Box::new(notice), void })
     }
 }
 
@@ -532,6 +548,17 @@ impl Place {
             Said::Reaction(_) => rules::may_react(about),
         }
     }
+}
+
+/// Whether the sender of an event has deleted it by one of those that wait behind it.
+fn is_taken_back(event: &Event, behind: &[InboxRow]) -> bool {
+    let redactions = behind.iter().filter(|row| row.event.contains("m.room.redaction"));
+    let mut redactions = redactions.filter_map(|row| serde_json::from_str::<Event>(&row.event).ok());
+    redactions.any(|other| {
+        other.room_id == event.room_id
+            && other.sender == event.sender
+            && other.redacts().is_some_and(|id| id == event.event_id)
+    })
 }
 
 /// The mode that a message was written under, as far as it is known: what the homeserver took before the last switch is passed

@@ -330,7 +330,7 @@ impl Dispatch {
             Ok(Prepared::Ready { intent, ciphertext }) => {
                 self.spawn(Work::Delivering, vec![portal], async move {
                     match core.put(&leg, &intent, ciphertext).await {
-                        Ok(event) => Done::Delivered { portal: leg.portal, leg: leg.id, event: Some(event) },
+                        Ok(event) => Done::Delivered { portal: leg.portal, leg: leg.id, event },
                         Err(error) => core.again(&leg, &error).await,
                     }
                 });

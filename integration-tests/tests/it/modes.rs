@@ -217,6 +217,48 @@ async fn a_switch_that_comes_late_is_not_believed() {
     stage.close().await;
 }
 
+/// Whom the owner names writes in a one-way conversation, until they are named no longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_sender_writes_in_a_one_way_conversation() {
+    let stage = Stage::open().await;
+    let (murphy, kim) = (stage.sign_in("murphy").await, stage.sign_in("kim").await);
+    let ann = stage.sign_in("ann").await;
+    let talk = stage.begin(&murphy, "S16 senders", "one-way", &["kim"], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    kim.wait_for_room(LIMIT, |found| found.room_id == hub).await.expect("in the hub");
+    is_forbidden(&kim, &hub, "one").await;
+    let path = format!("/conversations/{}", talk.id());
+    let name = async |by: &Client, senders: Value| {
+        let body = json!({ "senders": senders });
+        let (status, answer) = stage.api(Method::PATCH, &path, Some(&token(by)), Some(&body)).await;
+        (status, answer["senders"].clone(), answer["errcode"].as_str().unwrap_or_default().to_owned())
+    };
+    for (who, by, senders, wanted) in [
+        ("themselves", &kim, json!([kim.user_id()]), (403, "IO.PARLOUR.NOT_YOURS")),
+        ("a patient", &murphy, json!([ann.user_id()]), (400, "IO.PARLOUR.NOBODY_LIKE_THAT")),
+        ("a stranger", &murphy, json!(["@nobody:x"]), (400, "IO.PARLOUR.NOBODY_LIKE_THAT")),
+        ("nobody at all", &murphy, json!(null), (400, "M_BAD_JSON")),
+    ] {
+        let (status, _, code) = name(by, senders).await;
+        assert_eq!((status, code.as_str()), wanted, "{who}");
+    }
+    let (status, senders, _) = name(&murphy, json!([kim.user_id()])).await;
+    assert_eq!((status, senders), (200, json!([kim.user_id()])));
+    say(&kim, &hub, "Kim here").await;
+    read(&ann, &spoke, "Kim here").await;
+    is_forbidden(&ann, &spoke, "two").await;
+    let (status, senders, _) = name(&murphy, json!([])).await;
+    assert_eq!((status, senders), (200, json!([])));
+    is_forbidden(&kim, &hub, "three").await;
+    say(&murphy, &hub, "only I").await;
+    read(&ann, &spoke, "only I").await;
+    told_times(&ann, &spoke, "writes in this conversation", 0).await;
+    for client in [murphy, kim, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
 /// What the homeserver took is delivered, also when it comes before the event that switched its room back.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_after_the_switch_back_is_delivered_whatever_comes_first() {

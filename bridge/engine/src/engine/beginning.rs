@@ -101,6 +101,24 @@ impl Engine {
         Ok(())
     }
 
+    /// Names who may write in a conversation also when it is one-way, besides its owner (S16): these, and no others. When this
+    /// returns well it is written down, and its hub is being set to it.
+    ///
+    /// # Errors
+    /// When the database fails. Asked again, it is what was asked last.
+    pub async fn set_senders(
+        &self,
+        id: &ConversationId,
+        senders: &[PersonId],
+        by: &PersonId,
+    ) -> Result<(), EngineError> {
+        if self.core.store.set_senders(id, senders, by, self.core.clock.now()).await? {
+            self.wake_maker(id).await;
+            self.core.changed(id);
+        }
+        Ok(())
+    }
+
     /// Waits until its mode holds in all rooms of a conversation, but no longer than this. Whether it does.
     ///
     /// # Errors

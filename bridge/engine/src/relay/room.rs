@@ -7,7 +7,7 @@ use crate::{
     crypto::CryptoError,
     engine::Core,
     homeserver::encoded,
-    intake::{Event, mode_in},
+    intake::{Event, may_write, mode_in},
     notices,
     store::{InboxRow, Outcome, Portal},
 };
@@ -77,17 +77,17 @@ impl Core {
         Ok(member.is_some_and(|content| content["membership"] == "join"))
     }
 
-    /// The mode under which the homeserver took an event into a portal's room, by the power levels that stood there then; none
-    /// when it does not have it. Times tell of two events of a room only nearly which was the first, and the event that tells
-    /// of a switch may come late.
+    /// Whether the sender of an event might write when the homeserver took it into a portal's room, by the power levels that
+    /// stood there then. Times tell of two events of a room only nearly which was the first, and the event that tells of a
+    /// switch may come late.
     ///
     /// # Errors
     /// When the homeserver fails.
-    pub(super) async fn mode_at(&self, home: &Portal, event: &Event) -> Result<Option<Mode>, CryptoError> {
-        let Some(room_id) = &home.room_id else { return Ok(None) };
+    pub(super) async fn might_write(&self, home: &Portal, event: &Event) -> Result<bool, CryptoError> {
+        let Some(room_id) = &home.room_id else { return Ok(false) };
         let bot = self.ghosts.bot().await?;
         let levels = self.homeserver.levels_at(bot.intent(), room_id, &event.event_id).await?;
-        Ok(levels.map(|levels| mode_in(&levels)))
+        Ok(levels.is_some_and(|levels| may_write(&levels, &event.sender)))
     }
 
     /// The mode that a room has now, as the homeserver tells; none when it tells nothing.

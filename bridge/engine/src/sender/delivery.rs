@@ -213,7 +213,7 @@ impl Core {
         if self.store.has_landed(leg.seq).await? {
             return Ok(None);
         }
-        self.put(leg, machine.intent(), ciphertext.clone()).await.map(Some)
+        self.put(leg, machine.intent(), ciphertext.clone()).await
     }
 
     /// Has a user of ours be in a leg's room.
@@ -248,13 +248,14 @@ impl Core {
         Ok(Some(event.ok_or(HomeserverError::Nonsense("PUT /redact"))?))
     }
 
-    /// `PUT /send` under an id that names leg and ghost, with the device, so that a repetition is the same event.
+    /// `PUT /send` under an id that names leg and ghost, with the device, so that a repetition is the same event. None is what
+    /// is not to be sent, because it stands there.
     pub(super) async fn put(
         &self,
         leg: &Leg,
         ghost: &Intent,
         ciphertext: String,
-    ) -> Result<OwnedEventId, CryptoError> {
+    ) -> Result<Option<OwnedEventId>, CryptoError> {
         let room_id = leg.portal.room_id.as_ref().ok_or(StoreError::Malformed("portals"))?;
         let body: Raw<AnyMessageLikeEventContent> = Raw::from_json_string(ciphertext)?;
         let mut transaction_id = format!("parlour.{}.{}", leg.id, ghost.user_id.localpart());
@@ -281,7 +282,12 @@ impl Core {
                     again.txn_id = format!("{}.again", again.txn_id).into();
                     self.homeserver.request(CommitPoint::SendEvent, ghost, again).await?;
                 }
-                Ok(answer.event_id)
+                Ok(Some(answer.event_id))
+            }
+            Err(error) if is_clear(&leg.content) && error.is("M_DUPLICATE_ANNOTATION") => {
+                // The same emoji of the same person stands there already, from a reaction to what that event was before.
+                self.store.leg_is_void(leg.seq).await?;
+                Ok(None)
             }
             Err(error) => {
                 if error.is("M_FORBIDDEN") {
@@ -316,6 +322,12 @@ impl Core {
         tracing::error!(leg = %leg.id, %error, code = refusal.code(), "a leg is given up");
         let now = self.clock.now();
         let notice = match &leg.content {
+            // Whoever has deleted another's words is among staff.
+            LegContent::Deletion { by: Some(_), source: (_, source), .. } => {
+                let portals = self.store.portals(&leg.portal.conversation).await?;
+                let words = format!("{} ({})", refusal.sentence(), refusal.code());
+                portals.first().map(|hub| self.leg_ids.word(source, &hub.id, words, now))
+            }
             LegContent::Message { source: (home, source), .. }
             | LegContent::Deletion { source: (home, source), .. } => {
                 let words = format!("{} ({})", refusal.sentence(), refusal.code());

@@ -102,6 +102,11 @@ impl Store {
             if deletion.event_id.is_none() || entry.id != deletion.message {
                 places.push((entry.home.clone(), Some(deletion.bot.clone())));
             }
+            for (portal, event) in Self::left_behind(tx, &entry.id).await? {
+                let leg = deletion.ids.void(&event, &portal, deletion.bot.clone(), at);
+                self.add(tx, std::slice::from_ref(&leg), Some(&entry.id), at).await?;
+                portals.push(portal);
+            }
             for (portal, by) in places {
                 let leg = deletion.ids.deletion(&entry.event, &portal, by, at);
                 self.add(tx, std::slice::from_ref(&leg), Some(&entry.id), at).await?;
@@ -161,6 +166,24 @@ impl Store {
         .fetch_all(&mut **tx)
         .await?;
         rows.iter().map(|(id,)| parsed("outbox", id)).collect()
+    }
+
+    /// Events that a message was before it was sent again, and that nothing makes go.
+    async fn left_behind(
+        tx: &mut Transaction,
+        message: &MessageId,
+    ) -> Result<Vec<(PortalId, OwnedEventId)>, StoreError> {
+        let rows: Vec<(String, String)> = sqlx::query_as(
+            "SELECT x.portal_id, x.event_id FROM mapping x WHERE x.message_id = $1 AND x.current = 0
+                 AND NOT EXISTS (SELECT 1 FROM outbox v WHERE v.says = 'void' AND v.redacts = x.event_id
+                     AND v.portal_id = x.portal_id AND v.state IN ('waiting', 'held', 'sent'))",
+        )
+        .bind(message.as_str())
+        .fetch_all(&mut **tx)
+        .await?;
+        rows.into_iter()
+            .map(|(portal, event)| Ok((parsed("mapping", &portal)?, matrix_id("mapping", event)?)))
+            .collect()
     }
 
     /// What is edited must not have been deleted since it was asked whether it may be.

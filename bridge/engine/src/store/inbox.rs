@@ -99,11 +99,15 @@ pub enum Outcome {
         code: &'static str,
         /// The bot's words to the sender.
         notice: Box<NewLeg>,
+        /// That the event goes from where it was written, if it does.
+        void: Option<Box<NewLeg>>,
     },
     /// Whoever said it has deleted it before it was read.
     Unread {
         /// What was deleted.
         event_id: OwnedEventId,
+        /// That copies go which stand in rooms since before a backup was restored.
+        voids: Vec<NewLeg>,
     },
     /// What somebody has said was deleted by themselves.
     Deleted(Box<Deletion>),
@@ -354,12 +358,16 @@ impl Store {
         let mut tx = self.begin().await?;
         match outcome {
             Outcome::Nothing => {}
-            Outcome::Unread { event_id } => {
+            Outcome::Unread { event_id, voids } => {
                 ledger(&mut tx, &row.conversation, event_id, None, "deleted-unread", None, at).await?;
+                self.add(&mut tx, voids, None, at).await?;
             }
-            Outcome::Refused { event_id, code, notice } => {
+            Outcome::Refused { event_id, code, notice, void } => {
                 ledger(&mut tx, &row.conversation, event_id, None, "refused", Some(code), at).await?;
                 self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
+                if let Some(void) = void {
+                    self.add(&mut tx, std::slice::from_ref(&**void), None, at).await?;
+                }
             }
             Outcome::Deleted(deletion) => drop(self.deleted(&mut tx, deletion, at).await?),
             Outcome::Relayed(message) => self.relayed(&mut tx, message, at).await?,

@@ -26,6 +26,60 @@ impl Store {
         self.change_mode(id, mode, Some(by), at).await
     }
 
+    /// Somebody names who may write in a conversation also when it is one-way, besides its owner: these of its staff, and no
+    /// others. Its hub is to be set to it. Whether that is news.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn set_senders(
+        &self,
+        id: &ConversationId,
+        senders: &[PersonId],
+        by: &PersonId,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let people: Vec<(String, i64, i64)> = sqlx::query_as(
+            "SELECT t.person_id, t.may_send_one_way, CASE WHEN t.person_id = c.owner_id THEN 1 ELSE 0 END
+             FROM participants t JOIN conversations c ON c.id = t.conversation_id
+             JOIN people p ON p.id = t.person_id WHERE c.id = $1 AND p.role <> 'patient'",
+        )
+        .bind(id.as_str())
+        .fetch_all(&mut *tx)
+        .await?;
+        let mut news = false;
+        for (person, may_send, owns) in people {
+            let named = owns == 1 || senders.iter().any(|sender| sender.as_str() == person);
+            if named == (may_send == 1) {
+                continue;
+            }
+            news = true;
+            sqlx::query(
+                "UPDATE participants SET may_send_one_way = $3 WHERE conversation_id = $1 AND person_id = $2",
+            )
+            .bind(id.as_str())
+            .bind(&person)
+            .bind(i64::from(named))
+            .execute(&mut *tx)
+            .await?;
+            let what = if named { "sender-named" } else { "sender-unnamed" };
+            ledger_of_conversation(&mut tx, id, Some(by), what, Some(&person), at).await?;
+        }
+        if !news {
+            self.leave(tx).await?;
+            return Ok(false);
+        }
+        // Who may write stands in its hub alone.
+        sqlx::query(
+            "UPDATE portals SET mode_set = '' WHERE conversation_id = $1 AND patient_id IS NULL AND room_id IS NOT NULL",
+        )
+        .bind(id.as_str())
+        .execute(&mut *tx)
+        .await?;
+        self.commit(tx, CommitPoint::ModeKept).await?;
+        Ok(true)
+    }
+
     async fn change_mode(
         &self,
         id: &ConversationId,

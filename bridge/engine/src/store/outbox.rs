@@ -331,15 +331,15 @@ impl Store {
         self.commit(tx, CommitPoint::LegFailed).await
     }
 
-    /// Whether an event of ours stands in a room whose leg is not known.
+    /// The event of ours that stands in a room, and whose leg is not known.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn came_early(&self, leg: &LegId) -> Result<bool, StoreError> {
+    pub async fn early_echo(&self, leg: &LegId) -> Result<Option<OwnedEventId>, StoreError> {
         let found: Option<(String,)> = sqlx::query_as("SELECT event_id FROM early_echoes WHERE leg_id = $1")
             .bind(leg.as_str())
             .fetch_optional(&self.pool)
             .await?;
-        Ok(found.is_some())
+        found.map(|(event,)| matrix_id("early_echoes", event)).transpose()
     }
 }

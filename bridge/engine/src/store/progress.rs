@@ -40,8 +40,8 @@ pub struct Sending {
     pub deleted: bool,
 }
 
-/// Of each message the legs that it went out by first; what a repair sends again is not one more, and what was withdrawn is
-/// none.
+/// Of each message the legs that it went out by first; what a repair sends again is not one more. What was withdrawn is none that
+/// waits, and counts among all.
 const SENDING: &str = "SELECT m.id, m.event_id,
         CAST(SUM(CASE WHEN o.state = 'sent' THEN 1 ELSE 0 END) AS BIGINT),
         CAST(SUM(CASE WHEN o.state = 'held' THEN 1 ELSE 0 END) AS BIGINT),
@@ -51,7 +51,7 @@ const SENDING: &str = "SELECT m.id, m.event_id,
         CAST((SELECT COUNT(*) FROM reads r WHERE r.message_id = m.id) AS BIGINT),
         CAST(CASE WHEN m.deleted_at IS NULL THEN 0 ELSE 1 END AS BIGINT)
      FROM messages m JOIN portals p ON p.id = m.portal_id JOIN outbox o ON o.message_id = m.id
-     WHERE p.patient_id IS NULL AND m.kind = 'message' AND o.repeats = 0 AND o.says = 'message' AND o.state <> 'withdrawn'
+     WHERE p.patient_id IS NULL AND m.kind = 'message' AND o.repeats = 0 AND o.says = 'message'
         AND m.id IN (
             SELECT id FROM (
                 SELECT r.id FROM portals h JOIN messages r ON r.portal_id = h.id

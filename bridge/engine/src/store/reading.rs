@@ -76,7 +76,9 @@ pub struct MessageStatus {
 
 const RECEIPTS: &str = "receipts";
 /// With how many receipts one commit deals.
-const MOST_AT_ONCE: i64 = 100;
+const MOST_AT_ONCE: i64 = 25;
+/// For how long a receipt waits for its event.
+const WAITED_FOR_MILLIS: i64 = 24 * 60 * 60 * 1000;
 
 /// A receipt that came, and the place of its event in the order of arrival.
 struct Came {
@@ -114,7 +116,8 @@ impl Store {
             let result = sqlx::query(
                 "INSERT INTO receipts (portal_id, person_id, event_id, alone, at)
                  SELECT p.id, r.id, $3, $4, $5 FROM portals p, people r WHERE p.room_id = $1 AND r.user_id = $2
-                 ON CONFLICT DO NOTHING",
+                 ON CONFLICT (portal_id, person_id, event_id) DO UPDATE SET alone = 0, at = excluded.at
+                     WHERE excluded.alone = 0 AND receipts.alone = 1",
             )
             .bind(receipt.room_id.as_str())
             .bind(receipt.user_id.as_str())
@@ -125,6 +128,12 @@ impl Store {
             .await?;
             kept += result.rows_affected();
         }
+        // What never comes is not waited for.
+        let newest = receipts.iter().map(|receipt| receipt.at.millis()).max().unwrap_or_default();
+        sqlx::query("DELETE FROM receipts WHERE at < $1")
+            .bind(newest - WAITED_FOR_MILLIS)
+            .execute(&mut *tx)
+            .await?;
         if kept == 0 {
             self.leave(tx).await?
         } else {
@@ -166,6 +175,7 @@ impl Store {
                 .await?;
             }
             Self::are_due(&mut tx, receipt, &newly).await?;
+            Self::is_counted(&mut tx, receipt).await?;
             sqlx::query("DELETE FROM receipts WHERE portal_id = $1 AND person_id = $2 AND event_id = $3")
                 .bind(receipt.portal.as_str())
                 .bind(receipt.person.as_str())
@@ -205,7 +215,8 @@ impl Store {
         rows.into_iter().map(parse).collect()
     }
 
-    /// What a receipt covers that its reader had not read: in the order of the portal.
+    /// What a receipt covers that its reader had not read: in the order of the portal, from the place on up to which that was
+    /// counted before. What was deleted when it was read was not read.
     async fn newly_read(tx: &mut Transaction, receipt: &Came) -> Result<Vec<NewlyRead>, StoreError> {
         let rows: Vec<(String, String, Option<String>, String)> = sqlx::query_as(
             "SELECT m.id, m.portal_id, w.patient_id, x.event_id
@@ -213,6 +224,8 @@ impl Store {
              JOIN portals w ON w.id = m.portal_id
              WHERE x.portal_id = $1 AND x.current = 1 AND m.kind = 'message' AND m.sender_id <> $2
                  AND i.seq <= $3 AND ($4 = 0 OR x.event_id = $5)
+                 AND i.seq > COALESCE((SELECT c.seq FROM read_places c WHERE c.portal_id = $1 AND c.person_id = $2), 0)
+                 AND (m.deleted_at IS NULL OR m.deleted_at > $6)
                  AND NOT EXISTS (SELECT 1 FROM reads r WHERE r.message_id = m.id AND r.person_id = $2)
              ORDER BY i.seq",
         )
@@ -221,6 +234,7 @@ impl Store {
         .bind(receipt.seq)
         .bind(i64::from(receipt.alone))
         .bind(receipt.event.as_str())
+        .bind(receipt.at)
         .fetch_all(&mut **tx)
         .await?;
         rows.into_iter()
@@ -233,6 +247,26 @@ impl Store {
                 })
             })
             .collect()
+    }
+
+    /// All up to a receipt is counted for its reader; not what is still to be handled, and what stands behind that.
+    async fn is_counted(tx: &mut Transaction, receipt: &Came) -> Result<(), StoreError> {
+        if receipt.alone {
+            return Ok(());
+        }
+        sqlx::query(
+            "INSERT INTO read_places (portal_id, person_id, seq)
+             SELECT $1, $2, CASE WHEN MIN(i.seq) IS NULL OR MIN(i.seq) > $3 THEN CAST($3 AS BIGINT) ELSE MIN(i.seq) - 1 END
+             FROM inbox i WHERE i.state = 'waiting' AND i.conversation_id = $4
+             ON CONFLICT (portal_id, person_id) DO UPDATE SET seq = excluded.seq WHERE excluded.seq > read_places.seq",
+        )
+        .bind(receipt.portal.as_str())
+        .bind(receipt.person.as_str())
+        .bind(receipt.seq)
+        .bind(receipt.conversation.as_str())
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
     }
 
     /// Where what somebody has newly read is to be shown: a patient's reading in the hub; that of staff in the spokes of those
@@ -254,7 +288,9 @@ impl Store {
             let Some((event,)) = event else { continue };
             sqlx::query(
                 "INSERT INTO receipts_due (portal_id, person_id, event_id) VALUES ($1, $2, $3)
-                 ON CONFLICT (portal_id, person_id) DO UPDATE SET event_id = excluded.event_id",
+                 ON CONFLICT (portal_id, person_id) DO UPDATE SET event_id = excluded.event_id
+                     WHERE COALESCE((SELECT n.seq FROM inbox n WHERE n.dedup_key = excluded.event_id), 0)
+                         > COALESCE((SELECT b.seq FROM inbox b WHERE b.dedup_key = receipts_due.event_id), 0)",
             )
             .bind(read.writer_portal.as_str())
             .bind(receipt.person.as_str())

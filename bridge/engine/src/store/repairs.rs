@@ -355,12 +355,14 @@ impl Store {
                  o.sender_user_id FROM outbox o
              JOIN messages e ON e.id = o.message_id
              WHERE o.portal_id = $1 AND o.state = 'sent' AND o.says = 'message' AND e.kind IN ('edit', 'reaction')
-                 AND e.deleted_at IS NULL
+                 AND e.deleted_at IS NULL AND o.repeats < $4 AND o.sender_user_id IS NOT NULL
                  AND NOT EXISTS (SELECT 1 FROM outbox r WHERE r.redacts = o.event_id AND r.portal_id = o.portal_id)
                  AND e.about IN (
                      SELECT b.message_id FROM outbox b WHERE b.portal_id = $1 AND b.sender_user_id = $2 AND b.session = $3
                          AND b.state = 'sent' AND b.says = 'message' AND b.repeats < $4
-                         AND b.landed_at > $5 AND b.landed_at <= $6)
+                         AND b.landed_at > $5 AND b.landed_at <= $6
+                         AND NOT EXISTS (SELECT 1 FROM outbox g WHERE g.redacts = b.event_id AND g.portal_id = b.portal_id)
+                         AND NOT EXISTS (SELECT 1 FROM messages w WHERE w.id = b.message_id AND w.deleted_at IS NOT NULL))
              ORDER BY o.seq",
         )
         .bind(portal.id.as_str())

@@ -78,7 +78,7 @@ const LEGS: &str = "SELECT o.seq, o.leg_id, o.message_id, o.notice, o.notice_abo
      WHERE o.seq IN (
          SELECT COALESCE(MIN(CASE WHEN says = 'deletion' AND NOT EXISTS (
                  SELECT 1 FROM outbox w WHERE w.message_id = n.message_id AND w.portal_id = n.portal_id
-                     AND w.says <> 'deletion' AND w.state IN ('waiting', 'held')) THEN seq END), MIN(seq))
+                     AND w.says = 'message' AND w.state IN ('waiting', 'held')) THEN seq END), MIN(seq))
          FROM outbox n WHERE state IN ('waiting', 'held') AND portal_id IN";
 const A_PORTAL_EACH: &str = "GROUP BY portal_id)";
 const MEMBERS: &str = "SELECT i.portal_id, i.user_id, CASE WHEN t.person_id IS NULL THEN 0 ELSE 1 END

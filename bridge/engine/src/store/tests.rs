@@ -2,6 +2,7 @@
 
 mod deleting;
 mod progress;
+mod reading;
 mod repairs;
 mod seen;
 mod sending;
@@ -24,12 +25,17 @@ use super::{
 
 use deleting::{
     a_reaction_is_about_what_stands_there, an_edit_goes_with_its_message_and_none_follows,
-    what_is_deleted_is_not_sent_and_goes_where_it_stands, what_is_deleted_waits_for_nobody_who_could_read,
+    an_event_that_was_left_behind_goes_as_well, what_is_deleted_is_not_sent_and_goes_where_it_stands,
+    what_is_deleted_waits_for_nobody_who_could_read,
     what_is_on_its_way_when_it_is_deleted_goes_when_it_is_there,
 };
 use progress::{
     it_is_known_how_far_a_conversation_is_made, it_is_known_how_far_a_message_has_come,
     the_same_request_begins_one_conversation,
+};
+use reading::{
+    a_receipt_covers_what_stands_before_it_once, what_is_handled_late_is_read_all_the_same,
+    what_was_deleted_before_was_not_read,
 };
 use repairs::{
     a_message_is_sent_again_and_stands_for_itself, next_is_sent, the_bots_words_are_sent_again_as_well,
@@ -79,6 +85,10 @@ on_both! {
     what_is_deleted_waits_for_nobody_who_could_read
     an_edit_goes_with_its_message_and_none_follows
     a_reaction_is_about_what_stands_there
+    an_event_that_was_left_behind_goes_as_well
+    a_receipt_covers_what_stands_before_it_once
+    what_is_handled_late_is_read_all_the_same
+    what_was_deleted_before_was_not_read
     a_message_is_sent_again_and_stands_for_itself
     what_is_never_read_is_not_sent_for_ever
     what_is_on_its_way_is_looked_for_once_more

@@ -40,10 +40,10 @@ async fn reads_edit(
     client.wait_for(room, LIMIT, wanted).await
 }
 
-/// Dr Murphy changes a message, and both patients read the new words; Kim changes it as well, by a client that lets her: she
-/// is told that it is not hers, and nobody reads it.
+/// Dr Murphy changes a message, and both patients read the new words; Ann changes it as well, by a client that lets her: she
+/// is told that it is not hers, and nobody else reads it.
 pub(super) async fn edited(scene: &Scene) -> Evidence {
-    let (murphy, kim, ann, ben) = (&scene.murphy, &scene.kim, &scene.ann, &scene.ben);
+    let (murphy, ann, ben) = (&scene.murphy, &scene.ann, &scene.ben);
     let talk = group(scene, "S17 edits").await?;
     let (anns, bens) = (talk.spoke(ann)?, talk.spoke(ben)?);
     let own = say(murphy, &talk.hub, "S17 come at four").await?;
@@ -52,17 +52,14 @@ pub(super) async fn edited(scene: &Scene) -> Evidence {
     murphy.send_raw(&talk.hub, "m.room.message", edit_of(&own, "S17 come at five")).await?;
     let edit = reads_edit(ann, &anns, &at_anns, "S17 come at five").await?;
     reads_edit(ben, &bens, &at_bens, "S17 come at five").await?;
-    kim.wait_for_room(LIMIT, |found| found.room_id == talk.hub).await?;
-    let others = kim.send_raw(&talk.hub, "m.room.message", edit_of(&own, "S17 do not come")).await?;
-    say(murphy, &talk.hub, "S17 that is all").await?;
-    for (client, room) in [(ann, &anns), (ben, &bens)] {
-        read(client, room, "S17 that is all").await?;
-        if client.messages(room).await?.iter().any(|m| m.content.to_string().contains("do not come")) {
-            return Err(format!("{} reads what another hand has made of it", client.user_id()).into());
-        }
-    }
+    let others = ann.send_raw(&anns, "m.room.message", edit_of(&at_anns, "S17 do not come")).await?;
     let told = |message: &Message| message.in_reply_to.as_ref() == Some(&others);
-    let notice = kim.wait_for(&talk.hub, LIMIT, told).await?;
+    say(ann, &anns, "S17 that is all").await?;
+    read(murphy, &talk.hub, "S17 that is all").await?;
+    if murphy.messages(&talk.hub).await?.iter().any(|m| m.content.to_string().contains("do not come")) {
+        return Err("staff read what another hand has made of it".to_owned().into());
+    }
+    let notice = ann.wait_for(&anns, LIMIT, told).await?;
     if !notice.body.contains("(EDIT-1)") {
         return Err(format!("who changed another's words was told {:?}", notice.body).into());
     }

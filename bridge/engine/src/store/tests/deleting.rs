@@ -63,6 +63,11 @@ fn deletion(world: &World, message: &MessageId, redaction: Option<&str>) -> Dele
     }
 }
 
+/// Dr Murphy deletes a message by the practice API.
+pub(super) async fn deletes(world: &World, message: &MessageId, at: parlour_domain::Timestamp) {
+    world.store.delete(&deletion(world, message, None), at).await.expect("deleted");
+}
+
 /// Dr Murphy deletes what they said, by their own client.
 async fn redacts(world: &World, event: &str, redaction: &str) {
     let message = at_hub(world, event).await;
@@ -210,4 +215,38 @@ pub(super) async fn a_reaction_is_about_what_stands_there(database: &TestDatabas
     assert!(void.content.is_void());
     world.store.leg_is_void(void.seq).await.expect("kept");
     assert!(next(&world).await.is_none());
+    // What stands about something deleted stays as it is: its event was not replaced.
+    decided(&world, "$c").await;
+    next_is_sent(&world, ghost(), "$c:ann").await;
+    let third = at_hub(&world, "$c").await;
+    said_about(&world, "$t", thumb(), &third).await.expect("decided");
+    let leg = next(&world).await.expect("a leg");
+    lands(&world, &leg, "$t:ann").await;
+    redacts(&world, "$c", "$redaction2").await;
+    let (_, sent) = unreadable(&world, ghost()).await;
+    assert!(!sent.iter().any(|sent| sent.event == "$t:ann" || sent.event == "$c:ann"));
+}
+
+pub(super) async fn an_event_that_was_left_behind_goes_as_well(database: &TestDatabase) {
+    let world = world(database).await;
+    decided(&world, "$a").await;
+    next_is_sent(&world, ghost(), "$a:ann").await;
+    let (session, sent) = unreadable(&world, ghost()).await;
+    begin_repairs(&world, &session, sent).await;
+    next_is_sent(&world, ghost(), "$a2:ann").await;
+    // Its redaction is given up.
+    let void = next(&world).await.expect("a leg");
+    world.store.leg_has_failed(&void, &world.conversation, "SEND-1", None, AT).await.expect("given up");
+    redacts(&world, "$a", "$redaction").await;
+    let mut gone = Vec::new();
+    while let Some(leg) = next(&world).await {
+        gone.push(match &leg.content {
+            LegContent::Deletion { event, .. } => event.clone().expect("it stands there"),
+            LegContent::Redaction { event, .. } => event.clone(),
+            _ => panic!("nothing else goes out"),
+        });
+        lands(&world, &leg, &format!("$gone{}", gone.len())).await;
+    }
+    gone.sort();
+    assert_eq!(gone, [event_id("$a2:ann"), event_id("$a:ann")]);
 }
