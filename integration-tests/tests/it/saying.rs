@@ -205,6 +205,14 @@ async fn a_reaction_goes_where_its_message_went_and_is_taken_back() {
     react(ann, &anns, &at_anns, "👍").await;
     reacted(murphy, &hub, &to_all, &["🙏", "👍"]).await;
 
+    // The same once more, by the id of an edit: it stands there, and nobody waits for it.
+    edit(murphy, &hub, &to_all, "the surgery is closed today").await;
+    let changed = edited(ann, &anns, &at_anns, "the surgery is closed today").await.event_id;
+    react(ann, &anns, &changed, "👍").await;
+    say(ann, &anns, "I see").await;
+    read(murphy, &hub, "I see").await;
+    reacted(murphy, &hub, &to_all, &["🙏", "👍"]).await;
+
     let notice = react(ann, &anns, &at_anns, "call me").await;
     let told = refusal(ann, &anns, &notice).await;
     assert!(told.contains("(REACT-2)"), "{told}");
