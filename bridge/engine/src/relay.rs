@@ -1,19 +1,18 @@
 //! The relay: reads what people wrote, gathers the facts, asks the rules, and writes down what follows.
-//!
-//! One file, though past 500 lines: reading, deciding and refusing are one path that is read from top to bottom.
 
+mod deleting;
+mod place;
 mod room;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use parlour_domain::{
-    ConversationId, DeletionReason, LegId, MessageId, Mode, PersonId, PortalKind, Refusal, Said, Standing,
-    Timestamp,
-    rules::{self, About, Lane, LaneFacts, NamingFacts, Pointed, PostFacts, Reach, Relation},
+    ConversationId, LegId, MessageId, Mode, PortalKind, Refusal, Said, Standing, Timestamp,
+    rules::{self, Lane, PostFacts, Relation},
 };
 use ruma::{EventId, OwnedUserId};
 use serde_json::{Value, value::RawValue};
@@ -22,13 +21,10 @@ use crate::{
     crypto::{CryptoError, Deciphered, Unreadable},
     engine::Core,
     faults::faulty,
-    ghosts::{BOT, NAMESPACE},
     intake::Event,
     keyed::Again,
     notices,
-    store::{
-        Deletion, InboxRow, MegolmIndex, NewLeg, Outcome, Participant, Portal, Recorded, RelayedMessage,
-    },
+    store::{InboxRow, MegolmIndex, NewLeg, Outcome, Participant, Portal, RelayedMessage},
 };
 
 /// What reading an event came to.
@@ -47,8 +43,6 @@ enum Handled {
     Parked(Duration),
 }
 
-/// The longest id of an event (Matrix v1.19 §Size limits).
-const MOST_ID_BYTES: usize = 255;
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 /// To so few portals a message goes ahead of what goes to many.
 const FEW: usize = 8;
@@ -161,7 +155,7 @@ impl Core {
         if waiting.contains(&event.sender) {
             return Ok(Handled::Done);
         }
-        if event.is_redacted() || is_taken_back(&event, behind) {
+        if event.is_redacted() || deleting::is_taken_back(&event, behind) {
             let outcome = self.unread(row, &event).await?;
             return self.finish(row, &outcome, None).await;
         }
@@ -240,55 +234,6 @@ impl Core {
             return None;
         }
         Some(Duration::from_millis((limit_millis - waited.max(0)).unsigned_abs()))
-    }
-
-    /// Somebody deletes what they have said (S18). What nobody knows was passed on to nobody.
-    async fn deleted(&self, row: &InboxRow, event: &Event) -> Result<Option<Outcome>, CryptoError> {
-        let Some(redacted) = event.redacts() else { return Ok(None) };
-        if faulty!(self.settings, DeletionsStay) {
-            return Ok(Some(Outcome::Nothing));
-        }
-        let Some((message, by)) = self.store.said_by(&row.portal, &redacted, &event.sender).await? else {
-            let known = self.store.message_at(&row.portal, &redacted).await?;
-            // Only whoever has the bot's rights may delete what another has said; the record and the copies stay.
-            return Ok(known.is_none().then_some(Outcome::Nothing));
-        };
-        let reason = event.content["reason"].as_str().and_then(|reason| reason.parse().ok());
-        let mut deletion = self.deletion(&row.conversation, &message, &by, reason).await?;
-        deletion.event_id = Some(event.event_id.clone());
-        Ok(Some(Outcome::Deleted(Box::new(deletion))))
-    }
-
-    /// Whoever said it has deleted it before it was read here. After a backup was restored, copies of it may stand in rooms.
-    async fn unread(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
-        let mut voids = Vec::new();
-        for portal in self.store.portals(&row.conversation).await? {
-            let leg = self.leg_ids.message(&event.event_id, &portal.id, self.clock.now());
-            if let Some(copy) = self.store.early_echo(&leg.id).await? {
-                let bot = self.ghosts.bot().await?.intent().user_id.clone();
-                voids.push(self.leg_ids.void(&copy, &portal.id, bot, self.clock.now()));
-            }
-        }
-        Ok(Outcome::Unread { event_id: event.event_id.clone(), voids })
-    }
-
-    /// That somebody deletes a message, for a reason.
-    pub(crate) async fn deletion(
-        &self,
-        conversation: &ConversationId,
-        message: &MessageId,
-        by: &PersonId,
-        reason: Option<DeletionReason>,
-    ) -> Result<Deletion, CryptoError> {
-        Ok(Deletion {
-            conversation: conversation.clone(),
-            message: message.clone(),
-            event_id: None,
-            by: by.clone(),
-            reason,
-            bot: self.ghosts.bot().await?.intent().user_id.clone(),
-            ids: Arc::clone(&self.leg_ids),
-        })
     }
 
     /// Whether legs of this event stand in rooms, though it was not decided about: a backup was restored.
@@ -438,66 +383,6 @@ impl Core {
         Some((until.map_or(0, Timestamp::millis), answer))
     }
 
-    /// What a relation points at, in terms of the record.
-    async fn place(&self, home: &Portal, relation: Relation<'_>) -> Result<Place, CryptoError> {
-        let (answers, thread) = match relation {
-            Relation::Answer { answers, thread } => (answers, thread),
-            Relation::Edit(about) | Relation::Reaction(about) => (Some(about), None),
-            Relation::None | Relation::Other => (None, None),
-        };
-        let known = async |pointed: Option<Pointed<'_>>| match pointed {
-            Some(pointed) => self.known(home, pointed).await.map(Some),
-            None => Ok(None),
-        };
-        Ok(Place { answers: known(answers).await?, thread: known(thread).await? })
-    }
-
-    async fn known(&self, home: &Portal, pointed: Pointed<'_>) -> Result<Option<Recorded>, CryptoError> {
-        // What no homeserver takes as an id is in no record, and a database may not even take the question.
-        let sane = |id: &&str| id.len() <= MOST_ID_BYTES && !id.chars().any(char::is_control);
-        match pointed.event_id().filter(sane).map(ruma::EventId::parse) {
-            Some(Ok(event_id)) => Ok(self.store.message_at(&home.id, &event_id).await?),
-            _ => Ok(None),
-        }
-    }
-
-    /// Whom it reaches: what edits a message or reacts to it goes where that went.
-    fn lane(
-        &self,
-        home: &Portal,
-        participants: &[Participant],
-        place: &Place,
-        content: &Value,
-    ) -> Result<Lane, Refusal> {
-        if home.kind() == PortalKind::Spoke || faulty!(self.settings, LanesIgnored) {
-            return Ok(Lane::Everybody);
-        }
-        let reach =
-            |known: &Option<Recorded>| known.as_ref().map_or(Reach::Unknown, |known| known.reach.clone());
-        let patients = || participants.iter().filter(|p| !p.person.role.is_staff());
-        let new = &content["m.new_content"];
-        let texts: Vec<_> = [content, new]
-            .iter()
-            .flat_map(|content| ["body", "formatted_body"].map(|key| content[key].as_str()))
-            .flatten()
-            .collect();
-        let mentions = [content, new].map(|content| content["m.mentions"]["user_ids"].as_array());
-        let mentions: Vec<_> = mentions.into_iter().flatten().flatten().filter_map(Value::as_str).collect();
-        let people: Vec<_> = participants.iter().map(|p| &p.person).collect();
-        rules::lane(&LaneFacts {
-            patients: patients().count(),
-            answers: place.answers.as_ref().map(reach),
-            thread: place.thread.as_ref().map(reach),
-            mentions_patient: rules::names_a_patient(&NamingFacts {
-                texts: &texts,
-                mentions: &mentions,
-                people: &people,
-                namespace: NAMESPACE,
-                bot: BOT,
-            }),
-        })
-    }
-
     async fn refused(&self, row: &InboxRow, event: &Event, refusal: Refusal) -> Result<Outcome, CryptoError> {
         if faulty!(self.settings, SilentRefusals) && refusal == Refusal::Kind {
             return Ok(Outcome::Nothing);
@@ -526,39 +411,6 @@ impl Core {
 /// What the bot says of a refusal, and its code.
 fn told(refusal: Refusal) -> (&'static str, String) {
     (refusal.code(), format!("{} ({})", refusal.sentence(), refusal.code()))
-}
-
-/// What a relation points at: nothing, something unknown, or a message of the record.
-struct Place {
-    /// What it answers, edits or reacts to.
-    answers: Option<Option<Recorded>>,
-    /// The root of its thread.
-    thread: Option<Option<Recorded>>,
-}
-
-impl Place {
-    /// Whether what is said may be said of what it is about.
-    fn may_hold(&self, said: &Said, sender: &Participant, by_all: bool) -> Result<(), Refusal> {
-        let about = self.answers.as_ref().and_then(Option::as_ref);
-        let about = about.map(|about| About { writer: &about.writer, deleted: about.deleted });
-        match said {
-            Said::Edit(_) if by_all => Ok(()),
-            Said::Message(_) => Ok(()),
-            Said::Edit(_) => rules::may_edit(&sender.person.id, about),
-            Said::Reaction(_) => rules::may_react(about),
-        }
-    }
-}
-
-/// Whether the sender of an event has deleted it by one of those that wait behind it.
-fn is_taken_back(event: &Event, behind: &[InboxRow]) -> bool {
-    let redactions = behind.iter().filter(|row| row.event.contains("m.room.redaction"));
-    let mut redactions = redactions.filter_map(|row| serde_json::from_str::<Event>(&row.event).ok());
-    redactions.any(|other| {
-        other.room_id == event.room_id
-            && other.sender == event.sender
-            && other.redacts().is_some_and(|id| id == event.event_id)
-    })
 }
 
 /// The mode that a message was written under, as far as it is known: what the homeserver took before the last switch is passed

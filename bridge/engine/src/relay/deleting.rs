@@ -1,0 +1,79 @@
+//! Deleting (S18): what becomes of a redaction, and of what was deleted before it was read.
+
+use std::sync::Arc;
+
+use parlour_domain::{ConversationId, DeletionReason, MessageId, PersonId};
+
+use crate::{
+    crypto::CryptoError,
+    engine::Core,
+    faults::faulty,
+    intake::Event,
+    store::{Deletion, InboxRow, Outcome},
+};
+
+impl Core {
+    /// Somebody deletes what they have said (S18). What nobody knows was passed on to nobody.
+    pub(super) async fn deleted(
+        &self,
+        row: &InboxRow,
+        event: &Event,
+    ) -> Result<Option<Outcome>, CryptoError> {
+        let Some(redacted) = event.redacts() else { return Ok(None) };
+        if faulty!(self.settings, DeletionsStay) {
+            return Ok(Some(Outcome::Nothing));
+        }
+        let Some((message, by)) = self.store.said_by(&row.portal, &redacted, &event.sender).await? else {
+            let known = self.store.message_at(&row.portal, &redacted).await?;
+            // Only whoever has the bot's rights may delete what another has said; the record and the copies stay.
+            return Ok(known.is_none().then_some(Outcome::Nothing));
+        };
+        let reason = event.content["reason"].as_str().and_then(|reason| reason.parse().ok());
+        let mut deletion = self.deletion(&row.conversation, &message, &by, reason).await?;
+        deletion.event_id = Some(event.event_id.clone());
+        Ok(Some(Outcome::Deleted(Box::new(deletion))))
+    }
+
+    /// Whoever said it has deleted it before it was read here. After a backup was restored, copies of it may stand in rooms.
+    pub(super) async fn unread(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
+        let mut voids = Vec::new();
+        for portal in self.store.portals(&row.conversation).await? {
+            let leg = self.leg_ids.message(&event.event_id, &portal.id, self.clock.now());
+            if let Some(copy) = self.store.early_echo(&leg.id).await? {
+                let bot = self.ghosts.bot().await?.intent().user_id.clone();
+                voids.push(self.leg_ids.void(&copy, &portal.id, bot, self.clock.now()));
+            }
+        }
+        Ok(Outcome::Unread { event_id: event.event_id.clone(), voids })
+    }
+
+    /// That somebody deletes a message, for a reason.
+    pub(crate) async fn deletion(
+        &self,
+        conversation: &ConversationId,
+        message: &MessageId,
+        by: &PersonId,
+        reason: Option<DeletionReason>,
+    ) -> Result<Deletion, CryptoError> {
+        Ok(Deletion {
+            conversation: conversation.clone(),
+            message: message.clone(),
+            event_id: None,
+            by: by.clone(),
+            reason,
+            bot: self.ghosts.bot().await?.intent().user_id.clone(),
+            ids: Arc::clone(&self.leg_ids),
+        })
+    }
+}
+
+/// Whether the sender of an event has deleted it by one of those that wait behind it.
+pub(super) fn is_taken_back(event: &Event, behind: &[InboxRow]) -> bool {
+    let redactions = behind.iter().filter(|row| row.event.contains("m.room.redaction"));
+    let mut redactions = redactions.filter_map(|row| serde_json::from_str::<Event>(&row.event).ok());
+    redactions.any(|other| {
+        other.room_id == event.room_id
+            && other.sender == event.sender
+            && other.redacts().is_some_and(|id| id == event.event_id)
+    })
+}

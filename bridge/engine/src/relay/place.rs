@@ -1,0 +1,102 @@
+//! What something that was said is about, and whom it reaches.
+
+use parlour_domain::{
+    PortalKind, Refusal, Said,
+    rules::{self, About, Lane, LaneFacts, NamingFacts, Pointed, Reach, Relation},
+};
+use serde_json::Value;
+
+use crate::{
+    crypto::CryptoError,
+    engine::Core,
+    faults::faulty,
+    ghosts::{BOT, NAMESPACE},
+    store::{Participant, Portal, Recorded},
+};
+
+/// The longest id of an event (Matrix v1.19 §Size limits).
+const MOST_ID_BYTES: usize = 255;
+
+/// What a relation points at: nothing, something unknown, or a message of the record.
+pub(super) struct Place {
+    /// What it answers, edits or reacts to.
+    pub(super) answers: Option<Option<Recorded>>,
+    /// The root of its thread.
+    pub(super) thread: Option<Option<Recorded>>,
+}
+
+impl Place {
+    /// Whether what is said may be said of what it is about.
+    pub(super) fn may_hold(&self, said: &Said, sender: &Participant, by_all: bool) -> Result<(), Refusal> {
+        let about = self.answers.as_ref().and_then(Option::as_ref);
+        let about = about.map(|about| About { writer: &about.writer, deleted: about.deleted });
+        match said {
+            Said::Edit(_) if by_all => Ok(()),
+            Said::Message(_) => Ok(()),
+            Said::Edit(_) => rules::may_edit(&sender.person.id, about),
+            Said::Reaction(_) => rules::may_react(about),
+        }
+    }
+}
+
+impl Core {
+    /// What a relation points at, in terms of the record.
+    pub(super) async fn place(&self, home: &Portal, relation: Relation<'_>) -> Result<Place, CryptoError> {
+        let (answers, thread) = match relation {
+            Relation::Answer { answers, thread } => (answers, thread),
+            Relation::Edit(about) | Relation::Reaction(about) => (Some(about), None),
+            Relation::None | Relation::Other => (None, None),
+        };
+        let known = async |pointed: Option<Pointed<'_>>| match pointed {
+            Some(pointed) => self.known(home, pointed).await.map(Some),
+            None => Ok(None),
+        };
+        Ok(Place { answers: known(answers).await?, thread: known(thread).await? })
+    }
+
+    async fn known(&self, home: &Portal, pointed: Pointed<'_>) -> Result<Option<Recorded>, CryptoError> {
+        // What no homeserver takes as an id is in no record, and a database may not even take the question.
+        let sane = |id: &&str| id.len() <= MOST_ID_BYTES && !id.chars().any(char::is_control);
+        match pointed.event_id().filter(sane).map(ruma::EventId::parse) {
+            Some(Ok(event_id)) => Ok(self.store.message_at(&home.id, &event_id).await?),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whom it reaches: what edits a message or reacts to it goes where that went.
+    pub(super) fn lane(
+        &self,
+        home: &Portal,
+        participants: &[Participant],
+        place: &Place,
+        content: &Value,
+    ) -> Result<Lane, Refusal> {
+        if home.kind() == PortalKind::Spoke || faulty!(self.settings, LanesIgnored) {
+            return Ok(Lane::Everybody);
+        }
+        let reach =
+            |known: &Option<Recorded>| known.as_ref().map_or(Reach::Unknown, |known| known.reach.clone());
+        let patients = || participants.iter().filter(|p| !p.person.role.is_staff());
+        let new = &content["m.new_content"];
+        let texts: Vec<_> = [content, new]
+            .iter()
+            .flat_map(|content| ["body", "formatted_body"].map(|key| content[key].as_str()))
+            .flatten()
+            .collect();
+        let mentions = [content, new].map(|content| content["m.mentions"]["user_ids"].as_array());
+        let mentions: Vec<_> = mentions.into_iter().flatten().flatten().filter_map(Value::as_str).collect();
+        let people: Vec<_> = participants.iter().map(|p| &p.person).collect();
+        rules::lane(&LaneFacts {
+            patients: patients().count(),
+            answers: place.answers.as_ref().map(reach),
+            thread: place.thread.as_ref().map(reach),
+            mentions_patient: rules::names_a_patient(&NamingFacts {
+                texts: &texts,
+                mentions: &mentions,
+                people: &people,
+                namespace: NAMESPACE,
+                bot: BOT,
+            }),
+        })
+    }
+}
