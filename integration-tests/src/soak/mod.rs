@@ -78,7 +78,13 @@ pub async fn run(settings: &Settings) -> Report {
         .iter()
         .enumerate()
         .map(|(person, client)| {
-            Writer::new(person, Arc::clone(client), Arc::clone(&model), orders.subscribe(), settings.seed)
+            Writer::new(
+                person,
+                Arc::clone(client),
+                Arc::clone(&model),
+                orders.subscribe(),
+                (settings.seed, fault.is_some()),
+            )
         })
         .collect();
     say_everywhere(&model, &mut writers, "good morning").await;
@@ -148,7 +154,13 @@ pub async fn run(settings: &Settings) -> Report {
         .iter()
         .enumerate()
         .map(|(person, client)| {
-            Writer::new(person, Arc::clone(client), Arc::clone(&model), orders.subscribe(), settings.seed)
+            Writer::new(
+                person,
+                Arc::clone(client),
+                Arc::clone(&model),
+                orders.subscribe(),
+                (settings.seed, fault.is_some()),
+            )
         })
         .collect();
     // What came in before these was handled before them.

@@ -62,6 +62,8 @@ pub struct Writer {
     pub model: Arc<Model>,
     /// What they are told.
     pub orders: watch::Receiver<Orders>,
+    /// Whether they only write: where something is broken on purpose, what they say of it would be refused.
+    plain: bool,
     rng: StdRng,
 }
 
@@ -72,10 +74,10 @@ impl Writer {
         client: Arc<Client>,
         model: Arc<Model>,
         orders: watch::Receiver<Orders>,
-        seed: u64,
+        (seed, plain): (u64, bool),
     ) -> Self {
         let rng = rng(seed, PEOPLE[person]);
-        Self { person, client, model, orders, rng }
+        Self { person, client, model, orders, plain, rng }
     }
 
     /// Writes until told to stop.
@@ -104,6 +106,7 @@ impl Writer {
             let (talk, room, targets, answered) = self.choose(name);
             let words = *WORDS.choose(&mut self.rng).unwrap_or(&"yes");
             match self.rng.random_range(0..100) {
+                _ if self.plain => self.say(talk, room, targets, answered, words).await,
                 0..15 => self.edit(talk, room, words).await,
                 15..30 => self.react(room).await,
                 30..40 => self.delete(room).await,

@@ -301,7 +301,7 @@ impl Core {
 
     /// What follows from it when sending a leg failed: when it is to be looked at again.
     pub(super) async fn has_failed(&self, leg: &Leg, error: &CryptoError) -> Duration {
-        if error.may_pass() || leg.attempts < ATTEMPTS {
+        if error.may_pass() || (leg.attempts < ATTEMPTS && !is_refused_for_good(leg, error)) {
             return self.put_off(leg, error).await;
         }
         match self.give_up(leg, error).await {
@@ -381,6 +381,13 @@ impl Party {
             None => Self::Portal(leg.portal.id.clone()),
         }
     }
+}
+
+/// Whether the homeserver will not take a leg because of what it is about: it does not know that event any more, or not in
+/// this room. What stands behind it must not wait for that.
+fn is_refused_for_good(leg: &Leg, error: &CryptoError) -> bool {
+    let is_about = matches!(leg.content, LegContent::Message { said: Said::Edit(_) | Said::Reaction(_), .. });
+    is_about && matches!(error, CryptoError::Homeserver(HomeserverError::Refused { status: 400, .. }))
 }
 
 /// A leg as it is written down before it is sent.
