@@ -151,6 +151,24 @@ impl Books {
         number
     }
 
+    /// Waits until the database has a number; nothing tells of that.
+    ///
+    /// # Errors
+    /// The number that it has instead, after a while.
+    pub async fn comes_to(&self, sql: &str, wanted: i64) -> Result<(), String> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let number = self.number(sql).await;
+            if number == wanted {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{sql}: {number} instead of {wanted}"));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
     /// While Parlour is down: has all ghosts forget with which sessions they wrote to whom, so that the next message
     /// goes by new ones. The bot, whom people's sessions are for, is the one that knows most sessions.
     pub async fn forget_sessions(&self) {

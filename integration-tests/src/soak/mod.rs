@@ -74,19 +74,7 @@ pub async fn run(settings: &Settings) -> Report {
         look_on(&looking_on[person], &model, looked_at(&model, name));
     }
     let orders = watch::Sender::new(Orders { legs: 0, homeserver: true, stop: false });
-    let mut writers: Vec<_> = looking_on
-        .iter()
-        .enumerate()
-        .map(|(person, client)| {
-            Writer::new(
-                person,
-                Arc::clone(client),
-                Arc::clone(&model),
-                orders.subscribe(),
-                (settings.seed, fault.is_some()),
-            )
-        })
-        .collect();
+    let mut writers = everybody(&looking_on, &model, &orders, settings);
     say_everywhere(&model, &mut writers, "good morning").await;
     timeout(NOTHING_COMES, model.wait_until(|now| now.in_flight == 0))
         .await
@@ -150,19 +138,7 @@ pub async fn run(settings: &Settings) -> Report {
             timeout(PATIENCE_WITH_SWITCHES, switching).await.expect("it is switched").expect("it ends well");
     }
     arrive(&model, patience).await;
-    let mut writers: Vec<_> = looking_on
-        .iter()
-        .enumerate()
-        .map(|(person, client)| {
-            Writer::new(
-                person,
-                Arc::clone(client),
-                Arc::clone(&model),
-                orders.subscribe(),
-                (settings.seed, fault.is_some()),
-            )
-        })
-        .collect();
+    let mut writers = everybody(&looking_on, &model, &orders, settings);
     // What came in before these was handled before them.
     say_everywhere(&model, &mut writers, "good night").await;
     arrive(&model, patience).await;
@@ -207,6 +183,22 @@ pub async fn run(settings: &Settings) -> Report {
     }
     report.whole = began.elapsed();
     report
+}
+
+/// Everybody, ready to write.
+fn everybody(
+    clients: &[Arc<Client>],
+    model: &Arc<Model>,
+    orders: &watch::Sender<Orders>,
+    settings: &Settings,
+) -> Vec<Writer> {
+    let chance = (settings.seed, settings.fault.is_some());
+    let people = clients.iter().enumerate();
+    people
+        .map(|(person, client)| {
+            Writer::new(person, Arc::clone(client), Arc::clone(model), orders.subscribe(), chance)
+        })
+        .collect()
 }
 
 /// Who switches the conversation that is switched.

@@ -37,19 +37,6 @@ fn now() -> i64 {
     parlour::edge::SystemClock.now().millis()
 }
 
-/// Waits until Parlour's database has a number.
-async fn comes_to(books: &Books, sql: &str, wanted: i64) {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let number = books.number(sql).await;
-        if number == wanted {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{sql}: {number}");
-        sleep(LOOK).await;
-    }
-}
-
 /// Changes something in the homeserver's database once there is something to change: it writes every five seconds when it has
 /// seen whom.
 async fn in_the_homeservers_books(stage: &Stage, sql: &str) {
@@ -88,7 +75,7 @@ async fn time_passes_for(stage: &Stage, books: &Books, user: &UserId, millis: i6
 /// Of everybody who was there: their devices are known, and nothing is to be dealt with.
 async fn all_is_known(books: &Books, people: i64) {
     let known = "SELECT COUNT(*) FROM device_looks WHERE looked_at IS NOT NULL AND news = 0";
-    comes_to(books, known, people).await;
+    books.comes_to(known, people).await.expect("it comes to that");
 }
 
 async fn sign_out(client: Client) {
@@ -185,8 +172,8 @@ async fn a_first_message_finds_known_who_is_there() {
     assert_eq!(requests.iter().filter(is_question).collect::<Vec<_>>(), [""; 0]);
     // A device that comes is known as soon as its owner has signed it, and nothing is to be sent again for it.
     let second = stage.device("ann", "second", false).await;
-    comes_to(&books, seen, 3).await;
-    comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await;
+    books.comes_to(seen, 3).await.expect("it comes to that");
+    books.comes_to("SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await.expect("it comes to that");
     say(&murphy, &talk.hub(), "hello again").await;
     read(&second, &spoke, "hello again").await;
     assert_eq!(heard(&ann, &spoke).await, ["hello", "hello again"]);
@@ -223,8 +210,8 @@ async fn what_nobody_got_is_sent_again_when_a_new_device_comes() {
     }
     let repaired = "SELECT COUNT(*) FROM ledger WHERE what = 'repair' AND code = 'dead-device'";
     assert_eq!(books.number(repaired).await, 3);
-    comes_to(&books, "SELECT COUNT(*) FROM ledger WHERE what = 'redacted'", 3).await;
-    comes_to(&books, "SELECT COUNT(*) FROM repair_sessions", 0).await;
+    books.comes_to("SELECT COUNT(*) FROM ledger WHERE what = 'redacted'", 3).await.expect("it comes to that");
+    books.comes_to("SELECT COUNT(*) FROM repair_sessions", 0).await.expect("it comes to that");
     // What was read before stays as it is; what nobody could read is void; each stands there once, of whom it is.
     say(&murphy, &hub, "and on").await;
     read(&phone, &spoke, "and on").await;
@@ -240,8 +227,8 @@ async fn what_nobody_got_is_sent_again_when_a_new_device_comes() {
     let third = stage.device("ann", "third", false).await;
     let known = "SELECT COUNT(*) FROM devices_seen d JOIN people p ON p.user_id = d.user_id
                  WHERE p.role = 'patient' AND d.fresh_at IS NULL";
-    comes_to(&books, known, 4).await;
-    comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await;
+    books.comes_to(known, 4).await.expect("it comes to that");
+    books.comes_to("SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await.expect("it comes to that");
     say(&murphy, &hub, "to all of hers").await;
     read(&third, &spoke, "to all of hers").await;
     assert_eq!(books.number(repaired).await, 3);
@@ -270,9 +257,12 @@ async fn whoever_signs_out_and_in_again_has_read_what_they_had() {
     ann.matrix().encryption().backups().wait_for_steady_state().await.expect("backed up");
     sign_out(ann).await;
     let phone = stage.device("ann", "second", false).await;
-    comes_to(&books, "SELECT COUNT(*) FROM devices_seen WHERE gone = 1", 1).await;
-    comes_to(&books, "SELECT COUNT(*) FROM devices_seen WHERE fresh_at IS NOT NULL", 0).await;
-    comes_to(&books, "SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await;
+    books.comes_to("SELECT COUNT(*) FROM devices_seen WHERE gone = 1", 1).await.expect("it comes to that");
+    books
+        .comes_to("SELECT COUNT(*) FROM devices_seen WHERE fresh_at IS NOT NULL", 0)
+        .await
+        .expect("it comes to that");
+    books.comes_to("SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await.expect("it comes to that");
     say(&murphy, &hub, "and on").await;
     read(&phone, &spoke, "and on").await;
     // Its key comes from the backup.
@@ -300,10 +290,10 @@ async fn a_leg_waits_for_a_device_that_is_there_and_a_known_one_comes_back() {
     time_passes_for(&stage, &books, &user_id, SIX_DAYS).await;
     say(&murphy, &hub, "are you there?").await;
     let held = "SELECT COUNT(*) FROM outbox WHERE state = 'held'";
-    comes_to(&books, held, 1).await;
+    books.comes_to(held, 1).await.expect("it comes to that");
     // The homeserver has forgotten when it noted her last: begun anew, it notes her at once.
     let stage = stage.reopen().await;
-    comes_to(&books, held, 1).await;
+    books.comes_to(held, 1).await.expect("it comes to that");
     let ann = stage.sign_in("ann").await;
     let back = ann.wait_for(&spoke, LIMIT * 5, |message| message.body == "are you there?").await;
     assert!(back.expect("it goes out").is_readable());
@@ -360,10 +350,10 @@ async fn a_leg_waits_for_a_device_that_is_there_and_a_dehydrated_one_is() {
     time_passes_for(&stage, &books, &user_id, SIX_DAYS).await;
     say(&murphy, &talk.hub(), "are you there?").await;
     let held = "SELECT COUNT(*) FROM outbox WHERE state = 'held'";
-    comes_to(&books, held, 1).await;
+    books.comes_to(held, 1).await.expect("it comes to that");
     dehydrate(&ann, &person.password).await;
-    comes_to(&books, held, 0).await;
-    comes_to(&books, "SELECT COUNT(*) FROM outbox WHERE state = 'sent'", 1).await;
+    books.comes_to(held, 0).await.expect("it comes to that");
+    books.comes_to("SELECT COUNT(*) FROM outbox WHERE state = 'sent'", 1).await.expect("it comes to that");
     for client in [murphy, ann] {
         client.stop().await;
     }

@@ -278,14 +278,7 @@ impl Surgery {
     }
 
     async fn comes_to(&self, sql: &'static str, wanted: i64) {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let number = self.books.number(sql).await;
-            if number == wanted {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{sql}: {number}; {}", self.trial.last_words());
-            sleep(LOOK).await;
-        }
+        let came = self.books.comes_to(sql, wanted).await;
+        came.unwrap_or_else(|found| panic!("{found}; {}", self.trial.last_words()));
     }
 }

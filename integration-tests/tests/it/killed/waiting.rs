@@ -9,11 +9,10 @@ use parlour_integration_tests::{
 use reqwest::Method;
 use ruma::{OwnedRoomId, UserId};
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::{Killed, Scene, practice};
 
-const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 const SIDES: [&str; 2] = ["before", "after"];
 /// What passes.
 const AWAY: Fate = Fate::Answer(502, r#"{"errcode":"M_UNKNOWN","error":"away"}"#);
@@ -166,15 +165,8 @@ impl Stay {
 
     /// Waits until the database has a number; nothing tells of that.
     async fn comes_to(&self, sql: &'static str, wanted: i64) {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let number = self.books.number(sql).await;
-            if number == wanted {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{sql}: {number}; {}", self.trial.last_words());
-            sleep(LOOK).await;
-        }
+        let came = self.books.comes_to(sql, wanted).await;
+        came.unwrap_or_else(|found| panic!("{found}; {}", self.trial.last_words()));
     }
 
     /// A leg is put off for minutes, and the homeserver is there again.
