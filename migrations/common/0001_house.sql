@@ -180,7 +180,8 @@ CREATE TABLE ledger (
 -- about an event of the same portal), void (that the event `redacts` is void: its words are sent again), deletion (that
 -- message_id is deleted: whatever event it is there then). sender_user_id: who says it, once that is known; of a deletion, who
 -- does if not the ghost of the message's writer. session: the Megolm session it was encrypted with, as a keyed hash. repeats:
--- how often what it says had been sent before. landed_at: when it was known to stand in its room.
+-- how often what it says had been sent before. held_at: since when nobody could read it, if that
+-- ever was so. landed_at: when it was known to stand in its room.
 -- state: waiting, held (nobody there can read it yet), sent, failed, withdrawn (it was deleted, or what it is about is not
 -- there). Notice and ciphertext are sealed with the patient's key in a spoke, with the conversation's in a hub; the ciphertext
 -- is there from the encryption until the leg has landed.
@@ -199,6 +200,7 @@ CREATE TABLE outbox (
     session         TEXT,
     sender_user_id  TEXT,
     event_id        TEXT,
+    held_at         BIGINT,
     landed_at       BIGINT,
     repeats         BIGINT NOT NULL DEFAULT 0,
     attempts        BIGINT NOT NULL DEFAULT 0,

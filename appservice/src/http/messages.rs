@@ -124,10 +124,12 @@ fn of_person(person: &Person, way: Option<&Way>, read: Option<&Read>) -> Value {
         "name": person.name.as_str(),
         "role": person.role.as_str(),
         "status": state,
+        "held_at": way.and_then(|way| way.held_at).map(Timestamp::millis),
         "sent_at": way.and_then(|way| way.landed_at).map(Timestamp::millis),
+        "sent_as": way.and_then(|way| way.event_id.as_ref()),
         "delivered_at": read_at,
         "read_at": read_at,
         "implied": read.is_some_and(|read| read.implied),
-        "evidence": read.map(|read| &read.event_id),
+        "read_up_to": read.map(|read| &read.event_id),
     })
 }

@@ -3,12 +3,9 @@
 mod deleting;
 mod place;
 mod room;
+mod tries;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use parlour_domain::{
     ConversationId, LegId, MessageId, Mode, PortalKind, Refusal, Said, Standing, Timestamp,
@@ -26,6 +23,8 @@ use crate::{
     notices,
     store::{InboxRow, MegolmIndex, NewLeg, Outcome, Participant, Portal, RelayedMessage},
 };
+
+pub(crate) use tries::Tries;
 
 /// What reading an event came to.
 enum Reading {
@@ -48,27 +47,6 @@ const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 const FEW: usize = 8;
 /// How often handling an event may fail, or panic, for a reason that does not pass.
 const MOST_TRIES: u32 = 10;
-
-/// How often each event was begun to be handled without an end that counts. A restart begins anew.
-#[derive(Default)]
-pub(crate) struct Tries(Mutex<HashMap<i64, u32>>);
-
-impl Tries {
-    /// One more; how many there are with it.
-    fn begin(&self, seq: i64) -> u32 {
-        let mut tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = tries.entry(seq).or_default();
-        *count += 1;
-        *count
-    }
-
-    /// It ended: well, or for a reason that passes, which does not count; or it failed, which does.
-    fn end(&self, seq: i64, uncounted: bool) {
-        if uncounted {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&seq);
-        }
-    }
-}
 
 impl Core {
     /// Handles what waits in a conversation, in order. An event whose key has not come makes the later ones of
@@ -155,22 +133,27 @@ impl Core {
         if waiting.contains(&event.sender) {
             return Ok(Handled::Done);
         }
-        if event.is_redacted() || deleting::is_taken_back(&event, behind) {
+        if event.is_redacted() {
             let outcome = self.unread(row, &event).await?;
             return self.finish(row, &outcome, None).await;
         }
         if let Some(outcome) = self.deleted(row, &event).await? {
             return self.finish(row, &outcome, None).await;
         }
+        let taken_back = deleting::is_taken_back(&event, behind);
         let outcome = match self.read(row, &event).await? {
             Reading::Read(read) => {
-                let outcome = if rules::is_message(&read.event_type, read.content["msgtype"].as_str()) {
+                let mut outcome = if rules::is_message(&read.event_type, read.content["msgtype"].as_str()) {
                     self.decide(row, &event, &read.event_type, &read.content).await?
                 } else {
                     Outcome::Nothing
                 };
+                if taken_back {
+                    outcome = self.taken_back(row, &event, outcome).await?;
+                }
                 return self.finish(row, &outcome, Some((&read.index, &event.event_id))).await;
             }
+            Reading::Refused(_) if taken_back => self.unread(row, &event).await?,
             Reading::Clear if faulty!(self.settings, ReactionsLost) => Outcome::Nothing,
             Reading::Clear => self.decide(row, &event, &event.event_type, &event.content).await?,
             Reading::Refused(refusal) => self.refused(row, &event, refusal).await?,
@@ -178,6 +161,10 @@ impl Core {
                 if let Some(left) = self.patience_left(row, limit) {
                     waiting.insert(event.sender);
                     return Ok(Handled::Parked(left));
+                }
+                if taken_back {
+                    let outcome = self.unread(row, &event).await?;
+                    return self.finish(row, &outcome, None).await;
                 }
                 // KEY-4: what was delivered before a backup was restored is not called undelivered.
                 let refusal =

@@ -11,6 +11,10 @@
 //! | clock skew | `clocks::clock_skew_of_a_sender`, `clocks::clock_skew_of_our_own` |
 //! | to-device sent while we were down | `receiving_keys::to_device_sent_while_we_were_down` |
 //! | event before its key | `receiving_keys::event_before_its_key`, and `…_and_before_a_switch` |
+//! | redaction before its leg is sent | `receiving_keys::deleted_before_its_key`; while it is held: `held.rs`; before it is read: `saying.rs` |
+//! | edit by another user | `saying::an_edit_follows_its_message_and_only_its_writer_may` |
+//! | reaction twice | `saying::a_reaction_goes_where_its_message_went_and_is_taken_back` |
+//! | receipts for unmapped events | `reading.rs`, and the store's own tests |
 //! | key never comes | `receiving_keys::key_never_comes` |
 //! | key withheld | `receiving_keys::key_withheld` |
 //! | unsigned sender device | `receiving_keys::unsigned_sender_device` |

@@ -101,6 +101,11 @@ async fn a_patients_reading_is_known_to_staff_and_to_nobody_else() {
     let fresh = read_by(&stage, &murphy, &talk, &events[1], 0).await;
     let states: Vec<_> = ["Ann", "Ben", "Cara", "Kim"].map(|name| of(&fresh, name)["status"].clone()).into();
     assert_eq!(states, ["sent", "sent", "held", "sent"], "{fresh}");
+    assert_eq!(of(&fresh, "Ann")["sent_as"], json!(two), "{fresh}");
+    let one = read_by(&stage, &murphy, &talk, &events[0], 0).await;
+    let times =
+        ["Ann", "Cara"].map(|name| (of(&one, name)["held_at"].is_i64(), of(&one, name)["sent_at"].is_i64()));
+    assert_eq!(times, [(false, true), (true, false)], "{one}");
     let listening = Caller::new(&stage.world.public_url(), &token(&murphy));
     let mut changes = listening.listen(talk.id()).await.expect("a stream");
 
@@ -109,7 +114,7 @@ async fn a_patients_reading_is_known_to_staff_and_to_nobody_else() {
     let told = read_by(&stage, &murphy, &talk, &events[1], 1).await;
     let entry = of(&told, "Ann");
     assert_eq!((&entry["status"], &entry["implied"]), (&json!("read"), &json!(false)), "{told}");
-    assert_eq!((&entry["evidence"], &entry["delivered_at"]), (&json!(two), &entry["read_at"]), "{told}");
+    assert_eq!((&entry["read_up_to"], &entry["delivered_at"]), (&json!(two), &entry["read_at"]), "{told}");
     let told = read_by(&stage, &kim, &talk, &events[0], 1).await;
     assert_eq!(
         (&of(&told, "Ann")["implied"], &of(&told, "Ben")["status"]),

@@ -23,7 +23,8 @@ pub fn may_relay(event_type: &str, content: &Value, relation: Relation<'_>) -> R
             let answers = matches!(relation, Relation::Answer { .. });
             words(content, answers).map(Said::Message)
         }
-        ("m.room.message", Relation::Edit(_)) => words(&content["m.new_content"], false).map(Said::Edit),
+        // What is edited may have been an answer, and older clients quote what that answered.
+        ("m.room.message", Relation::Edit(_)) => words(&content["m.new_content"], true).map(Said::Edit),
         // REACT-2: homeservers can read what people react with.
         ("m.reaction", Relation::Reaction(_)) => {
             let key = content["m.relates_to"]["key"].as_str();
@@ -34,10 +35,10 @@ pub fn may_relay(event_type: &str, content: &Value, relation: Relation<'_>) -> R
     }
 }
 
-fn words(content: &Value, answers: bool) -> Result<Words, Refusal> {
+fn words(content: &Value, may_quote: bool) -> Result<Words, Refusal> {
     let form = content["msgtype"].as_str().and_then(Form::of).ok_or(Refusal::Kind)?;
     let body = content["body"].as_str().ok_or(Refusal::Kind)?;
-    let body = if answers { without_reply_fallback(body) } else { body };
+    let body = if may_quote { without_reply_fallback(body) } else { body };
     let is_html = content["format"] == "org.matrix.custom.html";
     let html = content["formatted_body"].as_str().filter(|_| is_html);
     Words::new(form, body, html).map_err(|unfit| match unfit {
@@ -98,6 +99,12 @@ mod tests {
             ("an answer", message, with(text("> <@a:x> b\n\nc"), reply), Ok(("message", "m.text", "c"))),
             ("no answer", message, text("> <@a:x> b"), Ok(("message", "m.text", "> <@a:x> b"))),
             ("an edit", message, edit(text("new")), Ok(("edit", "m.text", "new"))),
+            (
+                "an edit of an answer",
+                message,
+                edit(text("> <@a:x> a secret\n\nnew")),
+                Ok(("edit", "m.text", "new")),
+            ),
             ("an edit into a picture", message, edit(json!({ "msgtype": "m.image" })), Err(Refusal::Kind)),
             ("an edit into nothing", message, with(text("* new"), replace.clone()), Err(Refusal::Kind)),
             ("an edit that is too long", message, edit(text(&"x".repeat(40_001))), Err(Refusal::TooLong)),

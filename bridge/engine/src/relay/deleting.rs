@@ -47,6 +47,25 @@ impl Core {
         Ok(Outcome::Unread { event_id: event.event_id.clone(), voids })
     }
 
+    /// What was decided about something whose deletion lies behind it: it goes into the record, which it is deleted in next, and
+    /// into no room. What stands in rooms already, since before a backup was restored, goes with it.
+    pub(super) async fn taken_back(
+        &self,
+        row: &InboxRow,
+        event: &Event,
+        decided: Outcome,
+    ) -> Result<Outcome, CryptoError> {
+        let Outcome::Relayed(mut message) = decided else { return self.unread(row, event).await };
+        let mut standing = Vec::new();
+        for leg in std::mem::take(&mut message.legs) {
+            if self.store.early_echo(&leg.id).await?.is_some() {
+                standing.push(leg);
+            }
+        }
+        (message.legs, message.tells_lanes, message.closed) = (standing, false, None);
+        Ok(Outcome::Relayed(message))
+    }
+
     /// That somebody deletes a message, for a reason.
     pub(crate) async fn deletion(
         &self,

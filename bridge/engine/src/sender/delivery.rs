@@ -130,7 +130,7 @@ impl Core {
         };
         let held: Vec<i64> = legs.iter().zip(&prepared).filter_map(held).collect();
         if !held.is_empty() {
-            self.store.legs_are_held(&held).await?;
+            self.store.legs_are_held(&held, self.clock.now()).await?;
             tracing::info!(legs = held.len(), "held until somebody can read it");
         }
         Ok(prepared)

@@ -57,8 +57,12 @@ pub struct Way {
     pub patient: Option<PersonId>,
     /// `waiting`, `held` (or behind something that is), `sent`, `failed` or `withdrawn`.
     pub state: String,
+    /// Since when nobody could read it there, if that ever was so.
+    pub held_at: Option<Timestamp>,
     /// When it was known to stand there.
     pub landed_at: Option<Timestamp>,
+    /// The event that it is there.
+    pub event_id: Option<OwnedEventId>,
 }
 
 /// All that is known of what became of a message.
@@ -128,18 +132,18 @@ impl Store {
             .await?;
             kept += result.rows_affected();
         }
+        if kept == 0 {
+            self.leave(tx).await?;
+            return Ok(false);
+        }
         // What never comes is not waited for.
         let newest = receipts.iter().map(|receipt| receipt.at.millis()).max().unwrap_or_default();
         sqlx::query("DELETE FROM receipts WHERE at < $1")
             .bind(newest - WAITED_FOR_MILLIS)
             .execute(&mut *tx)
             .await?;
-        if kept == 0 {
-            self.leave(tx).await?
-        } else {
-            self.commit(tx, CommitPoint::ReceiptsKept).await?
-        }
-        Ok(kept > 0)
+        self.commit(tx, CommitPoint::ReceiptsKept).await?;
+        Ok(true)
     }
 
     /// Counts what the receipts cover that have come: the messages up to them, those of others, each once for each reader. What
@@ -357,18 +361,24 @@ impl Store {
                 .bind(message.as_str())
                 .fetch_one(&self.pool)
                 .await?;
-        let ways: Vec<(Option<String>, String, Option<i64>)> = sqlx::query_as(
+        type WayRow = (Option<String>, String, Option<i64>, Option<i64>, Option<String>);
+        let ways: Vec<WayRow> = sqlx::query_as(
             "SELECT p.patient_id, CASE WHEN o.state = 'waiting' AND EXISTS (
                      SELECT 1 FROM outbox h WHERE h.portal_id = o.portal_id AND h.state = 'held' AND h.seq < o.seq)
-                 THEN 'held' ELSE o.state END, o.landed_at FROM outbox o JOIN portals p ON p.id = o.portal_id
+                 THEN 'held' ELSE o.state END, o.held_at, o.landed_at, o.event_id FROM outbox o JOIN portals p ON p.id = o.portal_id
              WHERE o.message_id = $1 AND o.says = 'message' AND o.repeats = 0 ORDER BY o.seq",
         )
         .bind(message.as_str())
         .fetch_all(&self.pool)
         .await?;
-        let ways = ways.into_iter().map(|(patient, state, landed_at)| {
-            let patient = patient.as_deref().map(|id| parsed("portals", id)).transpose()?;
-            Ok(Way { patient, state, landed_at: landed_at.map(Timestamp::from_millis) })
+        let ways = ways.into_iter().map(|(patient, state, held_at, landed_at, event)| {
+            Ok(Way {
+                patient: patient.as_deref().map(|id| parsed("portals", id)).transpose()?,
+                state,
+                held_at: held_at.map(Timestamp::from_millis),
+                landed_at: landed_at.map(Timestamp::from_millis),
+                event_id: event.map(|event| matrix_id("outbox", event)).transpose()?,
+            })
         });
         Ok(MessageStatus {
             sent_at: Timestamp::from_millis(sent_at),

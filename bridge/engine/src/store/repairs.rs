@@ -324,7 +324,8 @@ impl Store {
         Ok(found.map(|(session,)| SessionName(session)))
     }
 
-    /// What a user of ours has sent to a portal that is to be sent again, oldest first. What was sent again since is not
+    /// What a user of ours has sent to a portal that is to be sent again, oldest first, and what stands about it: that goes with
+    /// the event that goes. What was sent again since is not
     /// among it, nor what was sent again too often.
     ///
     /// # Errors
@@ -333,11 +334,18 @@ impl Store {
         type Row = (String, Option<String>, Option<Vec<u8>>, Option<String>, String, i64, i64, String);
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT o.leg_id, o.message_id, o.notice, o.notice_about, o.event_id, o.sent_at, o.repeats,
-                 o.sender_user_id FROM outbox o
-             WHERE o.portal_id = $1 AND o.sender_user_id = $2 AND o.session = $3 AND o.state = 'sent'
-                 AND o.says IN ('message', 'notice') AND o.repeats < $4 AND o.landed_at > $5 AND o.landed_at <= $6
+                 o.sender_user_id FROM outbox o LEFT JOIN messages m ON m.id = o.message_id
+             WHERE o.portal_id = $1 AND o.state = 'sent' AND o.says IN ('message', 'notice') AND o.repeats < $4
+                 AND o.sender_user_id IS NOT NULL AND m.deleted_at IS NULL
                  AND NOT EXISTS (SELECT 1 FROM outbox r WHERE r.redacts = o.event_id AND r.portal_id = o.portal_id)
-                 AND NOT EXISTS (SELECT 1 FROM messages w WHERE w.id = o.message_id AND w.deleted_at IS NOT NULL)
+                 AND ((o.sender_user_id = $2 AND o.session = $3 AND o.landed_at > $5 AND o.landed_at <= $6)
+                     OR (m.kind IN ('edit', 'reaction') AND EXISTS (
+                         SELECT 1 FROM outbox b JOIN messages w ON w.id = b.message_id
+                         WHERE b.message_id = m.about AND b.portal_id = $1 AND b.sender_user_id = $2 AND b.session = $3
+                             AND b.state = 'sent' AND b.says = 'message' AND b.repeats < $4
+                             AND b.landed_at > $5 AND b.landed_at <= $6 AND w.deleted_at IS NULL
+                             AND NOT EXISTS (
+                                 SELECT 1 FROM outbox g WHERE g.redacts = b.event_id AND g.portal_id = b.portal_id))))
              ORDER BY o.seq",
         )
         .bind(portal.id.as_str())
@@ -348,34 +356,6 @@ impl Store {
         .bind(of.landed.until)
         .fetch_all(&self.pool)
         .await?;
-        let mut rows = rows;
-        // What was said about these stands with the event that goes: it goes along.
-        let about: Vec<Row> = sqlx::query_as(
-            "SELECT o.leg_id, o.message_id, o.notice, o.notice_about, o.event_id, o.sent_at, o.repeats,
-                 o.sender_user_id FROM outbox o
-             JOIN messages e ON e.id = o.message_id
-             WHERE o.portal_id = $1 AND o.state = 'sent' AND o.says = 'message' AND e.kind IN ('edit', 'reaction')
-                 AND e.deleted_at IS NULL AND o.repeats < $4 AND o.sender_user_id IS NOT NULL
-                 AND NOT EXISTS (SELECT 1 FROM outbox r WHERE r.redacts = o.event_id AND r.portal_id = o.portal_id)
-                 AND e.about IN (
-                     SELECT b.message_id FROM outbox b WHERE b.portal_id = $1 AND b.sender_user_id = $2 AND b.session = $3
-                         AND b.state = 'sent' AND b.says = 'message' AND b.repeats < $4
-                         AND b.landed_at > $5 AND b.landed_at <= $6
-                         AND NOT EXISTS (SELECT 1 FROM outbox g WHERE g.redacts = b.event_id AND g.portal_id = b.portal_id)
-                         AND NOT EXISTS (SELECT 1 FROM messages w WHERE w.id = b.message_id AND w.deleted_at IS NOT NULL))
-             ORDER BY o.seq",
-        )
-        .bind(portal.id.as_str())
-        .bind(of.ours.as_str())
-        .bind(&of.session.0)
-        .bind(MOST_REPEATS)
-        .bind(of.landed.after)
-        .bind(of.landed.until)
-        .fetch_all(&self.pool)
-        .await?;
-        rows.extend(
-            about.into_iter().filter(|row| rows.iter().all(|found| found.0 != row.0)).collect::<Vec<_>>(),
-        );
         let key = self.portal_key(portal).await?;
         rows.into_iter()
             .map(|(leg, message, notice, about, event, at, repeats, by)| {

@@ -259,13 +259,12 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails; then it is told of none.
-    pub async fn legs_are_held(&self, legs: &[i64]) -> Result<(), StoreError> {
+    pub async fn legs_are_held(&self, legs: &[i64], at: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.begin_unordered().await?;
         for seq in legs {
-            sqlx::query("UPDATE outbox SET state = 'held' WHERE seq = $1 AND state = 'waiting'")
-                .bind(seq)
-                .execute(&mut *tx)
-                .await?;
+            // How long it had to wait is told from the first time.
+            let held = "UPDATE outbox SET state = 'held', held_at = COALESCE(held_at, $2) WHERE seq = $1 AND state = 'waiting'";
+            sqlx::query(held).bind(seq).bind(at.millis()).execute(&mut *tx).await?;
         }
         self.commit(tx, CommitPoint::LegHeld).await
     }

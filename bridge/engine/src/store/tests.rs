@@ -6,6 +6,7 @@ mod reading;
 mod repairs;
 mod seen;
 mod sending;
+mod whole;
 
 use std::sync::Arc;
 
@@ -16,8 +17,8 @@ use parlour_domain::{
 use ruma::{EventId, OwnedEventId, UserId, owned_room_id, owned_user_id, user_id};
 
 use super::{
-    Arrived, InboxRow, LegContent, MasterKey, MegolmIndex, NewLeg, OurUser, Outcome, Portal, Recorded,
-    RelayedMessage, Says, Store, StoreError,
+    Arrived, InboxRow, LegContent, MegolmIndex, NewLeg, OurUser, Outcome, Portal, Recorded, RelayedMessage,
+    Says, Store, StoreError,
     database::Backend,
     inbox::Touched,
     testing::{Counting, TestDatabase},
@@ -49,6 +50,12 @@ use seen::{
 };
 use sending::{
     a_leg_is_sent_as_the_bytes_that_were_kept, next, the_next_leg_of_each_portal_is_found_at_once,
+};
+
+use whole::{
+    one_process_has_a_database, only_its_own_master_key_opens_a_database,
+    people_come_back_as_they_were_written, what_a_database_cannot_take_does_not_pass,
+    whoever_was_replaced_writes_no_more,
 };
 
 /// Each promise, once on each database.
@@ -200,6 +207,11 @@ fn words(body: &str) -> Words {
 }
 
 fn message(world: &World, event: &str, legs: Vec<NewLeg>) -> Outcome {
+    said(world, event, Said::Message(words("Bring your card.")), None, legs)
+}
+
+/// Dr Murphy says something in the hub, perhaps about something said before.
+fn said(world: &World, event: &str, said: Said, about: Option<&MessageId>, legs: Vec<NewLeg>) -> Outcome {
     Outcome::Relayed(Box::new(RelayedMessage {
         id: MessageId::from_bytes(Counting.bytes()),
         conversation: world.conversation.clone(),
@@ -207,8 +219,8 @@ fn message(world: &World, event: &str, legs: Vec<NewLeg>) -> Outcome {
         event_id: event_id(event),
         sender: world.murphy.clone(),
         sent_at: AT,
-        said: Said::Message(words("Bring your card.")),
-        about: None,
+        said,
+        about: about.cloned(),
         lane: None,
         legs,
         closed: None,
@@ -399,70 +411,6 @@ async fn a_place_in_a_session_is_one_events(database: &TestDatabase) {
     assert_eq!(world.store.event_at(&other).await.expect("read"), None);
 }
 
-async fn what_a_database_cannot_take_does_not_pass(database: &TestDatabase) {
-    let world = world(database).await;
-    let odd = event_id("$\u{0}");
-    match world.store.message_at(&world.hub.id, &odd).await {
-        // SQLite takes it, and finds nothing.
-        Ok(found) => assert!(found.is_none()),
-        Err(error) => assert!(!error.may_pass(), "{error}"),
-    }
-}
-
-async fn whoever_was_replaced_writes_no_more(database: &TestDatabase) {
-    let first = world(database).await;
-    first.store.give_up_for_a_test().await;
-    let second = database.open().await;
-    if matches!(database.url, super::DatabaseUrl::Sqlite(_)) {
-        // A file's lock breaks by itself only with its process.
-        second.expect("it was given up").close().await;
-        return;
-    }
-    second.expect("it was given up").close().await;
-    let error = first.store.caught_up("s1").await.expect_err("another has had it");
-    assert!(matches!(error, StoreError::InUse), "{error}");
-    let error = first.store.keep_for_us().await.expect_err("its memory is old");
-    assert!(matches!(error, StoreError::Taken), "{error}");
-}
-
-async fn people_come_back_as_they_were_written(database: &TestDatabase) {
-    let world = world(database).await;
-    let mut ann = world.store.person(&world.ann).await.expect("read").expect("Ann");
-    let on_the_other_side = Person { role: Role::Staff, ..ann.clone() };
-    let refused = world.store.put_person(&on_the_other_side).await;
-    assert!(
-        matches!(refused, Err(StoreError::WrongNumber { table: "people", rows: 0 })),
-        "nobody changes sides"
-    );
-    ann.record_number = Some("4711".parse().expect("a number"));
-    world.store.put_person(&ann).await.expect("kept");
-    let names = |people: &[Person]| people.iter().map(|p| p.name.as_str().to_owned()).collect::<Vec<_>>();
-    let all = world.store.people().await.expect("read");
-    assert_eq!(names(&all), ["Ann Byrne", "Ben Carey", "Dr Murphy"]);
-    let found = world.store.person_of(&ann.user_id).await.expect("read").expect("Ann");
-    assert_eq!(found.record_number.map(|n| n.as_str().to_owned()), Some("4711".to_owned()));
-    let conversation = world.store.conversation(&world.conversation).await.expect("read").expect("there");
-    assert_eq!(conversation.name.as_str(), "Flu clinic");
-    assert_eq!(world.store.participants(&world.conversation).await.expect("read").len(), 3);
-}
-
-async fn one_process_has_a_database(database: &TestDatabase) {
-    let first = database.open().await.expect("a store");
-    assert!(matches!(database.open().await, Err(StoreError::InUse)));
-    first.close().await;
-    drop(first);
-    database.open().await.expect("it is free again").close().await;
-}
-
-async fn only_its_own_master_key_opens_a_database(database: &TestDatabase) {
-    let store = database.open().await.expect("a store");
-    store.close().await;
-    drop(store);
-    let other = MasterKey::fresh(&Counting);
-    let opened = Store::open(&database.url, &other, Arc::new(Counting)).await;
-    assert!(matches!(opened, Err(StoreError::WrongMasterKey)));
-}
-
 async fn figures_count_what_waits(database: &TestDatabase) {
     let world = world(database).await;
     assert_eq!(world.store.figures().await.expect("figures"), super::Figures::default());
@@ -471,47 +419,7 @@ async fn figures_count_what_waits(database: &TestDatabase) {
     let figures = world.store.figures().await.expect("figures");
     assert_eq!((figures.inbox, figures.waiting, figures.held, figures.oldest_waiting), (1, 1, 0, Some(AT)));
     let leg = next(&world).await.expect("a leg");
-    world.store.legs_are_held(&[leg.seq]).await.expect("held");
+    world.store.legs_are_held(&[leg.seq], AT).await.expect("held");
     let figures = world.store.figures().await.expect("figures");
     assert_eq!((figures.waiting, figures.held, figures.oldest_waiting), (0, 1, None));
-}
-
-/// The keys of a machine, in every form in which they could stand in a file.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_key_of_a_machine_stands_in_the_file_in_clear() {
-    let database = TestDatabase::sqlite();
-    let store = database.open().await.expect("a store");
-    let user = user_id!("@_parlour_1:x");
-    let olm =
-        matrix_sdk_crypto::OlmMachine::with_store(user, "DEVICE".into(), store.machine_store(user), None)
-            .await
-            .expect("a machine");
-    olm.bootstrap_cross_signing(false).await.expect("an identity");
-    let room = ruma::room_id!("!r:x");
-    olm.share_room_key(room, std::iter::empty(), matrix_sdk_crypto::EncryptionSettings::default())
-        .await
-        .expect("a session");
-    let seeds = olm.export_cross_signing_keys().await.expect("read").expect("seeds");
-    let sessions = olm.store().export_room_keys(|_| true).await.expect("sessions");
-    let mut keys = [seeds.master_key.clone(), seeds.self_signing_key.clone(), seeds.user_signing_key.clone()]
-        .into_iter()
-        .collect::<Option<Vec<_>>>()
-        .expect("three seeds");
-    keys.extend(sessions.iter().map(|session| session.session_key.to_base64()));
-    assert!(keys.len() > 3, "a session, too");
-    let super::DatabaseUrl::Sqlite(file) = &database.url else { panic!("a file") };
-    let mut wal = file.clone().into_os_string();
-    wal.push("-wal");
-    let files =
-        [file.into(), std::path::PathBuf::from(wal)].map(|file| std::fs::read(file).expect("readable"));
-    let holds = |canary: &[u8]| files.iter().any(|bytes| bytes.windows(canary.len()).any(|w| w == canary));
-    assert!(holds(b"machine_values"), "the search finds what is there");
-    for key in keys {
-        let bytes = matrix_sdk_crypto::vodozemac::base64_decode(&key).expect("base64");
-        // A session's key begins with a version and an index; any part of it would do.
-        for part in [key.as_bytes(), &key.as_bytes()[8..40.min(key.len())], &bytes, &bytes[bytes.len() / 2..]]
-        {
-            assert!(!holds(part), "a key stands in clear");
-        }
-    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use parlour::{demo::client::Client, run::Extras};
 use parlour_integration_tests::{
     LIMIT, Stage,
+    books::Books,
     crowd::Caller,
     proxy::{Fate, Kept, Proxy},
     put, read, refusal, room_path, say, token,
@@ -28,6 +29,16 @@ async fn say_without_its_key(
     let kept = proxy.kept().await;
     proxy.pass_all();
     (event, kept)
+}
+
+/// Sends the keys that the proxy has kept to itself.
+async fn hand_over_keys(client: &Client, keys: Vec<Kept>) {
+    for key in keys {
+        let body: Value = serde_json::from_str(&key.body).expect("JSON");
+        let (status, answer) =
+            client.http().call(Method::PUT, &key.path, Some(body)).await.expect("an answer");
+        assert_eq!(status, 200, "{answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,16 +83,45 @@ async fn event_before_its_key() {
     say(&kim, &hub, "Kim goes on").await;
     read(&ann, &spoke, "Kim goes on").await;
     assert_eq!(heard(&ann, &spoke).await, ["before", "Kim goes on"]);
-    for key in keys {
-        let body: Value = serde_json::from_str(&key.body).expect("JSON");
-        let (status, answer) =
-            murphy.http().call(Method::PUT, &key.path, Some(body)).await.expect("an answer");
-        assert_eq!(status, 200, "{answer}");
-    }
+    hand_over_keys(&murphy, keys).await;
     read(&ann, &spoke, "next").await;
     assert_eq!(heard(&ann, &spoke).await, ["before", "Kim goes on", "early", "next"]);
     assert_eq!(told(&murphy, &hub).await, 0);
     end([murphy, kim, ann], stage).await;
+}
+
+/// Deleted while it waits for its key, it reaches nobody; the record has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_before_its_key() {
+    let stage = Stage::open().await;
+    let proxy = Proxy::start(stage.world.place.homeserver).await.expect("a proxy");
+    let url = format!("http://127.0.0.1:{}", proxy.port());
+    let murphy = stage.device_through(&url, "murphy", "first", false).await;
+    let ann = stage.sign_in("ann").await;
+    let talk = stage.begin(&murphy, "taken back", "two-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&murphy, &hub, "before").await;
+    read(&ann, &spoke, "before").await;
+    let (mistake, keys) = say_without_its_key(&murphy, &proxy, &hub, "a mistake").await;
+    let books = Books::of(&stage.world.place.data, None);
+    let waits = "SELECT COUNT(*) FROM inbox WHERE state = 'waiting'";
+    books.comes_to(waits, 1).await.expect("it waits for its key");
+    murphy.send_raw(&hub, "m.room.redaction", json!({ "redacts": mistake })).await.expect("deleted");
+    books.comes_to(waits, 2).await.expect("and its deletion behind it");
+    hand_over_keys(&murphy, keys).await;
+    say(&murphy, &hub, "what I meant").await;
+    read(&ann, &spoke, "what I meant").await;
+    assert_eq!(heard(&ann, &spoke).await, ["before", "what I meant"]);
+    let path = room_path(&spoke, "messages?dir=b&limit=50");
+    let (_, page) = ann.http().call(Method::GET, &path, None).await.expect("an answer");
+    let events = page["chunk"].as_array().expect("events");
+    let kinds = ["m.room.encrypted", "m.room.redaction"];
+    let found = kinds.map(|kind| events.iter().filter(|event| event["type"] == kind).count());
+    assert_eq!(found, [2, 0], "nothing of it ever stood in her room");
+    let kept = "SELECT COUNT(*) FROM messages WHERE deleted_at IS NOT NULL";
+    assert_eq!(books.number(kept).await, 1, "it stays in the record");
+    assert_eq!(told(&murphy, &hub).await, 0);
+    end([murphy, ann], stage).await;
 }
 
 /// The homeserver took it while the conversation was two-way.
@@ -101,11 +141,7 @@ async fn event_before_its_key_and_before_a_switch() {
     let (status, told) = caller.switch(talk.id(), "one-way").await.expect("an answer");
     assert_eq!((status, &told["switching"]), (200, &json!(0)), "{told}");
     assert_eq!(heard(&murphy, &hub).await.iter().filter(|words| *words == "just in time").count(), 0);
-    for key in keys {
-        let body: Value = serde_json::from_str(&key.body).expect("JSON");
-        let (status, answer) = ann.http().call(Method::PUT, &key.path, Some(body)).await.expect("an answer");
-        assert_eq!(status, 200, "{answer}");
-    }
+    hand_over_keys(&ann, keys).await;
     read(&murphy, &hub, "just in time").await;
     end([murphy, ann], stage).await;
 }

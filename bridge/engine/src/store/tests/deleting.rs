@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use parlour_domain::{Chance as _, Emoji, MessageId, Said};
+use parlour_domain::{Emoji, MessageId, Said};
 use ruma::{OwnedUserId, UserId, owned_user_id, user_id};
 
 use super::{
-    super::{
-        Deletion, Leg, LegContent, Outcome, RelayedMessage, SealedLeg, StoreError,
-        testing::{Counting, TestDatabase},
-    },
+    super::{Deletion, Leg, LegContent, Outcome, SealedLeg, StoreError, testing::TestDatabase},
     AT, World, arrived, decided, event_id, leg,
     repairs::{begin_repair, begin_repairs, next_is_sent, unreadable},
+    said as said_by_murphy,
     sending::{is_sealed, next, next_in},
     waiting, words, world,
 };
@@ -34,20 +32,7 @@ async fn at_hub(world: &World, event: &str) -> MessageId {
 async fn said_about(world: &World, event: &str, said: Said, about: &MessageId) -> Result<(), StoreError> {
     world.store.accept(&[arrived(event)], None, AT).await.expect("kept");
     let row = waiting(world).await.pop().expect("a row");
-    let outcome = Outcome::Relayed(Box::new(RelayedMessage {
-        id: MessageId::from_bytes(Counting.bytes()),
-        conversation: world.conversation.clone(),
-        portal: world.hub.id.clone(),
-        event_id: event_id(event),
-        sender: world.murphy.clone(),
-        sent_at: AT,
-        said,
-        about: Some(about.clone()),
-        lane: None,
-        legs: vec![leg(&world.anns)],
-        closed: None,
-        tells_lanes: false,
-    }));
+    let outcome = said_by_murphy(world, event, said, Some(about), vec![leg(&world.anns)]);
     world.store.finish(&row, &outcome, None, AT).await
 }
 
@@ -92,7 +77,7 @@ pub(super) async fn what_is_deleted_is_not_sent_and_goes_where_it_stands(databas
     // Held for Ann, it is not sent.
     decided(&world, "$held").await;
     let held = next(&world).await.expect("a leg");
-    world.store.legs_are_held(&[held.seq]).await.expect("held");
+    world.store.legs_are_held(&[held.seq], AT).await.expect("held");
     redacts(&world, "$held", "$redaction1").await;
     assert!(!is_sealed(&world, &held, "{}", ghost()).await, "it was about to be encrypted");
     assert!(next(&world).await.is_none());
@@ -138,7 +123,7 @@ pub(super) async fn what_is_deleted_waits_for_nobody_who_could_read(database: &T
     next_is_sent(&world, ghost(), "$a:ann").await;
     decided(&world, "$b").await;
     let held = next(&world).await.expect("a leg");
-    world.store.legs_are_held(&[held.seq]).await.expect("held");
+    world.store.legs_are_held(&[held.seq], AT).await.expect("held");
     redacts(&world, "$a", "$redaction").await;
     let goes = next(&world).await.expect("a leg");
     assert_eq!(deleted_by(&goes).0.as_deref(), Some("$a:ann"));

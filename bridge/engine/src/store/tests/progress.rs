@@ -91,7 +91,7 @@ pub(super) async fn it_is_known_how_far_a_message_has_come(database: &TestDataba
     assert_eq!(sending(&world).await, [("$a".to_owned(), [0, 0, 2, 0, 2])]);
     world.store.legs_have_landed(&[(legs[0].id.clone(), event_id("$landed"))], AT).await.expect("landed");
     let held = next_in(&world, bens).await.expect("a leg");
-    world.store.legs_are_held(&[held.seq]).await.expect("held");
+    world.store.legs_are_held(&[held.seq], AT).await.expect("held");
     assert_eq!(sending(&world).await, [("$a".to_owned(), [1, 1, 0, 0, 2])]);
     // What is done and long ago is told no more; what still waits is.
     for n in 0..10 {

@@ -148,6 +148,6 @@ pub(super) async fn whoever_is_waited_for_is_named_with_the_portal(database: &Te
     decided(&world, "$a").await;
     assert_eq!(world.store.waited_for().await.expect("read"), []);
     let leg = next(&world).await.expect("a leg");
-    world.store.legs_are_held(&[leg.seq]).await.expect("held");
+    world.store.legs_are_held(&[leg.seq], AT).await.expect("held");
     assert_eq!(world.store.waited_for().await.expect("read"), [(ann(), world.anns.id.clone())]);
 }
