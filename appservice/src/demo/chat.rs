@@ -242,16 +242,21 @@ fn is_ours(user: &UserId) -> bool {
     user.localpart().starts_with("_parlour_")
 }
 
+/// What a message answers, or says other words for.
+fn about(message: &Message) -> Option<&OwnedEventId> {
+    message.in_reply_to.as_ref().or(message.replaces.as_ref())
+}
+
 /// The patient's ghost at the end of a chain of answers.
 fn patient_answered(message: &Message, all: &[Message]) -> Option<OwnedUserId> {
-    let mut answered = message.in_reply_to.clone()?;
+    let mut answered = about(message)?;
     // A chain is never longer than the messages that there are.
     for _ in all {
-        let other = all.iter().find(|other| other.event_id == answered)?;
+        let other = all.iter().find(|other| other.event_id == *answered)?;
         if is_ours(&other.sender) {
             return Some(other.sender.clone());
         }
-        answered = other.in_reply_to.clone()?;
+        answered = about(other)?;
     }
     None
 }
@@ -288,7 +293,7 @@ fn state(reading: &Reading) -> &'static str {
         Reading::Readable { lax: Shield::Grey(_), .. } => "! grey shield",
         Reading::Readable { lax: Shield::Red(_), .. } => "✗ red shield",
         Reading::Undecryptable { .. } => "✗ cannot be read",
-        Reading::Redacted => "- redacted",
+        Reading::Redacted => "- deleted",
         Reading::Plain => "✗ not encrypted",
     }
 }
@@ -311,9 +316,40 @@ fn clean(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ruma::{MilliSecondsSinceUnixEpoch, uint};
+    use ruma::{EventId, MilliSecondsSinceUnixEpoch, OwnedUserId, uint};
+    use serde_json::Value;
 
-    use super::{clean, clock, place};
+    use super::{Message, Reading, clean, clock, patient_answered, place};
+
+    fn message(id: &str, sender: &str, answers: Option<&str>, replaces: Option<&str>) -> Message {
+        let event_id = |id: &str| EventId::parse(id).expect("an event id");
+        Message {
+            event_id: event_id(id),
+            sender: OwnedUserId::try_from(sender).expect("a user id"),
+            sent_at: MilliSecondsSinceUnixEpoch(uint!(0)),
+            kind: "m.room.message".to_owned(),
+            msgtype: "m.text".to_owned(),
+            body: String::new(),
+            in_reply_to: answers.map(event_id),
+            replaces: replaces.map(event_id),
+            content: Value::Null,
+            reading: Reading::Plain,
+        }
+    }
+
+    #[test]
+    fn what_answers_a_patient_and_what_changes_that_stay_with_them() {
+        let (staff, ann) = ("@murphy:x", "@_parlour_ann:x");
+        let all = [
+            message("$asked", ann, None, None),
+            message("$answer", staff, Some("$asked"), None),
+            message("$changed", staff, None, Some("$answer")),
+            message("$to_all", staff, None, None),
+            message("$to_all_changed", staff, None, Some("$to_all")),
+        ];
+        let answered = all.iter().map(|message| patient_answered(message, &all).is_some());
+        assert_eq!(answered.collect::<Vec<_>>(), [false, true, true, false, false]);
+    }
 
     #[test]
     fn lines_are_safe_and_short() {

@@ -124,7 +124,7 @@ pub(super) async fn reacted(scene: &Scene) -> Evidence {
     match others.count() {
         0 => Ok(format!(
             "{} stands under {asked} and in no other room; one by its id from another room: {status}",
-            found[0]["event_id"]
+            found[0]["event_id"].as_str().unwrap_or_default()
         )),
         strays => Err(format!("{strays} reactions stand in another patient's room").into()),
     }
@@ -175,11 +175,16 @@ pub(super) async fn deleted(scene: &Scene) -> Evidence {
         .await?;
     gone(ann, &anns, &at_anns).await?;
     gone(ben, &bens, &at_bens).await?;
+    let kept = format!("/conversations/{}/messages/{own}/status", talk.id);
+    let (_, kept) = scene.api(murphy, Method::GET, &kept, None).await?;
+    if !kept["deleted_at"].is_i64() || kept["people"].as_array().is_none_or(Vec::is_empty) {
+        return Err(format!("of the deleted message the record tells {kept}").into());
+    }
     let status = delete(murphy, &at_hub, why()).await?;
     gone(ann, &anns, &annas).await?;
     gone(murphy, &talk.hub, &at_hub).await?;
     Ok(format!(
-        "{own} is gone from {at_anns} and {at_bens}; a manager's deletion of {at_hub}: {status}, and it is gone; a patient's \
+        "{own} is gone from {at_anns} and {at_bens}, and the record tells of it; a manager's deletion of {at_hub}: {status}, and it is gone; a patient's \
          of staff's words: 403 M_FORBIDDEN"
     ))
 }
