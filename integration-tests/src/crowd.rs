@@ -2,7 +2,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use reqwest::Response;
+use reqwest::{Method, Response};
+use ruma::UserId;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -51,6 +52,23 @@ impl Caller {
     pub async fn switch(&self, id: &str, mode: &str) -> Option<(u16, Value)> {
         let request = self.http.patch(format!("{}/{id}", self.url)).bearer_auth(&self.token);
         let answer = request.json(&json!({ "mode": mode })).send().await.ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.json().await.ok()?))
+    }
+
+    /// Asks that somebody takes part: status and body. None when nobody answers.
+    pub async fn include(&self, id: &str, user_id: &UserId) -> Option<(u16, Value)> {
+        self.participant(Method::PUT, id, user_id).await
+    }
+
+    /// Asks that somebody does not take part any more: status and body. None when nobody answers.
+    pub async fn exclude(&self, id: &str, user_id: &UserId) -> Option<(u16, Value)> {
+        self.participant(Method::DELETE, id, user_id).await
+    }
+
+    async fn participant(&self, method: Method, id: &str, user_id: &UserId) -> Option<(u16, Value)> {
+        let url = format!("{}/{id}/participants/{user_id}", self.url);
+        let answer = self.http.request(method, url).bearer_auth(&self.token).send().await.ok()?;
         let status = answer.status().as_u16();
         Some((status, answer.json().await.ok()?))
     }

@@ -11,6 +11,7 @@ pub fn point_of(method: &str, path: &str) -> Option<CommitPoint> {
     let words: Vec<_> = path.split('/').skip(1).collect();
     let (api, rest) = match &words[..] {
         ["_matrix", "client", _, rest @ ..] => ("client", rest),
+        ["_matrix", "media", _, rest @ ..] => ("media", rest),
         ["_synapse", "admin", _, rest @ ..] => ("admin", rest),
         _ => return None,
     };
@@ -29,6 +30,9 @@ pub fn point_of(method: &str, path: &str) -> Option<CommitPoint> {
         ("client", "PUT", ["sendToDevice", ..]) => CommitPoint::SendToDevices,
         ("client", "PUT", ["rooms", _, "send", ..]) => CommitPoint::SendEvent,
         ("client", "POST", ["rooms", _, "receipt", "m.read", _]) => CommitPoint::SendReceipt,
+        ("client", "POST", ["rooms", _, "kick"]) => CommitPoint::Kick,
+        ("client", "POST", ["rooms", _, "invite"]) => CommitPoint::Invite,
+        ("media", "POST", ["upload"]) => CommitPoint::Upload,
         ("client", "PUT", ["rooms", _, "redact", ..]) => CommitPoint::Redact,
         ("client", "POST", ["createRoom"]) => CommitPoint::CreateRoom,
         ("client", "PUT", ["rooms", _, "state", ..]) => CommitPoint::SetState,

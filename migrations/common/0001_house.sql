@@ -59,17 +59,29 @@ CREATE TABLE conversations (
     request_body TEXT
 );
 
+-- Who takes part, since when.
 CREATE TABLE participants (
     conversation_id  TEXT NOT NULL REFERENCES conversations (id),
     person_id        TEXT NOT NULL REFERENCES people (id),
     may_send_one_way BIGINT NOT NULL DEFAULT 0,
+    since            BIGINT NOT NULL,
     PRIMARY KEY (conversation_id, person_id)
 );
 CREATE INDEX participants_by_person ON participants (person_id);
 
--- One hub (patient_id is null) and one spoke a patient. room_id is null until the room is made. mode_set: which mode its room
--- was set to last; mode: which one holds for what is handled, as the room's own events tell, in their order; mode_since: the
--- time of the event that told.
+-- Who took part and does not any more. gone_at: the time of the event by which they were no longer in their room, once that is
+-- known: what stands before it is delivered. A patient stays in their room, and reads there what was written before.
+CREATE TABLE former_participants (
+    conversation_id TEXT NOT NULL REFERENCES conversations (id),
+    person_id       TEXT NOT NULL REFERENCES people (id),
+    gone_at         BIGINT,
+    PRIMARY KEY (conversation_id, person_id)
+);
+
+-- One hub (patient_id is null) and one spoke a patient. room_id is null until the room is made. revision: grows with each
+-- change of what its room is to be like (who is in it, who may write); revision_set: the one that its room was set to last.
+-- mode: which one holds for what is handled, as the room's own events tell, in their order; mode_since: the time of the event
+-- that told.
 CREATE TABLE portals (
     id              TEXT PRIMARY KEY,
     conversation_id TEXT NOT NULL REFERENCES conversations (id),
@@ -80,7 +92,8 @@ CREATE TABLE portals (
     -- Whether its room stands, and whom it needs was joined to it.
     ready           BIGINT NOT NULL DEFAULT 0,
     mode            TEXT,
-    mode_set        TEXT,
+    revision        BIGINT NOT NULL DEFAULT 0,
+    revision_set    BIGINT NOT NULL DEFAULT 0,
     mode_since      BIGINT NOT NULL DEFAULT 0,
     -- Until when the practice was closed when the bot last said so here.
     told_closed     BIGINT,

@@ -114,6 +114,27 @@ impl Client {
         }
     }
 
+    /// Accepts the invitation into a room, once it has come.
+    ///
+    /// # Errors
+    /// [`ClientError::NoSuchRoom`] after `limit`, or when the homeserver refuses.
+    pub async fn accept(&self, room_id: &RoomId, limit: Duration) -> Result<(), ClientError> {
+        let deadline = Instant::now() + limit;
+        let mut updates = self.updates();
+        loop {
+            updates.borrow_and_update();
+            let room = self.shared.sdk.get_room(room_id);
+            if let Some(room) = room.filter(|room| room.state() == RoomState::Invited) {
+                return Ok(room.join().await?);
+            }
+            if !matches!(timeout_at(deadline, updates.changed()).await, Ok(Ok(()))) {
+                let joined = self.shared.sdk.joined_rooms().len();
+                let trouble = self.shared.trouble();
+                return Err(ClientError::NoSuchRoom { user: self.user_id.clone(), limit, joined, trouble });
+            }
+        }
+    }
+
     /// Sends a text, encrypted when the room is.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ struct Wanted {
 }
 
 /// How long an answer waits for the rooms.
-const A_MOMENT: Duration = Duration::from_secs(2);
+pub(super) const A_MOMENT: Duration = Duration::from_secs(2);
 /// With more patients than this no homeserver makes the rooms within a moment.
 const MOST_IN_A_MOMENT: usize = 10;
 
@@ -94,8 +94,8 @@ struct Changed {
 
 /// A body that says what is to be another: two hundred staff by their user ids.
 pub(super) const SMALL_BODY: usize = 64 << 10;
-/// How long an answer waits for the rooms to be switched: fifty of them take less.
-const SWITCHED_WITHIN: Duration = Duration::from_secs(5);
+/// How long an answer waits for the rooms to be as they are to be: to switch fifty of them takes less.
+pub(super) const SET_WITHIN: Duration = Duration::from_secs(5);
 
 /// `PATCH /_parlour/v1/conversations/{id}` (S16), for its owner, and for managers who take part: 200 when it holds in all rooms; 202 when that takes longer, and the rest is switched.
 pub(crate) async fn change(
@@ -106,7 +106,7 @@ pub(crate) async fn change(
 ) -> Result<(StatusCode, Json<Value>), Refused> {
     let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     let store = edge.engine.store();
-    if !store.takes_part(&id, &caller.id).await? {
+    if !store.may_see(&id, &caller.id).await? {
         return Err(Refused::NotFound);
     }
     let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
@@ -129,7 +129,7 @@ pub(crate) async fn change(
     if let Some(mode) = wanted.mode {
         edge.engine.set_mode(&id, mode, &caller.id).await?;
     }
-    let all = edge.engine.switched_within(&id, SWITCHED_WITHIN).await?;
+    let all = edge.engine.set_within(&id, SET_WITHIN).await?;
     let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
     // Rooms that are in the making are switched when they stand.
     let status = if all && conversation.ready { StatusCode::OK } else { StatusCode::ACCEPTED };
@@ -164,7 +164,7 @@ pub(crate) async fn one(
 ) -> Result<Json<Value>, Refused> {
     let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     let store = edge.engine.store();
-    if !store.takes_part(&id, &caller.id).await? {
+    if !store.may_see(&id, &caller.id).await? {
         return Err(Refused::NotFound);
     }
     let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
@@ -179,13 +179,17 @@ async fn people(store: &Store, list: &'static str, wanted: &[OwnedUserId]) -> Re
     Ok(people)
 }
 
-/// A conversation as this person may see it, and for staff the messages that are under way in it, and in how many rooms its
-/// mode does not hold yet.
-async fn whole_of(store: &Store, caller: &Person, conversation: &Conversation) -> Result<Value, Refused> {
+/// A conversation as this person may see it, and for staff the messages that are under way in it, and how many rooms are
+/// not yet as they are to be.
+pub(super) async fn whole_of(
+    store: &Store,
+    caller: &Person,
+    conversation: &Conversation,
+) -> Result<Value, Refused> {
     let mut whole = shown(store, caller, conversation).await?;
     if caller.role.is_staff() {
         whole["sending"] = store.sending(&conversation.id).await?.iter().map(sending).collect();
-        whole["switching"] = store.not_switched(&conversation.id).await?.into();
+        whole["switching"] = store.not_set(&conversation.id).await?.into();
     }
     Ok(whole)
 }
@@ -209,15 +213,22 @@ pub(super) fn sending(sending: &Sending) -> Value {
 /// is in it, nor how many, nor of its other rooms.
 async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> Result<Value, Refused> {
     let portals = store.portals(&conversation.id).await?;
+    let people = store.people_in(&conversation.id).await?;
     let subject = conversation.subject.as_ref().map(|subject| subject.as_str());
     let mode = conversation.mode.as_str();
     if caller.role == Role::Patient {
         let own = portals.iter().find(|portal| portal.patient.as_ref() == Some(&caller.id));
         let room_id = own.and_then(|portal| portal.room_id.clone());
         let mode = own.and_then(|portal| portal.mode).unwrap_or(conversation.mode).as_str();
-        return Ok(json!({ "id": conversation.id, "subject": subject, "mode": mode, "room_id": room_id }));
+        let takes_part = people.patients().any(|patient| patient.person.id == caller.id);
+        return Ok(json!({
+            "id": conversation.id,
+            "subject": subject,
+            "mode": mode,
+            "room_id": room_id,
+            "takes_part": takes_part,
+        }));
     }
-    let participants = store.participants(&conversation.id).await?;
     let entry = |person: &Person| {
         let spoke = portals.iter().find(|portal| portal.patient.as_ref() == Some(&person.id));
         let room_id = spoke.and_then(|portal| portal.room_id.clone());
@@ -228,9 +239,8 @@ async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> R
         entry
     };
     let making = store.making(&conversation.id).await?.ok_or(Refused::NotFound)?;
-    let (staff, patients): (Vec<_>, Vec<_>) = participants.iter().partition(|p| p.person.role.is_staff());
-    let owner = participants.iter().find(|p| p.person.id == conversation.owner);
-    let named = participants.iter().filter(|p| p.may_send_one_way && p.person.id != conversation.owner);
+    let owner = people.staff().find(|p| p.person.id == conversation.owner);
+    let named = people.staff().filter(|p| p.may_send_one_way && p.person.id != conversation.owner);
     let senders: Vec<_> = named.map(|p| &p.person.user_id).collect();
     Ok(json!({
         "id": conversation.id,
@@ -240,8 +250,9 @@ async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> R
         "owner": owner.map(|owner| &owner.person.user_id),
         "senders": senders,
         "hub_room_id": portals.iter().find(|portal| portal.patient.is_none()).and_then(|hub| hub.room_id.clone()),
-        "staff": staff.iter().map(|p| entry(&p.person)).collect::<Vec<_>>(),
-        "patients": patients.iter().map(|p| entry(&p.person)).collect::<Vec<_>>(),
+        "staff": people.staff().map(|p| entry(&p.person)).collect::<Vec<_>>(),
+        "patients": people.patients().map(|p| entry(&p.person)).collect::<Vec<_>>(),
+        "former_patients": people.former_patients().map(entry).collect::<Vec<_>>(),
         "ready": making.ready,
         "progress": { "made": making.made, "of": making.of },
     }))

@@ -5,9 +5,9 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use parlour_domain::{ChangeError, DeleteError, NewConversationError};
+use parlour_domain::{ChangeError, DeleteError, NewConversationError, TakingPartError};
 use parlour_engine::{EngineError, HomeserverError, StoreError};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Why a request is not done, named after the reason.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,10 @@ pub(crate) enum Refused {
     Change(#[from] ChangeError),
     #[error(transparent)]
     Delete(#[from] DeleteError),
+    #[error(transparent)]
+    TakingPart(#[from] TakingPartError),
+    #[error("{}", TakingPartError::StaffOnly)]
+    StaffOnly(Box<Value>),
     #[error("`Idempotency-Key` must be given once, with 1 to 255 visible characters")]
     BadKey,
     #[error("this `Idempotency-Key` was used for another request; choose a new one")]
@@ -78,6 +82,7 @@ impl From<EngineError> for Refused {
             EngineError::CatchingUp => Self::CatchingUp,
             EngineError::OutOfOrder => Self::OutOfOrder,
             EngineError::OtherRequest => Self::KeyReused,
+            EngineError::TakingPart(error) => error.into(),
         }
     }
 }
@@ -108,6 +113,12 @@ impl Refused {
             Self::Change(ChangeError::NotYours) => (StatusCode::FORBIDDEN, "IO.PARLOUR.NOT_YOURS"),
             Self::Delete(DeleteError::NotYours) => (StatusCode::FORBIDDEN, "IO.PARLOUR.NOT_YOURS"),
             Self::Delete(DeleteError::NoReason) => (StatusCode::BAD_REQUEST, "IO.PARLOUR.NO_REASON"),
+            Self::TakingPart(TakingPartError::NotYours) => (StatusCode::FORBIDDEN, "IO.PARLOUR.NOT_YOURS"),
+            Self::StaffOnly(_) | Self::TakingPart(TakingPartError::StaffOnly) => {
+                (StatusCode::CONFLICT, "IO.PARLOUR.STAFF_ONLY_CONVERSATION")
+            }
+            Self::TakingPart(TakingPartError::LastOfStaff) => (StatusCode::CONFLICT, "IO.PARLOUR.LAST_OF_STAFF"),
+            Self::TakingPart(TakingPartError::TooMany) => (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY"),
             Self::BadKey => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
             Self::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "IO.PARLOUR.KEY_REUSED"),
             Self::TooManyStreams => (StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
@@ -125,7 +136,11 @@ impl IntoResponse for Refused {
         if let Self::Homeserver(reason) | Self::Internal(reason) = &self {
             tracing::error!(%reason, code, "a request failed");
         }
-        (status, Json(json!({ "errcode": code, "error": self.to_string() }))).into_response()
+        let mut body = json!({ "errcode": code, "error": self.to_string() });
+        if let Self::StaffOnly(instead) = self {
+            body["instead"] = *instead;
+        }
+        (status, Json(body)).into_response()
     }
 }
 

@@ -133,7 +133,7 @@ pub(crate) async fn events(
     Path(id): Path<String>,
 ) -> Result<impl IntoResponse, Refused> {
     let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
-    if !caller.role.is_staff() || !edge.engine.store().takes_part(&id, &caller.id).await? {
+    if !caller.role.is_staff() || !edge.engine.store().may_see(&id, &caller.id).await? {
         return Err(Refused::NotFound);
     }
     let seat = edge.streams.open(&caller.id)?;
@@ -220,7 +220,7 @@ impl Listener {
     /// Whether the caller may still hear it. What cannot be found out is a no.
     async fn may_listen(&self) -> bool {
         let Ok(Caller(caller)) = self.token.caller(&self.edge).await else { return false };
-        let takes_part = self.edge.engine.store().takes_part(&self.id, &caller.id).await;
+        let takes_part = self.edge.engine.store().may_see(&self.id, &caller.id).await;
         caller.role.is_staff() && takes_part.unwrap_or(false)
     }
 
@@ -231,7 +231,7 @@ impl Listener {
         let look = || async move {
             let making = store.making(id).await?.ok_or(Refused::NotFound)?;
             let mode = store.conversation(id).await?.ok_or(Refused::NotFound)?.mode;
-            let switching = store.not_switched(id).await?;
+            let switching = store.not_set(id).await?;
             Ok(Standing { making, sending: store.sending(id).await?, mode, switching })
         };
         let standing = self.shared.since(Instant::now(), look).await?;

@@ -30,7 +30,7 @@ async fn found(
     event_id: String,
 ) -> Result<Recorded, Refused> {
     let event_id: OwnedEventId = event_id.try_into().map_err(|_| Refused::NotFound)?;
-    if !store.takes_part(id, &caller.id).await? {
+    if !store.may_see(id, &caller.id).await? {
         return Err(Refused::NotFound);
     }
     let own = (caller.role == Role::Patient).then_some(&caller.id);
@@ -88,11 +88,15 @@ pub(crate) async fn status(
             .collect();
         return Ok(Json(told));
     }
-    let participants = store.participants(&id).await?;
-    let people = participants.iter().map(|participant| &participant.person);
-    let for_whom = people.filter(|person| person.id != message.writer).filter_map(|person| {
-        let way = way_to(person, &status)?;
-        Some(of_person(person, way, status.reads.iter().find(|read| read.person.id == person.id)))
+    let people = store.people_in(&id).await?;
+    let for_whom = people.everybody().filter(|person| person.id != message.writer).filter_map(|person| {
+        let read = status.reads.iter().find(|read| read.person.id == person.id);
+        // Staff who do not take part any more are named where they have read it.
+        let takes_part = people.participants.iter().any(|participant| participant.person.id == person.id);
+        if person.role.is_staff() && !takes_part && read.is_none() {
+            return None;
+        }
+        Some(of_person(person, way_to(person, &status)?, read))
     });
     told["people"] = for_whom.collect();
     told["read"] = status.reads.len().into();

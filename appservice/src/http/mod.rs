@@ -9,6 +9,7 @@ mod internal;
 mod messages;
 mod metrics;
 mod page;
+mod participants;
 mod practice;
 mod status;
 
@@ -69,6 +70,10 @@ pub fn public(edge: &Arc<Edge>) -> Router {
         .route(
             "/_parlour/v1/conversations/{id}",
             routing::get(conversations::one).patch(conversations::change),
+        )
+        .route(
+            "/_parlour/v1/conversations/{id}/participants/{user_id}",
+            routing::put(participants::include).delete(participants::exclude),
         )
         .route("/_parlour/v1/conversations/{id}/messages/{event_id}", routing::delete(messages::delete))
         .route("/_parlour/v1/conversations/{id}/messages/{event_id}/status", routing::get(messages::status))

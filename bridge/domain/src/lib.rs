@@ -12,6 +12,7 @@ mod portal;
 mod refusal;
 pub mod rules;
 mod said;
+mod taking_part;
 mod text;
 
 pub use clock::{Chance, Clock, Timestamp};
@@ -27,4 +28,7 @@ pub use portal::{
 };
 pub use refusal::Refusal;
 pub use said::{Emoji, Form, Said, UnfitWords, Words};
+pub use taking_part::{
+    Candidate, Roster, TakingPartError, heir, may_exclude, may_go, may_include, mode_of_portal,
+};
 pub use text::{InvalidText, MAX_TEXT_BYTES, without_reply_fallback};

@@ -86,11 +86,13 @@ pub fn spoke_name(practice: &str, subject: Option<&Subject>) -> String {
     subject.map_or_else(|| practice.to_owned(), |subject| format!("{practice}: {}", subject.as_str()))
 }
 
-/// The topic of a hub: who reads what is written here.
+/// The topic of a hub: who reads what is written here. `patients`: how many take part; `spokes`: how many take part or have
+/// taken part.
 #[must_use]
-pub fn hub_topic(patients: usize) -> String {
+pub fn hub_topic(patients: usize, spokes: usize) -> String {
     match patients {
-        0 => "Staff only".to_owned(),
+        0 if spokes == 0 => "Staff only".to_owned(),
+        0 => "What you write here is read by no patient any more".to_owned(),
         1 => "What you write here is read by 1 patient".to_owned(),
         n => format!("What you write here is read by {n} patients"),
     }

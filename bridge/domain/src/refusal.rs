@@ -39,6 +39,8 @@ pub enum Refusal {
     LaneUnknown,
     /// LANE-3
     MentionsPatient,
+    /// LANE-4
+    PatientGone,
     /// DEL-1
     NotDeleted,
     /// SEND-1
@@ -49,7 +51,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of the rule book.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NotTakingPart,
         Self::OneWay,
         Self::Kind,
@@ -68,6 +70,7 @@ impl Refusal {
         Self::ThreadToEverybody,
         Self::LaneUnknown,
         Self::MentionsPatient,
+        Self::PatientGone,
         Self::NotDeleted,
         Self::Undeliverable,
         Self::OurFault,
@@ -95,6 +98,7 @@ impl Refusal {
             Self::ThreadToEverybody => "LANE-1",
             Self::LaneUnknown => "LANE-2",
             Self::MentionsPatient => "LANE-3",
+            Self::PatientGone => "LANE-4",
             Self::NotDeleted => "DEL-1",
             Self::Undeliverable => "SEND-1",
             Self::OurFault => "SELF-1",
@@ -160,6 +164,10 @@ impl Refusal {
             Self::MentionsPatient => {
                 "Not delivered: this would go to every patient here but names one of them; please reply to that \
                  patient's message instead."
+            }
+            Self::PatientGone => {
+                "Not delivered: the patient whom this is for does not take part in this conversation any more; please have \
+                 them included again first."
             }
             Self::NotDeleted => {
                 "Not deleted everywhere: the homeserver does not take the deletion; please tell whoever runs it."

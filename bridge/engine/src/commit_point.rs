@@ -86,8 +86,10 @@ commit_points! {
     MessageDeleted = "db.message-deleted",
     /// A conversation has another mode, or other named senders.
     ModeKept = "db.mode-kept",
-    /// A room was set to its conversation's mode.
-    ModeSet = "db.mode-set",
+    /// Other people take part in a conversation.
+    ParticipantsKept = "db.participants-kept",
+    /// A room was set to what it is to be like.
+    PortalSet = "db.portal-set",
     /// Somebody is in a portal.
     MemberCame = "db.member-came",
     /// Somebody is not in a portal.
@@ -132,6 +134,12 @@ commit_points! {
     Redact = "hs.redact",
     /// Somebody is joined to a room.
     Join = "hs.join",
+    /// A file is put on the homeserver.
+    Upload = "hs.upload",
+    /// Somebody is invited into a room.
+    Invite = "hs.invite",
+    /// Somebody is put out of a room.
+    Kick = "hs.kick",
     /// A room is made.
     CreateRoom = "hs.create-room",
     /// A room's state is set.

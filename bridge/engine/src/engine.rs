@@ -2,6 +2,7 @@
 
 mod beginning;
 mod rounds;
+mod taking_part;
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use parlour_domain::{Chance, Clock, ConversationId, EmergencyWords, Hours, PortalId, Timestamp};
+use parlour_domain::{Chance, Clock, ConversationId, EmergencyWords, Hours, PortalId, TakingPartError, Timestamp};
 use ruma::{OwnedServerName, UserId};
 use tokio::{
     sync::{Mutex, Notify, mpsc, watch},
@@ -98,6 +99,9 @@ pub enum EngineError {
     /// An earlier transaction may be missing.
     #[error("an earlier transaction may be missing; send the oldest again")]
     OutOfOrder,
+    /// Who takes part may not be changed so.
+    #[error(transparent)]
+    TakingPart(#[from] TakingPartError),
     /// A request of the same caller's for something else had this key.
     #[error("this key was used for another request")]
     OtherRequest,
@@ -109,6 +113,7 @@ pub enum EngineError {
 /// Whose worker is to look.
 enum Wake {
     Relay(ConversationId),
+    Maker(ConversationId),
     Senders(Vec<PortalId>),
 }
 
@@ -184,6 +189,11 @@ impl Core {
     /// Has these conversations' relays look.
     pub(crate) fn wake_relays(&self, conversations: Vec<ConversationId>) {
         conversations.into_iter().for_each(|conversation| self.wake(Wake::Relay(conversation)));
+    }
+
+    /// Has the worker look that makes a conversation's rooms, and sets them to what they are to be like.
+    pub(crate) fn wake_maker(&self, conversation: &ConversationId) {
+        self.wake(Wake::Maker(conversation.clone()));
     }
 
     fn wake(&self, wake: Wake) {
@@ -287,6 +297,7 @@ impl Engine {
             while let (Some(wake), Some(engine)) = (woken.recv().await, weak.upgrade()) {
                 match wake {
                     Wake::Relay(conversation) => engine.wake_relay(&conversation).await,
+                    Wake::Maker(conversation) => engine.wake_maker(&conversation).await,
                     Wake::Senders(portals) => engine.sender.wake(&engine.core, portals).await,
                 }
             }

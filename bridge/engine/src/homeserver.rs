@@ -5,7 +5,7 @@ mod seen;
 use std::{borrow::Cow, time::Duration};
 
 use ruma::{
-    EventId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId,
+    EventId, OwnedDeviceId, OwnedMxcUri, OwnedRoomId, OwnedUserId, RoomId, UserId,
     api::{
         AppserviceUserIdentity, IncomingResponse, OutgoingRequest, OutgoingRequestAppserviceExt,
         SupportedVersions,
@@ -245,17 +245,67 @@ impl Homeserver {
         let body = json!({ "user_id": user });
         let joined = self.call(CommitPoint::Join, Some(admin), http::Method::POST, &path, &body).await;
         match joined {
-            Err(error) if error.is("M_FORBIDDEN") => {
-                let event = format!("m.room.member/{}", encoded(user.as_str()));
-                let member = self.state(admin, room, &event).await?;
-                if member.is_some_and(|content| content["membership"] == "join") {
-                    Ok(())
-                } else {
-                    Err(error)
-                }
-            }
-            outcome => outcome.map(drop),
+            Err(error) if error.is("M_FORBIDDEN") && !self.has_joined(admin, room, user).await? => Err(error),
+            Err(error) if !error.is("M_FORBIDDEN") => Err(error),
+            _ => Ok(()),
         }
+    }
+
+    /// Invites somebody into a room (Matrix v1.19 client-server §POST /rooms/{roomId}/invite). Said again, nothing happens: a
+    /// refusal is held against the room.
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn invite(&self, by: &Intent, room: &RoomId, user: &UserId) -> Result<(), HomeserverError> {
+        let path = format!("/_matrix/client/v3/rooms/{}/invite", encoded(room.as_str()));
+        let body = json!({ "user_id": user });
+        let invited = self.call(CommitPoint::Invite, Some(by), http::Method::POST, &path, &body).await;
+        match invited {
+            Err(error) if error.is("M_FORBIDDEN") && !self.has_joined(by, room, user).await? => Err(error),
+            Err(error) if !error.is("M_FORBIDDEN") => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a file on the homeserver (Matrix v1.19 client-server §POST /media/v3/upload): its address.
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn upload(&self, by: &Intent, file: Vec<u8>) -> Result<OwnedMxcUri, HomeserverError> {
+        let mut request = ruma::api::client::media::create_content::v3::Request::new(file);
+        request.content_type = Some("application/octet-stream".to_owned());
+        Ok(self.request(CommitPoint::Upload, by, request).await?.content_uri)
+    }
+
+    /// Puts somebody out of a room (Matrix v1.19 client-server §POST /rooms/{roomId}/kick). Said again, nothing happens: a
+    /// refusal is held against the room.
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn kick(&self, by: &Intent, room: &RoomId, user: &UserId) -> Result<(), HomeserverError> {
+        let path = format!("/_matrix/client/v3/rooms/{}/kick", encoded(room.as_str()));
+        let body = json!({ "user_id": user });
+        let kicked = self.call(CommitPoint::Kick, Some(by), http::Method::POST, &path, &body).await;
+        match kicked {
+            Err(error) if error.is("M_FORBIDDEN") && self.has_joined(by, room, user).await? => Err(error),
+            Err(error) if !error.is("M_FORBIDDEN") => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether somebody is in a room, as one of our users who is in it sees it.
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn has_joined(
+        &self,
+        intent: &Intent,
+        room: &RoomId,
+        user: &UserId,
+    ) -> Result<bool, HomeserverError> {
+        let event = format!("m.room.member/{}", encoded(user.as_str()));
+        let member = self.state(intent, room, &event).await?;
+        Ok(member.is_some_and(|content| content["membership"] == "join"))
     }
 
     /// A state event's content; none when there is none. The path is its type, and its state key after a slash when

@@ -42,5 +42,5 @@ pub use intake::{IntakeError, parse_transaction};
 pub use secret::Secret;
 pub use store::{
     Begun, Conversation, CopyError, DatabaseUrl, Figures, InvalidMasterKey, Making, MasterKey, MessageStatus,
-    Participant, Portal, Read, Recorded, Request, Sending, Store, StoreError, Way,
+    Participant, People, Portal, Read, Recorded, Request, Sending, Store, StoreError, Way,
 };

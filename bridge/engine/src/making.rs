@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parlour_domain::{ConversationId, Mode, PORTAL_EVENT, PortalId, PortalKind, Timestamp};
-use ruma::{OwnedRoomId, OwnedUserId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -16,8 +16,8 @@ use crate::{
     faults::faulty,
     homeserver::HomeserverError,
     keyed::Again,
-    portals::{people_of, room_request},
-    store::{Conversation, Participant, Portal},
+    portals::{mode, people_of, room_request},
+    store::{Conversation, Participant, People, Portal},
     turns::{MAKING, Party},
 };
 
@@ -48,7 +48,7 @@ enum Earlier {
 /// One run of the making of a conversation.
 struct Job<'a> {
     conversation: &'a Conversation,
-    participants: &'a [Participant],
+    people: &'a People,
     party: Party,
     /// When it began, before it was looked which rooms stand.
     begun: Timestamp,
@@ -89,13 +89,13 @@ impl Core {
     /// comes last, so that as a rule nobody writes before everybody can read; what is written before waits. What fails in
     /// one portal keeps no other from being made.
     async fn make_portals(&self, conversation: &Conversation) -> Result<Progress, CryptoError> {
-        let participants = self.store.participants(&conversation.id).await?;
+        let people = self.store.people_in(&conversation.id).await?;
         let portals = self.store.unready_portals(&conversation.id).await?;
         let party = Party::Making(conversation.id.clone());
         let begun = self.clock.now();
         let earlier = self.made_before(&portals, &party).await?;
         let owners_ghost = OnceCell::new();
-        let job = Job { conversation, participants: &participants, party, begun, earlier, owners_ghost };
+        let job = Job { conversation, people: &people, party, begun, earlier, owners_ghost };
         let (spokes, hub): (Vec<_>, Vec<_>) =
             portals.into_iter().partition(|portal| portal.kind() == PortalKind::Spoke);
         let (mut outcome, mut progress) = (Ok(()), Progress::Done);
@@ -116,8 +116,11 @@ impl Core {
         }
         outcome?;
         if progress == Progress::Done {
-            self.store.conversation_is_ready(&conversation.id).await?;
+            let ready = self.store.conversation_is_ready(&conversation.id).await?;
             self.changed(&conversation.id);
+            if !ready {
+                return Ok(Progress::Waiting);
+            }
         }
         Ok(progress)
     }
@@ -140,39 +143,38 @@ impl Core {
         if !self.may_work() {
             return Ok(Progress::Waiting);
         }
-        let people = people_of(portal, job.participants);
         if portal.room_id.is_none() {
-            portal.room_id = self.make_room(job, portal, &people).await?;
+            portal.room_id = self.make_room(job, portal).await?;
         }
         let Some(room_id) = portal.room_id.clone() else { return Ok(Progress::Waiting) };
-        for person in people {
+        for person in people_of(portal, job.people) {
             let owner = person.person.id == job.conversation.owner;
             if faulty!(self.settings, OwnerOnly) && person.person.role.is_staff() && !owner {
                 continue;
             }
-            self.join(job, portal, &room_id, &person.person.user_id).await?;
+            self.join_person(&job.party, portal, &room_id, &person.person.user_id).await?;
         }
         if let Some(ghost) = self.first_ghost(job, portal).await? {
-            self.join(job, portal, &room_id, &ghost).await?;
+            self.join_person(&job.party, portal, &room_id, &ghost).await?;
         }
         self.store.portal_is_ready(&portal.id).await?;
         Ok(Progress::Done)
     }
 
-    /// Joins somebody to a room that is made. It is written down at once: who leaves right after is not counted in again.
-    async fn join(
+    /// Joins somebody to a room that stands. It is written down at once: who leaves right after is not counted in again.
+    pub(crate) async fn join_person(
         &self,
-        job: &Job<'_>,
+        party: &Party,
         portal: &Portal,
-        room_id: &OwnedRoomId,
-        user_id: &OwnedUserId,
+        room_id: &RoomId,
+        user_id: &UserId,
     ) -> Result<(), CryptoError> {
         if self.store.has_joined(&portal.id, user_id).await? {
             return Ok(());
         }
         let bot = self.ghosts.bot().await?;
         let joined = self.homeserver.join(bot.intent(), room_id, user_id);
-        self.turns.take(&job.party, joined).await?;
+        self.turns.take(party, joined).await?;
         Ok(self.store.joined(&portal.id, user_id).await?)
     }
 
@@ -184,13 +186,13 @@ impl Core {
             Ok::<_, CryptoError>(machine.intent().user_id.clone())
         };
         if portal.kind() == PortalKind::Hub {
-            let mut patients = job.participants.iter().filter(|p| !p.person.role.is_staff());
+            let mut patients = job.people.patients();
             return match (patients.next(), patients.next()) {
                 (Some(only), None) => ghost(only).await.map(Some),
                 _ => Ok(None),
             };
         }
-        let owner = job.participants.iter().find(|p| p.person.id == job.conversation.owner);
+        let owner = job.people.staff().find(|p| p.person.id == job.conversation.owner);
         let Some(owner) = owner else { return Ok(None) };
         // All spokes ask for the same one.
         Ok(Some(job.owners_ghost.get_or_try_init(|| ghost(owner)).await?.clone()))
@@ -201,14 +203,12 @@ impl Core {
         &self,
         job: &Job<'_>,
         portal: &Portal,
-        people: &[&Participant],
     ) -> Result<Option<OwnedRoomId>, CryptoError> {
         let (room_id, mode) = match job.earlier(portal) {
             Earlier::Made(room_id, mode) => (room_id, mode),
             Earlier::Perhaps => return Ok(None),
             Earlier::No => {
-                let patients = job.participants.iter().filter(|p| !p.person.role.is_staff()).count();
-                let request = room_request(&self.settings, job.conversation, portal, people, patients);
+                let request = room_request(&self.settings, job.conversation, portal, job.people);
                 let bot = self.ghosts.bot().await?;
                 let path = "/_matrix/client/v3/createRoom";
                 // Written down when it is its turn, so that what is written down is when the homeserver began.
@@ -226,7 +226,7 @@ impl Core {
                 }
                 let answer = answer??;
                 let room_id = answer["room_id"].as_str().and_then(|id| OwnedRoomId::try_from(id).ok());
-                (room_id.ok_or(HomeserverError::Nonsense(path))?, job.conversation.mode)
+                (room_id.ok_or(HomeserverError::Nonsense(path))?, mode(job.conversation, portal, job.people))
             }
         };
         self.store.portal_is_made(&portal.id, &room_id, mode).await?;

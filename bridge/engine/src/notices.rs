@@ -59,8 +59,12 @@ impl LegIds {
 
     /// The bot's words in a portal where the event that causes them is not.
     pub(crate) fn word(&self, cause: &EventId, portal: &PortalId, words: String, at: Timestamp) -> NewLeg {
-        let id = LegId::from_bytes(self.digest("word", cause, portal));
-        NewLeg { id, portal: portal.clone(), says: Says::Notice(words, None), sent_at: at }
+        NewLeg { id: self.id("word", cause, portal), portal: portal.clone(), says: Says::Notice(words, None), sent_at: at }
+    }
+
+    /// The id of something of this kind that an event causes in a portal.
+    pub(crate) fn id(&self, kind: &str, cause: &EventId, portal: &PortalId) -> LegId {
+        LegId::from_bytes(self.digest(kind, cause, portal))
     }
 
     /// What an event in a portal said that somebody cannot read, once more; and the redaction of that event.
@@ -126,6 +130,37 @@ pub(crate) fn switched(kind: PortalKind, mode: Mode) -> &'static str {
 pub(crate) fn left(name: &str) -> String {
     format!("{name} has left this conversation by their own app: what is written here does not reach them.")
 }
+
+/// What the bot says to staff when the last of them has left by their own client.
+pub(crate) fn is_last(name: &str) -> String {
+    format!(
+        "{name} has left this conversation by their own app, and was the last of the staff here. Patients would write to \
+         nobody, so {name} is brought back: include somebody else first, then leave."
+    )
+}
+
+/// What the bot says to staff when a patient takes part from now on.
+pub(crate) fn includes(name: &str) -> String {
+    format!("{name} takes part in this conversation from now on: what is written to every patient here reaches them too.")
+}
+
+/// What the bot says to staff when a patient does not take part any more.
+pub(crate) fn excludes(name: &str) -> String {
+    format!("{name} does not take part in this conversation any more: what is written here does not reach them.")
+}
+
+/// What the bot says to staff when somebody else owns the conversation.
+pub(crate) fn owns(name: &str) -> String {
+    format!("{name} owns this conversation from now on.")
+}
+
+/// What the bot says to a patient who takes part again.
+pub(crate) const AGAIN: &str =
+    "You take part in this conversation again. What was written meanwhile is not shown here.";
+
+/// What the bot says to a patient who does not take part any more.
+pub(crate) const CLOSED: &str =
+    "You do not take part in this conversation any more. You can go on reading what was written before.";
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ mod tries;
 use std::{collections::HashSet, time::Duration};
 
 use parlour_domain::{
-    ConversationId, LegId, MessageId, Mode, PortalKind, Refusal, Said, Standing, Timestamp,
+    ConversationId, LegId, MessageId, Mode, Person, PortalKind, Refusal, Said, Standing, Timestamp,
     rules::{self, Lane, PostFacts, Relation},
 };
 use ruma::{EventId, OwnedUserId};
@@ -21,7 +21,7 @@ use crate::{
     intake::Event,
     keyed::Again,
     notices,
-    store::{InboxRow, MegolmIndex, NewLeg, Outcome, Participant, Portal, RelayedMessage},
+    store::{InboxRow, MegolmIndex, NewLeg, Outcome, People, Portal, RelayedMessage},
 };
 
 pub(crate) use tries::Tries;
@@ -187,11 +187,15 @@ impl Core {
         }
         let portals = match outcome {
             Outcome::Unread { voids, .. } => voids.iter().map(|leg| leg.portal.clone()).collect(),
-            Outcome::Nothing | Outcome::Left { notice: None, .. } => Vec::new(),
-            Outcome::Refused { notice, .. }
-            | Outcome::Switched { notice, .. }
-            | Outcome::Left { notice: Some(notice), .. } => {
+            Outcome::Nothing | Outcome::Left { departure: None, .. } | Outcome::Switched { notice: None, .. } => {
+                Vec::new()
+            }
+            Outcome::Refused { notice, .. } | Outcome::Switched { notice: Some(notice), .. } => {
                 vec![notice.portal.clone()]
+            }
+            Outcome::Left { departure: Some(departure), .. } => {
+                self.wake_maker(&row.conversation);
+                vec![departure.change.hub.clone()]
             }
             // Which of them have something to delete is known to the database.
             Outcome::Deleted(_) => {
@@ -279,18 +283,18 @@ impl Core {
         event_type: &str,
         content: &Value,
     ) -> Result<Outcome, CryptoError> {
-        let participants = self.store.participants(&row.conversation).await?;
+        let people = self.store.people_in(&row.conversation).await?;
         let portals = self.store.portals(&row.conversation).await?;
         let conversation = self.store.conversation(&row.conversation).await?;
         let home = portals.iter().find(|portal| portal.id == row.portal);
-        let sender = participants.iter().find(|p| p.person.user_id == event.sender);
+        let sender = people.everybody().find(|person| person.user_id == event.sender);
         let (Some(conversation), Some(home), Some(sender)) = (conversation, home, sender) else {
             return self.refused(row, event, Refusal::NotTakingPart).await;
         };
         let mut facts = PostFacts {
             mode: mode_for(event, home).unwrap_or(conversation.mode),
-            takes_part: is_at_home(sender, home),
-            may_send_one_way: sender.may_send_one_way,
+            takes_part: is_at_home(sender, home) && took_part(&people, event),
+            may_send_one_way: people.participants.iter().any(|p| p.person.id == sender.id && p.may_send_one_way),
         };
         if rules::may_post(&facts) == Err(Refusal::OneWay) {
             // The homeserver refuses most of what POST-2 would: what it took, it took by other levels.
@@ -306,14 +310,15 @@ impl Core {
             Ok(said) => said,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
-        let lane = match self.lane(home, &participants, &place, content) {
+        let lane = match self.lane(home, &people, &place, content) {
             Ok(lane) => lane,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
         let at = Timestamp::from(event.origin_server_ts);
-        let targets = portals.iter().filter(|target| is_target(target, home, &lane));
+        let is_target = |target: &&Portal| people.is_open(target) && is_target(target, home, &lane);
+        let targets: Vec<_> = portals.iter().filter(is_target).collect();
         let mut legs: Vec<_> =
-            targets.map(|target| self.leg_ids.message(&event.event_id, &target.id, at)).collect();
+            targets.iter().map(|target| self.leg_ids.message(&event.event_id, &target.id, at)).collect();
         // Handled again, an event must become another message in every respect.
         let (mut id, mut event_id) =
             (self.leg_ids.message_id(&event.event_id, &home.id), event.event_id.clone());
@@ -333,7 +338,7 @@ impl Core {
             conversation: conversation.id,
             portal: home.id.clone(),
             event_id,
-            sender: sender.person.id.clone(),
+            sender: sender.id.clone(),
             sent_at: at,
             about: place
                 .answers
@@ -342,9 +347,11 @@ impl Core {
                 .map(|about| about.id)
                 .filter(|_| !(matches!(said, Said::Message(_)) && faulty!(self.settings, AnswersLost))),
             said,
-            lane: match lane {
-                Lane::Only(patient) => Some(patient),
-                Lane::Everybody => home.patient.clone(),
+            // What went to one patient only stays theirs, whoever is included later.
+            lane: match (&*targets, lane) {
+                (_, Lane::Only(patient)) => Some(patient),
+                ([only], Lane::Everybody) if home.kind() == PortalKind::Hub => only.patient.clone(),
+                (_, Lane::Everybody) => home.patient.clone(),
             },
             closed: self.out_of_hours(event, home, &relation),
             legs,
@@ -408,11 +415,18 @@ fn mode_for(event: &Event, home: &Portal) -> Option<Mode> {
 }
 
 /// Whether somebody writes in the portal that is theirs.
-fn is_at_home(sender: &Participant, home: &Portal) -> bool {
+fn is_at_home(sender: &Person, home: &Portal) -> bool {
     match &home.patient {
-        None => sender.person.role.is_staff(),
-        Some(patient) => sender.person.id == *patient,
+        None => sender.role.is_staff(),
+        Some(patient) => sender.id == *patient,
     }
+}
+
+/// Whether the sender of an event took part when the homeserver took it: nobody has put them out of their room before.
+fn took_part(people: &People, event: &Event) -> bool {
+    let before = |gone_at: Timestamp| Timestamp::from(event.origin_server_ts) <= gone_at;
+    let former = people.former.iter().find(|former| former.person.user_id == event.sender);
+    former.and_then(|former| former.gone_at).is_none_or(before)
 }
 
 /// Whether a message goes from one portal into another: from the hub into the spokes of its lane, from a spoke
@@ -451,6 +465,7 @@ mod tests {
             attempted: None,
             mode: Some(mode),
             mode_since: Timestamp::from_millis(since),
+            revision: 0,
         };
         for (name, at, mode, since, wanted) in [
             ("after the switch", 8, Mode::OneWay, 7, Mode::OneWay),
@@ -473,6 +488,7 @@ mod tests {
             attempted: None,
             mode: None,
             mode_since: Timestamp::from_millis(0),
+            revision: 0,
         };
         let (hub, anns, bens) = (portal(0, None), portal(1, Some(&ann)), portal(2, Some(&ben)));
         let to_ann = Lane::Only(ann);

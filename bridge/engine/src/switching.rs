@@ -1,10 +1,10 @@
-//! Switching between one-way and two-way (S8, S16): each room is set to the mode of its conversation, by state events
-//! that say the same when they are sent again. What holds for a message is told by the room itself: the event that switches
-//! it comes in the order of what is said there ([`Core::switched`]).
+//! Setting rooms to what they are to be like: who may write (S8, S16), and who is in them (S3). By state events that say the
+//! same when they are sent again. What holds for a message is told by the room itself: the event that switches it comes in
+//! the order of what is said there ([`Core::switched`]).
 
 use futures_util::{StreamExt as _, stream};
-use parlour_domain::{ConversationId, EmergencyWords, Mode, PORTAL_EVENT, PortalKind};
-use ruma::RoomId;
+use parlour_domain::{ConversationId, PORTAL_EVENT, PortalKind};
+use ruma::{RoomId, UserId};
 use serde_json::{Value, json};
 
 use crate::{
@@ -13,13 +13,13 @@ use crate::{
     engine::Core,
     faults::faulty,
     homeserver::encoded,
-    portals::{levels, people_of, says_what_it_is},
-    store::{Participant, Portal},
+    portals::{levels, mode, people_of, says_what_it_is, topic},
+    store::{Conversation, People, Portal},
     turns::{MAKING, Party},
 };
 
 impl Core {
-    /// Sets the rooms of a conversation to its mode, where they were set to another. One that cannot be set keeps no other
+    /// Sets the rooms of a conversation to what they are to be like, where they are not. One that cannot be set keeps no other
     /// from being set.
     ///
     /// # Errors
@@ -32,13 +32,14 @@ impl Core {
         if portals.is_empty() {
             return Ok(());
         }
+        // What is read now is no older than what the portals are to be set to.
         let Some(conversation) = self.store.conversation(id).await? else { return Ok(()) };
-        let participants = self.store.participants(id).await?;
-        let (mode, participants) = (conversation.mode, &participants);
+        let people = self.store.people_in(id).await?;
+        let (conversation, people) = (&conversation, &people);
         let set = portals.into_iter().map(|portal| async move {
-            let set = self.set_room(&portal, participants, mode).await;
+            let set = self.set_room(conversation, &portal, people).await;
             if let Err(error) = &set {
-                tracing::warn!(conversation = %portal.conversation, portal = %portal.id, %error, "a room is not switched yet");
+                tracing::warn!(conversation = %portal.conversation, portal = %portal.id, %error, "a room is not set yet");
             }
             set
         });
@@ -50,23 +51,64 @@ impl Core {
         outcome
     }
 
+    /// Who is not to be in it goes first: whoever is not listed among those who read has the level of those who write. Who is
+    /// to be in it comes last, for the same reason.
     async fn set_room(
         &self,
+        conversation: &Conversation,
         portal: &Portal,
-        participants: &[Participant],
-        mode: Mode,
+        people: &People,
     ) -> Result<(), CryptoError> {
         let Some(room_id) = &portal.room_id else { return Ok(()) };
         let party = Party::Making(portal.conversation.clone());
-        // What clients show comes first: it says nothing that is not about to be, and a room that is switched lacks nothing.
-        self.set_state(&party, room_id, PORTAL_EVENT, &says_what_it_is(portal, mode)).await?;
-        let levels = serde_json::to_value(levels(&people_of(portal, participants), mode))?;
-        self.set_state(&party, room_id, "m.room.power_levels", &levels).await?;
-        if self.sets_topics && portal.kind() == PortalKind::Spoke {
-            let words = self.settings.emergency.as_ref().map_or("", EmergencyWords::as_str);
-            self.set_state(&party, room_id, "m.room.topic", &json!({ "topic": words })).await?;
+        for user_id in self.store.strangers_in(&portal.id).await? {
+            let bot = self.ghosts.bot().await?;
+            self.turns.take(&party, self.homeserver.kick(bot.intent(), room_id, &user_id)).await?;
+            self.store.not_joined(&portal.id, &user_id).await?;
         }
-        Ok(self.store.portal_is_set(&portal.id, mode).await?)
+        let mode = mode(conversation, portal, people);
+        // What clients show comes first: it says nothing that is not about to be, and a room that is switched lacks nothing.
+        self.set_state(&party, room_id, PORTAL_EVENT, &says_what_it_is(portal, people, mode)).await?;
+        let levels = serde_json::to_value(levels(portal, people, mode))?;
+        self.set_state(&party, room_id, "m.room.power_levels", &levels).await?;
+        if self.sets_topics || portal.kind() == PortalKind::Hub {
+            let topic = topic(&self.settings, portal, people).unwrap_or_default();
+            self.set_state(&party, room_id, "m.room.topic", &json!({ "topic": topic })).await?;
+        }
+        for participant in people_of(portal, people) {
+            let user_id = &participant.person.user_id;
+            if self.store.has_joined(&portal.id, user_id).await? {
+                continue;
+            }
+            match portal.kind() {
+                PortalKind::Hub => self.invite(&party, portal, room_id, user_id).await?,
+                PortalKind::Spoke => self.join_person(&party, portal, room_id, user_id).await?,
+            }
+            self.looks.news.notify_one();
+            // Something may be held for them.
+            self.wake_senders(std::slice::from_ref(&portal.id));
+        }
+        Ok(self.store.portal_is_set(&portal.id, portal.revision).await?)
+    }
+
+    /// Invites one of the staff into the hub, who then sees the whole of it (MSC4268): what can be read there is handed on to
+    /// their devices, and their client takes it in when it accepts. From now on they get what is said there.
+    async fn invite(
+        &self,
+        party: &Party,
+        portal: &Portal,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<(), CryptoError> {
+        let bot = self.ghosts.bot().await?;
+        match bot.share_history(room_id, user_id).await {
+            Err(error) if !error.may_pass() => {
+                tracing::error!(portal = %portal.id, %error, "history is not handed on");
+            }
+            shared => shared?,
+        }
+        self.turns.take(party, self.homeserver.invite(bot.intent(), room_id, user_id)).await?;
+        Ok(self.store.joined(&portal.id, user_id).await?)
     }
 
     /// `PUT /rooms/{roomId}/state/{eventType}` as the bot (Matrix v1.19 client-server §Sending events to a room). The same

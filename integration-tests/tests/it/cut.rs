@@ -61,6 +61,9 @@ fn cut_in(point: CommitPoint) -> Option<CutIn> {
         | CommitPoint::WhoAmI => Some(CutIn::Here),
         CommitPoint::Redact => Some(CutIn::Scene(Scene::Repair)),
         CommitPoint::SetState => Some(CutIn::Scene(Scene::Switching)),
+        CommitPoint::Kick | CommitPoint::Invite | CommitPoint::Upload => {
+            Some(CutIn::Scene(Scene::TakingPart))
+        }
         CommitPoint::SendReceipt => Some(CutIn::Scene(Scene::Reading)),
         CommitPoint::ReadDevices | CommitPoint::EndDevice => Some(CutIn::Scene(Scene::Restored)),
         // Whoever makes the demo's accounts, or looks whether the homeserver is stopped before a backup is put in place.
@@ -97,7 +100,8 @@ fn cut_in(point: CommitPoint) -> Option<CutIn> {
         | CommitPoint::PortalReady
         | CommitPoint::ConversationReady
         | CommitPoint::ModeKept
-        | CommitPoint::ModeSet
+        | CommitPoint::ParticipantsKept
+        | CommitPoint::PortalSet
         | CommitPoint::MemberCame
         | CommitPoint::MemberGone
         | CommitPoint::DatabaseTaken

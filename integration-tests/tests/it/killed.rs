@@ -13,6 +13,7 @@ mod repair;
 mod restored;
 mod starting;
 mod switching;
+mod taking_part;
 mod waiting;
 
 use std::{collections::BTreeSet, path::PathBuf};
@@ -41,6 +42,8 @@ pub(crate) enum Scene {
     Taking,
     /// `killed/switching.rs`: a conversation becomes one-way, and two-way again.
     Switching,
+    /// `killed/taking_part.rs`: people are included and excluded.
+    TakingPart,
     /// `killed/deleting.rs`: what was said is changed, reacted to and deleted.
     Deleting,
     /// `killed/reading.rs`: somebody reads.
@@ -103,7 +106,10 @@ fn scene_of(point: CommitPoint) -> Scene {
             Scene::Starting
         }
         CommitPoint::DatabaseTaken => Scene::Taking,
-        CommitPoint::ModeKept | CommitPoint::ModeSet | CommitPoint::SetState => Scene::Switching,
+        CommitPoint::ModeKept | CommitPoint::PortalSet | CommitPoint::SetState => Scene::Switching,
+        CommitPoint::ParticipantsKept | CommitPoint::Kick | CommitPoint::Invite | CommitPoint::Upload => {
+            Scene::TakingPart
+        }
         CommitPoint::ReceiptsKept
         | CommitPoint::ReadsCounted
         | CommitPoint::ReceiptsShown

@@ -27,4 +27,5 @@ mod saying;
 mod sealing;
 mod second_library;
 mod shields;
+mod taking_part;
 mod there;

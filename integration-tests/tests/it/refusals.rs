@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use parlour::run::Extras;
-use parlour_integration_tests::{LIMIT, Stage, put, read, refusal, room_path, say, send};
-use reqwest::Method;
+use parlour_integration_tests::{LIMIT, Stage, put, read, refusal, say, send};
 use ruma::EventId;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -143,46 +142,6 @@ async fn lanes_that_cannot_be_told_are_refused_and_staff_alone_are_not() {
     let seen = kim.messages(&alone.hub()).await.expect("messages");
     assert_eq!(seen.iter().filter(|message| message.msgtype == "m.notice").count(), 1);
     for client in [murphy, kim, ann, ben] {
-        client.stop().await;
-    }
-    stage.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_leaves_is_missed_and_nothing_is_counted_as_sent_to_them() {
-    let stage = Stage::open().await;
-    let (murphy, ann, ben) =
-        (stage.sign_in("murphy").await, stage.sign_in("ann").await, stage.sign_in("ben").await);
-    let talk = stage.begin(&murphy, "leaving", "two-way", &[], &["ann", "ben"]).await;
-    let (hub, anns) = (talk.hub(), talk.spoke(stage.person("ann")));
-    say(&murphy, &hub, "hello").await;
-    read(&ann, &anns, "hello").await;
-    let (status, _) =
-        ann.http().call(Method::POST, &room_path(&anns, "leave"), Some(json!({}))).await.expect("an answer");
-    assert_eq!(status, 200);
-    let word =
-        murphy.wait_for(&hub, LIMIT, |m| m.msgtype == "m.notice" && m.body.contains("Ann Byrne")).await;
-    assert!(word.expect("the bot's word").body.contains("has left"));
-    say(&murphy, &hub, "for whoever is left").await;
-    read(&ben, &talk.spoke(stage.person("ben")), "for whoever is left").await;
-    let store = stage.world.parlour.engine().store();
-    let held = async || {
-        let figures = store.figures().await.expect("the store");
-        (figures.held, figures.waiting) == (1, 0)
-    };
-    let deadline = std::time::Instant::now() + LIMIT;
-    while !held().await {
-        assert!(std::time::Instant::now() < deadline, "Ann's leg is held, and it alone");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    // Joined again, by whoever runs the homeserver, she reads what was written meanwhile.
-    let (engine, person) = (stage.world.parlour.engine(), stage.person("ann"));
-    let bot = engine.bot().expect("the bot");
-    engine.homeserver().join(&bot, &anns, &person.user_id).await.expect("joined again");
-    read(&ann, &anns, "for whoever is left").await;
-    // Said again, nothing happens.
-    engine.homeserver().join(&bot, &anns, &person.user_id).await.expect("it can be repeated");
-    for client in [murphy, ann, ben] {
         client.stop().await;
     }
     stage.close().await;

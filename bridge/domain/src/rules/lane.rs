@@ -1,5 +1,7 @@
 //! Lanes: whom a staff message reaches (design of a conversation with several patients, S17).
 
+use std::collections::BTreeSet;
+
 use crate::{PersonId, Refusal};
 
 /// Whom an earlier message reached.
@@ -16,8 +18,10 @@ pub enum Reach {
 /// What a staff message says about its own place.
 #[derive(Clone, Debug)]
 pub struct LaneFacts {
-    /// How many patients take part.
-    pub patients: usize,
+    /// How many patients take part, or have taken part: each has a spoke.
+    pub spokes: usize,
+    /// Those of them who do not take part any more.
+    pub gone: BTreeSet<PersonId>,
     /// The message it answers, if it truly answers one (a thread's `is_falling_back` reply does not).
     pub answers: Option<Reach>,
     /// The root of the thread that it stands in.
@@ -38,10 +42,15 @@ pub enum Lane {
 /// Whom a staff message reaches.
 ///
 /// # Errors
-/// [`Refusal::ThreadToEverybody`], [`Refusal::LaneUnknown`], [`Refusal::MentionsPatient`].
+/// [`Refusal::PatientGone`], [`Refusal::ThreadToEverybody`], [`Refusal::LaneUnknown`], [`Refusal::MentionsPatient`].
 pub fn lane(facts: &LaneFacts) -> Result<Lane, Refusal> {
+    // LANE-4: what answers a patient who does not take part any more reaches nobody, and goes to nobody else instead.
+    let is_gone = |reach: &Reach| matches!(reach, Reach::Only(patient) if facts.gone.contains(patient));
+    if [&facts.thread, &facts.answers].into_iter().flatten().any(is_gone) {
+        return Err(Refusal::PatientGone);
+    }
     // With one patient, or none, there is one lane.
-    if facts.patients <= 1 {
+    if facts.spokes <= 1 {
         return Ok(Lane::Everybody);
     }
     let lane = match (&facts.thread, &facts.answers) {
@@ -74,7 +83,7 @@ mod tests {
         let only = |p: &PersonId| Some(Reach::Only(p.clone()));
         let to_ann = Ok(Lane::Only(ann.clone()));
         let all = Some(Reach::Everybody);
-        for (name, patients, answers, thread, mentions_patient, wanted) in [
+        for (name, spokes, answers, thread, mentions_patient, wanted) in [
             ("plain", 3, None, None, false, Ok(Lane::Everybody)),
             ("reply to a patient", 3, only(&ann), None, false, to_ann.clone()),
             ("reply to a patient, naming them", 3, only(&ann), None, true, to_ann.clone()),
@@ -92,7 +101,20 @@ mod tests {
             ("one patient: one lane", 1, Some(Reach::Unknown), None, true, Ok(Lane::Everybody)),
             ("staff only", 0, None, None, false, Ok(Lane::Everybody)),
         ] {
-            let facts = LaneFacts { patients, answers, thread, mentions_patient };
+            let facts = LaneFacts { spokes, gone: BTreeSet::new(), answers, thread, mentions_patient };
+            assert_eq!(lane(&facts), wanted, "{name}");
+        }
+        // Ben does not take part any more.
+        let gone = Err(Refusal::PatientGone);
+        for (name, spokes, answers, thread, wanted) in [
+            ("plain", 2, None, None, Ok(Lane::Everybody)),
+            ("reply to who is there", 2, only(&ann), None, Ok(Lane::Only(ann.clone()))),
+            ("reply to who is gone", 2, only(&ben), None, gone.clone()),
+            ("in the thread of who is gone", 2, None, only(&ben), gone.clone()),
+            ("reply to who was alone there", 1, only(&ben), None, gone),
+        ] {
+            let gone = BTreeSet::from([ben.clone()]);
+            let facts = LaneFacts { spokes, gone, answers, thread, mentions_patient: false };
             assert_eq!(lane(&facts), wanted, "{name}");
         }
     }

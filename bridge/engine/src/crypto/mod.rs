@@ -2,6 +2,7 @@
 
 mod bot;
 mod devices;
+mod history;
 mod machine;
 mod machines;
 mod sealing;

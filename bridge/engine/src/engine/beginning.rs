@@ -119,14 +119,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits until its mode holds in all rooms of a conversation, but no longer than this. Whether it does.
+    /// Waits until all rooms of a conversation that stand are as they are to be, but no longer than this. Whether they are.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn switched_within(&self, id: &ConversationId, limit: Duration) -> Result<bool, EngineError> {
+    pub async fn set_within(&self, id: &ConversationId, limit: Duration) -> Result<bool, EngineError> {
         let deadline = Instant::now() + limit;
         let mut changes = self.changes(id);
-        while self.core.store.not_switched(id).await? > 0 {
+        while self.core.store.not_set(id).await? > 0 {
             match tokio::time::timeout_at(deadline, changes.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return Ok(false),
@@ -167,7 +167,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn wake_maker(&self, id: &ConversationId) {
+    pub(super) async fn wake_maker(&self, id: &ConversationId) {
         let core = Arc::clone(&self.core);
         let failed = Arc::new(AtomicU32::new(0));
         let work = move |id| {

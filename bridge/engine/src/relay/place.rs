@@ -1,7 +1,7 @@
 //! What something that was said is about, and whom it reaches.
 
 use parlour_domain::{
-    PortalKind, Refusal, Said,
+    Person, PortalKind, Refusal, Said,
     rules::{self, About, Lane, LaneFacts, NamingFacts, Pointed, Reach, Relation},
 };
 use serde_json::Value;
@@ -11,7 +11,7 @@ use crate::{
     engine::Core,
     faults::faulty,
     ghosts::{BOT, NAMESPACE},
-    store::{Participant, Portal, Recorded},
+    store::{People, Portal, Recorded},
 };
 
 /// The longest id of an event (Matrix v1.19 §Size limits).
@@ -27,13 +27,13 @@ pub(super) struct Place {
 
 impl Place {
     /// Whether what is said may be said of what it is about.
-    pub(super) fn may_hold(&self, said: &Said, sender: &Participant, by_all: bool) -> Result<(), Refusal> {
+    pub(super) fn may_hold(&self, said: &Said, sender: &Person, by_all: bool) -> Result<(), Refusal> {
         let about = self.answers.as_ref().and_then(Option::as_ref);
         let about = about.map(|about| About { writer: &about.writer, deleted: about.deleted });
         match said {
             Said::Edit(_) if by_all => Ok(()),
             Said::Message(_) => Ok(()),
-            Said::Edit(_) => rules::may_edit(&sender.person.id, about),
+            Said::Edit(_) => rules::may_edit(&sender.id, about),
             Said::Reaction(_) => rules::may_react(about),
         }
     }
@@ -67,7 +67,7 @@ impl Core {
     pub(super) fn lane(
         &self,
         home: &Portal,
-        participants: &[Participant],
+        people: &People,
         place: &Place,
         content: &Value,
     ) -> Result<Lane, Refusal> {
@@ -76,7 +76,6 @@ impl Core {
         }
         let reach =
             |known: &Option<Recorded>| known.as_ref().map_or(Reach::Unknown, |known| known.reach.clone());
-        let patients = || participants.iter().filter(|p| !p.person.role.is_staff());
         let new = &content["m.new_content"];
         let texts: Vec<_> = [content, new]
             .iter()
@@ -85,15 +84,16 @@ impl Core {
             .collect();
         let mentions = [content, new].map(|content| content["m.mentions"]["user_ids"].as_array());
         let mentions: Vec<_> = mentions.into_iter().flatten().flatten().filter_map(Value::as_str).collect();
-        let people: Vec<_> = participants.iter().map(|p| &p.person).collect();
+        let everybody: Vec<_> = people.everybody().collect();
         rules::lane(&LaneFacts {
-            patients: patients().count(),
+            spokes: people.roster().spokes,
+            gone: people.former_patients().map(|person| person.id.clone()).collect(),
             answers: place.answers.as_ref().map(reach),
             thread: place.thread.as_ref().map(reach),
             mentions_patient: rules::names_a_patient(&NamingFacts {
                 texts: &texts,
                 mentions: &mentions,
-                people: &people,
+                people: &everybody,
                 namespace: NAMESPACE,
                 bot: BOT,
             }),

@@ -6,10 +6,10 @@ use ruma::{RoomId, UserId};
 use crate::{
     crypto::CryptoError,
     engine::Core,
-    homeserver::encoded,
     intake::{Event, may_write, mode_in},
     notices,
-    store::{InboxRow, Outcome, Portal},
+    relay::is_at_home,
+    store::{Departure, InboxRow, Outcome, ParticipantChange, Portal},
 };
 
 impl Core {
@@ -32,9 +32,13 @@ impl Core {
         {
             return Ok(Outcome::Nothing);
         }
-        let words = notices::switched(portal.kind(), mode).to_owned();
-        let notice = self.leg_ids.word(&event.event_id, &portal.id, words, self.clock.now());
-        Ok(Outcome::Switched { event_id: event.event_id.clone(), mode, since, notice: Box::new(notice) })
+        // Whose spoke is closed has been told why.
+        let people = self.store.people_in(&row.conversation).await?;
+        let notice = people.is_open(&portal).then(|| {
+            let words = notices::switched(portal.kind(), mode).to_owned();
+            Box::new(self.leg_ids.word(&event.event_id, &portal.id, words, self.clock.now()))
+        });
+        Ok(Outcome::Switched { event_id: event.event_id.clone(), mode, since, notice })
     }
 
     /// Somebody is in a portal: what was held for them goes out.
@@ -48,33 +52,47 @@ impl Core {
         Ok(Outcome::Nothing)
     }
 
-    /// Somebody is no longer in a portal. Nothing more is sent to them, and staff hear of it.
+    /// Somebody is no longer in a portal. Nothing more is sent to them; and when they have gone by themselves they do not take
+    /// part any more, and staff hear of it.
     pub(super) async fn left(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
         let Some(Ok(user_id)) = event.state_key.as_deref().map(UserId::parse) else {
             return Ok(Outcome::Nothing);
         };
-        if self.is_in(row, &user_id).await? {
+        let portals = self.store.portals(&row.conversation).await?;
+        let Some(room_id) = portals.iter().find(|portal| portal.id == row.portal).and_then(|p| p.room_id.clone())
+        else {
+            return Ok(Outcome::Nothing);
+        };
+        let bot = self.ghosts.bot().await?;
+        if self.homeserver.has_joined(bot.intent(), &room_id, &user_id).await? {
             // They have come back, and this came late.
             return Ok(Outcome::Nothing);
         }
-        let participants = self.store.participants(&row.conversation).await?;
-        let portals = self.store.portals(&row.conversation).await?;
+        let by_themselves = event.sender == user_id;
+        let people = self.store.people_in(&row.conversation).await?;
         let hub = portals.iter().find(|portal| portal.kind() == PortalKind::Hub);
-        let person = participants.iter().find(|p| p.person.user_id == user_id);
-        let notice = hub.zip(person).map(|(hub, person)| {
-            let words = notices::left(person.person.name.as_str());
-            Box::new(self.leg_ids.word(&event.event_id, &hub.id, words, self.clock.now()))
+        let home = portals.iter().find(|portal| portal.id == row.portal);
+        let person = people.everybody().find(|person| person.user_id == user_id);
+        let departure = hub.zip(home).zip(person).filter(|((_, home), person)| by_themselves && is_at_home(person, home));
+        let departure = departure.map(|((hub, home), person)| {
+            let (now, name) = (self.clock.now(), person.name.as_str());
+            let id = |kind| self.leg_ids.id(kind, &event.event_id, &hub.id);
+            Box::new(Departure {
+                change: ParticipantChange {
+                    conversation: row.conversation.clone(),
+                    by: person.clone(),
+                    whom: person.clone(),
+                    hub: hub.id.clone(),
+                    spoke: home.id.clone(),
+                    to_staff: Some(self.leg_ids.word(&event.event_id, &hub.id, notices::left(name), now)),
+                    to_patient: None,
+                    succession: id("succession"),
+                },
+                is_last: self.leg_ids.word(&event.event_id, &hub.id, notices::is_last(name), now),
+            })
         });
-        Ok(Outcome::Left { user_id, event_id: event.event_id.clone(), notice })
-    }
-
-    /// Whether somebody is in a portal's room, as the homeserver has it now.
-    async fn is_in(&self, row: &InboxRow, user_id: &UserId) -> Result<bool, CryptoError> {
-        let Some(room_id) = self.store.portal(&row.portal).await?.room_id else { return Ok(false) };
-        let bot = self.ghosts.bot().await?;
-        let event = format!("m.room.member/{}", encoded(user_id.as_str()));
-        let member = self.homeserver.state(bot.intent(), &room_id, &event).await?;
-        Ok(member.is_some_and(|content| content["membership"] == "join"))
+        let at = Timestamp::from(event.origin_server_ts);
+        Ok(Outcome::Left { user_id, event_id: event.event_id.clone(), at, departure })
     }
 
     /// Whether the sender of an event might write when the homeserver took it into a portal's room, by the power levels that

@@ -1,16 +1,15 @@
-//! Conversations, who takes part, and their portals.
+//! Conversations and their portals.
 
 use std::collections::HashSet;
 
 use parlour_domain::{
-    ConversationId, ConversationName, Mode, NewConversation, Person, PersonId, PortalId, PortalKind, Subject,
+    ConversationId, ConversationName, Mode, NewConversation, PersonId, PortalId, PortalKind, Subject,
     Timestamp,
 };
 use ruma::{OwnedRoomId, RoomId, UserId};
 
 use super::{
     Store, StoreError, matrix_id, one_row, parsed,
-    people::PersonRow,
     seal::{Owner, Place},
     transaction::Transaction,
 };
@@ -35,15 +34,6 @@ pub struct Conversation {
     pub lanes_told: bool,
 }
 
-/// A person in a conversation.
-#[derive(Clone, Debug)]
-pub struct Participant {
-    /// Who.
-    pub person: Person,
-    /// Owner or named sender.
-    pub may_send_one_way: bool,
-}
-
 /// A room bound to a conversation.
 #[derive(Clone, Debug)]
 pub struct Portal {
@@ -61,6 +51,8 @@ pub struct Portal {
     pub mode: Option<Mode>,
     /// Since when that holds, by the homeserver's clock.
     pub mode_since: Timestamp,
+    /// Which revision of what its room is to be like was known when this was read.
+    pub revision: i64,
 }
 
 impl Portal {
@@ -100,13 +92,13 @@ fn place<'a>(column: &'static str, id: &'a ConversationId) -> Place<'a> {
 
 const PORTAL: &str = "portals";
 pub(super) type PortalRow =
-    (String, String, Option<String>, Option<String>, Option<i64>, Option<String>, i64);
+    (String, String, Option<String>, Option<String>, Option<i64>, Option<String>, i64, i64);
 
 /// `SELECT` of what [`portal`] reads, and what follows it.
 macro_rules! portals {
     ($rest:literal) => {
         concat!(
-            "SELECT id, conversation_id, patient_id, room_id, attempted, mode, mode_since FROM portals ",
+            "SELECT id, conversation_id, patient_id, room_id, attempted, mode, mode_since, revision FROM portals ",
             $rest
         )
     };
@@ -114,7 +106,7 @@ macro_rules! portals {
 pub(super) use portals;
 
 pub(super) fn portal(
-    (id, conversation, patient, room_id, attempted, mode, mode_since): PortalRow,
+    (id, conversation, patient, room_id, attempted, mode, mode_since, revision): PortalRow,
 ) -> Result<Portal, StoreError> {
     Ok(Portal {
         id: parsed(PORTAL, &id)?,
@@ -124,6 +116,7 @@ pub(super) fn portal(
         attempted: attempted.map(Timestamp::from_millis),
         mode: mode.map(|mode| parsed(PORTAL, &mode)).transpose()?,
         mode_since: Timestamp::from_millis(mode_since),
+        revision,
     })
 }
 
@@ -158,11 +151,12 @@ impl Store {
         }
         for person in new.staff.iter().chain(&new.patients) {
             sqlx::query(
-                "INSERT INTO participants (conversation_id, person_id, may_send_one_way) VALUES ($1, $2, $3)",
+                "INSERT INTO participants (conversation_id, person_id, may_send_one_way, since) VALUES ($1, $2, $3, $4)",
             )
             .bind(id.as_str())
             .bind(person.as_str())
             .bind(i64::from(*person == new.owner))
+            .bind(at.millis())
             .execute(&mut *tx)
             .await?;
         }
@@ -267,15 +261,17 @@ impl Store {
         self.conversations_of_rows(rows).await
     }
 
-    /// The conversations that a person takes part in, newest first.
+    /// The conversations that a person may see, newest first: those that they take part in, and a patient those that they took
+    /// part in, which are still theirs to read.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn conversations_of(&self, person: &PersonId) -> Result<Vec<Conversation>, StoreError> {
         let rows = sqlx::query_as(
-            "SELECT c.id, c.name, c.subject, c.mode, c.owner_id, c.ready, c.lanes_told
-             FROM conversations c JOIN participants p ON p.conversation_id = c.id
-             WHERE p.person_id = $1 ORDER BY c.created_at DESC, c.id",
+            "SELECT c.id, c.name, c.subject, c.mode, c.owner_id, c.ready, c.lanes_told FROM conversations c
+             WHERE c.id IN (SELECT t.conversation_id FROM participants t WHERE t.person_id = $1
+                            UNION SELECT p.conversation_id FROM portals p WHERE p.patient_id = $1)
+             ORDER BY c.created_at DESC, c.id",
         )
         .bind(person.as_str())
         .fetch_all(&self.pool)
@@ -283,14 +279,14 @@ impl Store {
         self.conversations_of_rows(rows).await
     }
 
-    /// The conversations whose rooms are not all made, or not all set to its mode, oldest first.
+    /// The conversations whose rooms are not all made, or not all as they are to be, oldest first.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn unfinished_conversations(&self) -> Result<Vec<ConversationId>, StoreError> {
         let rows: Vec<(String,)> = sqlx::query_as(
             "SELECT id FROM conversations c WHERE ready = 0 OR EXISTS (
-                     SELECT 1 FROM portals p WHERE p.conversation_id = c.id AND p.mode_set <> c.mode)
+                     SELECT 1 FROM portals p WHERE p.conversation_id = c.id AND p.revision_set < p.revision AND p.room_id IS NOT NULL)
                  ORDER BY created_at, id",
         )
         .fetch_all(&self.pool)
@@ -298,38 +294,18 @@ impl Store {
         rows.iter().map(|(id,)| parsed(CONVERSATION, id)).collect()
     }
 
-    /// All rooms of a conversation stand, and whom they need is in them.
+    /// All rooms of a conversation stand, and whom they need is in them; unless another was asked for meanwhile. Whether they
+    /// do.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn conversation_is_ready(&self, id: &ConversationId) -> Result<(), StoreError> {
-        let ready = sqlx::query("UPDATE conversations SET ready = 1 WHERE id = $1").bind(id.as_str());
-        one_row(CONVERSATION, &self.alone(CommitPoint::ConversationReady, ready).await?)
-    }
-
-    /// Who takes part, by name.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn participants(&self, id: &ConversationId) -> Result<Vec<Participant>, StoreError> {
-        type Row = (String, String, String, Vec<u8>, Option<Vec<u8>>, i64);
-        let rows: Vec<Row> = sqlx::query_as(
-            "SELECT p.id, p.user_id, p.role, p.name, p.record_number, x.may_send_one_way
-             FROM participants x JOIN people p ON p.id = x.person_id WHERE x.conversation_id = $1",
-        )
-        .bind(id.as_str())
-        .fetch_all(&self.pool)
-        .await?;
-        let mut participants = Vec::with_capacity(rows.len());
-        for (id, user_id, role, name, number, may_send) in rows {
-            let row: PersonRow = (id, user_id, role, name, number);
-            let person = self.person_of_row(row).await?;
-            participants.push(Participant { person, may_send_one_way: may_send == 1 });
-        }
-        participants.sort_by(|a, b| {
-            (a.person.name.as_str(), &a.person.id).cmp(&(b.person.name.as_str(), &b.person.id))
-        });
-        Ok(participants)
+    pub async fn conversation_is_ready(&self, id: &ConversationId) -> Result<bool, StoreError> {
+        let ready = sqlx::query(
+            "UPDATE conversations SET ready = 1 WHERE id = $1
+                 AND NOT EXISTS (SELECT 1 FROM portals p WHERE p.conversation_id = $1 AND p.ready = 0)",
+        );
+        let ready = self.alone(CommitPoint::ConversationReady, ready.bind(id.as_str())).await?;
+        Ok(ready.rows_affected() == 1)
     }
 
     /// A conversation's portals, the hub first.
@@ -428,8 +404,7 @@ impl Store {
         room_id: &RoomId,
         mode: Mode,
     ) -> Result<(), StoreError> {
-        let sql =
-            "UPDATE portals SET room_id = $2, mode = $3, mode_set = $3 WHERE id = $1 AND room_id IS NULL";
+        let sql = "UPDATE portals SET room_id = $2, mode = $3 WHERE id = $1 AND room_id IS NULL";
         let made = sqlx::query(sql).bind(id.as_str()).bind(room_id.as_str()).bind(mode.as_str());
         one_row(PORTAL, &self.alone(CommitPoint::PortalMade, made).await?)
     }

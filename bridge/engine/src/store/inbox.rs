@@ -4,7 +4,7 @@ use parlour_domain::{ConversationId, LegId, MessageId, Mode, PersonId, PortalId,
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId};
 
 use super::{
-    Deletion, NewLeg, Store, StoreError, one_row, outbox, parsed, record,
+    Deletion, NewLeg, ParticipantChange, Store, StoreError, one_row, outbox, parsed, record,
     record::{ledger, map},
     seal::{Owner, Place},
     transaction::Transaction,
@@ -113,14 +113,16 @@ pub enum Outcome {
     Deleted(Box<Deletion>),
     /// On its way.
     Relayed(Box<RelayedMessage>),
-    /// Somebody is no longer in the portal; staff are told when it is one of the people.
+    /// Somebody is no longer in the portal.
     Left {
         /// Who.
         user_id: OwnedUserId,
         /// The event by which they left.
         event_id: OwnedEventId,
-        /// The bot's words to staff.
-        notice: Option<Box<NewLeg>>,
+        /// When, by the homeserver's clock.
+        at: Timestamp,
+        /// That they do not take part any more, when they have gone by themselves.
+        departure: Option<Box<Departure>>,
     },
     /// From here on another mode holds in the portal.
     Switched {
@@ -131,8 +133,16 @@ pub enum Outcome {
         /// Since when, by the homeserver's clock.
         since: Timestamp,
         /// The bot's words to those who are in it.
-        notice: Box<NewLeg>,
+        notice: Option<Box<NewLeg>>,
     },
+}
+
+/// Somebody has gone by their own client.
+pub struct Departure {
+    /// They do not take part any more.
+    pub change: ParticipantChange,
+    /// What the bot says to staff when nobody of them would be left: whoever has gone is brought back.
+    pub is_last: NewLeg,
 }
 
 const INBOX: &str = "inbox";
@@ -371,20 +381,17 @@ impl Store {
             }
             Outcome::Deleted(deletion) => drop(self.deleted(&mut tx, deletion, at).await?),
             Outcome::Relayed(message) => self.relayed(&mut tx, message, at).await?,
-            Outcome::Left { user_id, event_id, notice } => {
-                sqlx::query("DELETE FROM portal_members WHERE portal_id = $1 AND user_id = $2")
-                    .bind(row.portal.as_str())
-                    .bind(user_id.as_str())
-                    .execute(&mut *tx)
-                    .await?;
-                if let Some(notice) = notice {
-                    ledger(&mut tx, &row.conversation, event_id, None, "left", None, at).await?;
-                    self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
+            Outcome::Left { user_id, event_id, at: gone_at, departure } => {
+                if let Some(departure) = departure {
+                    self.departed(&mut tx, departure, event_id, at).await?;
                 }
+                Self::is_gone(&mut tx, &row.portal, user_id, *gone_at).await?;
             }
             Outcome::Switched { event_id, mode, since, notice } => {
                 self.switched(&mut tx, row, event_id, (*mode, *since), at).await?;
-                self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
+                if let Some(notice) = notice {
+                    self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
+                }
             }
         }
         if let Some((index, event_id)) = index {

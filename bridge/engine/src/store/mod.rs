@@ -11,6 +11,7 @@ mod lists;
 mod machine;
 mod modes;
 mod outbox;
+mod participants;
 mod people;
 mod progress;
 mod reading;
@@ -31,14 +32,15 @@ use std::sync::Arc;
 
 use sqlx::{Any, AnyPool, Database, any::AnyQueryResult, query::Query};
 
-pub use conversations::{Begun, Conversation, Participant, Portal, Request};
+pub use conversations::{Begun, Conversation, Portal, Request};
 pub use copy::CopyError;
 pub use database::DatabaseUrl;
 pub use deleting::Deletion;
 pub use figures::Figures;
-pub use inbox::{Arrived, InboxRow, MegolmIndex, Outcome, RelayedMessage};
+pub use inbox::{Arrived, Departure, InboxRow, MegolmIndex, Outcome, RelayedMessage};
 pub use machine::MachineStore;
 pub use outbox::{Leg, LegContent, NewLeg, Says};
+pub use participants::{Participant, ParticipantChange, ParticipantsAre, People};
 pub use people::OurUser;
 pub use progress::{Making, Sending};
 pub use reading::{DueReceipt, MessageStatus, Read, Receipt, Way};

@@ -11,6 +11,14 @@ use super::{
 };
 use crate::{commit_point::CommitPoint, store::InboxRow};
 
+/// The mode that a portal `p` of a conversation `c` is to have (`parlour_domain::mode_of_portal`).
+macro_rules! wanted_mode {
+    () => {
+        "CASE WHEN p.patient_id IS NULL OR EXISTS (SELECT 1 FROM participants t
+             WHERE t.conversation_id = p.conversation_id AND t.person_id = p.patient_id) THEN c.mode ELSE 'one-way' END"
+    };
+}
+
 impl Store {
     /// Somebody asks for a mode: it is the conversation's, and its rooms are to be set to it. Whether that is news.
     ///
@@ -70,12 +78,7 @@ impl Store {
             return Ok(false);
         }
         // Who may write stands in its hub alone.
-        sqlx::query(
-            "UPDATE portals SET mode_set = '' WHERE conversation_id = $1 AND patient_id IS NULL AND room_id IS NOT NULL",
-        )
-        .bind(id.as_str())
-        .execute(&mut *tx)
-        .await?;
+        Self::portal_is_to_be_set(&mut tx, id, None).await?;
         self.commit(tx, CommitPoint::ModeKept).await?;
         Ok(true)
     }
@@ -97,6 +100,10 @@ impl Store {
             self.leave(tx).await?;
             return Ok(false);
         }
+        sqlx::query("UPDATE portals SET revision = revision + 1 WHERE conversation_id = $1")
+            .bind(id.as_str())
+            .execute(&mut *tx)
+            .await?;
         let what = if by.is_some() { "mode-asked" } else { "mode-found" };
         ledger_of_conversation(&mut tx, id, by, what, Some(mode.as_str()), at).await?;
         self.commit(tx, CommitPoint::ModeKept).await?;
@@ -116,49 +123,65 @@ impl Store {
         self.change_mode(id, mode, None, at).await.map(drop)
     }
 
-    /// The portals of a conversation whose rooms were set to another mode than its own, the hub last.
+    /// A portal of a conversation is to be another than its room is: the spoke of a patient, or the hub.
+    pub(super) async fn portal_is_to_be_set(
+        tx: &mut Transaction,
+        id: &ConversationId,
+        patient: Option<&PersonId>,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE portals SET revision = revision + 1 WHERE conversation_id = $1 AND COALESCE(patient_id, '') = $2",
+        )
+        .bind(id.as_str())
+        .bind(patient.map_or("", PersonId::as_str))
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+
+    /// The portals of a conversation whose rooms are not as they are to be, the hub last.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn portals_to_set(&self, id: &ConversationId) -> Result<Vec<Portal>, StoreError> {
         let sql = portals!(
-            "WHERE conversation_id = $1 AND mode_set <> (SELECT c.mode FROM conversations c WHERE c.id = $1)
+            "WHERE conversation_id = $1 AND revision_set < revision AND room_id IS NOT NULL
              ORDER BY patient_id IS NULL, patient_id"
         );
         self.portals_by(sql, id).await
     }
 
-    /// A portal's room was set to a mode.
+    /// A portal's room was set to a revision. What was to be another since then still is.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn portal_is_set(&self, id: &PortalId, mode: Mode) -> Result<(), StoreError> {
-        let set = sqlx::query("UPDATE portals SET mode_set = $2 WHERE id = $1");
-        let set = set.bind(id.as_str()).bind(mode.as_str());
-        one_row("portals", &self.alone(CommitPoint::ModeSet, set).await?)
+    pub async fn portal_is_set(&self, id: &PortalId, revision: i64) -> Result<(), StoreError> {
+        let set = sqlx::query("UPDATE portals SET revision_set = $2 WHERE id = $1 AND revision_set < $2");
+        let set = set.bind(id.as_str()).bind(revision);
+        self.alone(CommitPoint::PortalSet, set).await.map(drop)
     }
 
-    /// What rooms were set to is not known any more: each is to be set to its conversation's mode again.
+    /// What rooms were set to is not known any more: each is to be set again.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn all_are_to_be_set(&self) -> Result<(), StoreError> {
-        let forgotten = sqlx::query("UPDATE portals SET mode_set = '' WHERE room_id IS NOT NULL");
-        self.alone(CommitPoint::ModeSet, forgotten).await.map(drop)
+        let forgotten = sqlx::query("UPDATE portals SET revision = revision + 1 WHERE room_id IS NOT NULL");
+        self.alone(CommitPoint::PortalSet, forgotten).await.map(drop)
     }
 
-    /// In how many rooms of a conversation another mode holds than its own.
+    /// How many rooms of a conversation are not as they are to be: who is in them, who may write.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn not_switched(&self, id: &ConversationId) -> Result<i64, StoreError> {
-        let (count,): (i64,) = sqlx::query_as(
+    pub async fn not_set(&self, id: &ConversationId) -> Result<i64, StoreError> {
+        let sql = concat!(
             "SELECT COUNT(*) FROM portals p JOIN conversations c ON c.id = p.conversation_id
-             WHERE c.id = $1 AND (p.mode <> c.mode OR p.mode_set <> c.mode)",
-        )
-        .bind(id.as_str())
-        .fetch_one(&self.pool)
-        .await?;
+             WHERE c.id = $1 AND p.room_id IS NOT NULL AND (p.revision_set < p.revision OR p.mode <> ",
+            wanted_mode!(),
+            ")"
+        );
+        let (count,): (i64,) = sqlx::query_as(sql).bind(id.as_str()).fetch_one(&self.pool).await?;
         Ok(count)
     }
 
@@ -171,15 +194,22 @@ impl Store {
         (mode, since): (Mode, Timestamp),
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        // Where the room was set otherwise since, that is told next; and where it was not, it is to be set again.
-        let switched =
-            sqlx::query("UPDATE portals SET mode = $2, mode_set = $2, mode_since = $3 WHERE id = $1")
-                .bind(row.portal.as_str())
-                .bind(mode.as_str())
-                .bind(since.millis())
-                .execute(&mut **tx)
-                .await?;
+        let switched = sqlx::query("UPDATE portals SET mode = $2, mode_since = $3 WHERE id = $1")
+            .bind(row.portal.as_str())
+            .bind(mode.as_str())
+            .bind(since.millis())
+            .execute(&mut **tx)
+            .await?;
         one_row("portals", &switched)?;
+        // Where the room was set otherwise since, that is told next; and where it was not, it is to be set again.
+        let otherwise = concat!(
+            "UPDATE portals SET revision = revision + 1 WHERE id = (
+                 SELECT p.id FROM portals p JOIN conversations c ON c.id = p.conversation_id
+                 WHERE p.id = $1 AND p.mode <> ",
+            wanted_mode!(),
+            ")"
+        );
+        sqlx::query(otherwise).bind(row.portal.as_str()).execute(&mut **tx).await?;
         ledger(tx, &row.conversation, event_id, None, "mode", Some(mode.as_str()), at).await
     }
 }

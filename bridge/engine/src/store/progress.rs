@@ -1,7 +1,7 @@
 //! How far things have come: the making of a conversation, and the messages that are under way in it. Numbers, and ids of
 //! messages; nobody's name, and nothing of what was said.
 
-use parlour_domain::{ConversationId, MessageId, PersonId};
+use parlour_domain::{ConversationId, MessageId};
 use ruma::OwnedEventId;
 
 use super::{Store, StoreError, matrix_id, parsed};
@@ -62,17 +62,6 @@ const SENDING: &str = "SELECT m.id, m.event_id,
      GROUP BY m.id, m.event_id, m.sent_at, m.deleted_at ORDER BY m.sent_at DESC, m.id LIMIT 50";
 
 impl Store {
-    /// Whether somebody takes part in a conversation.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn takes_part(&self, id: &ConversationId, person: &PersonId) -> Result<bool, StoreError> {
-        let sql = "SELECT person_id FROM participants WHERE conversation_id = $1 AND person_id = $2";
-        let row: Option<(String,)> =
-            sqlx::query_as(sql).bind(id.as_str()).bind(person.as_str()).fetch_optional(&self.pool).await?;
-        Ok(row.is_some())
-    }
-
     /// How far the making of a conversation has come; none when there is no such conversation.
     ///
     /// # Errors

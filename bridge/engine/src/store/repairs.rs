@@ -263,7 +263,7 @@ impl Store {
         parsed.collect()
     }
 
-    /// The portals that a user of ours writes to, of those where somebody takes part.
+    /// The portals that a user of ours writes to, of those that somebody reads.
     ///
     /// # Errors
     /// When the database fails.
@@ -273,12 +273,12 @@ impl Store {
         reader: &UserId,
     ) -> Result<Vec<PortalId>, StoreError> {
         let rows: Vec<(String,)> = sqlx::query_as(
-            "SELECT p.id FROM people r
-             JOIN participants t ON t.person_id = r.id
-             JOIN portals p ON p.conversation_id = t.conversation_id
-             WHERE r.user_id = $2
-                 AND (p.patient_id = r.id OR (p.patient_id IS NULL AND r.role <> 'patient'))
-                 AND EXISTS (SELECT 1 FROM outbox o WHERE o.sender_user_id = $1 AND o.portal_id = p.id)",
+            "SELECT p.id FROM portals p
+             WHERE EXISTS (SELECT 1 FROM outbox o WHERE o.sender_user_id = $1 AND o.portal_id = p.id)
+                 AND p.id IN (SELECT s.id FROM people r JOIN portals s ON s.patient_id = r.id WHERE r.user_id = $2
+                              UNION SELECT h.id FROM people r JOIN participants t ON t.person_id = r.id
+                              JOIN portals h ON h.conversation_id = t.conversation_id AND h.patient_id IS NULL
+                              WHERE r.user_id = $2 AND r.role <> 'patient')",
         )
         .bind(sender.as_str())
         .bind(reader.as_str())

@@ -229,11 +229,15 @@ impl Store {
     /// When the database fails.
     pub async fn waited_for(&self) -> Result<Vec<(OwnedUserId, PortalId)>, StoreError> {
         let rows: Vec<(String, String)> = sqlx::query_as(
-            "SELECT DISTINCT r.user_id, p.id FROM outbox o
+            "SELECT r.user_id, p.id FROM outbox o
+             JOIN portals p ON p.id = o.portal_id
+             JOIN people r ON r.id = p.patient_id
+             WHERE o.state = 'held'
+             UNION SELECT r.user_id, p.id FROM outbox o
              JOIN portals p ON p.id = o.portal_id
              JOIN participants t ON t.conversation_id = p.conversation_id
              JOIN people r ON r.id = t.person_id
-             WHERE o.state = 'held' AND (p.patient_id = r.id OR (p.patient_id IS NULL AND r.role <> 'patient'))",
+             WHERE o.state = 'held' AND p.patient_id IS NULL AND r.role <> 'patient'",
         )
         .fetch_all(&self.pool)
         .await?;

@@ -30,9 +30,9 @@ pub struct SealedLeg<'a> {
 /// Who is in a portal.
 #[derive(Debug, Default)]
 pub struct Members {
-    /// The people who take part in it there, and read it.
+    /// The people who read it.
     pub readers: Vec<OwnedUserId>,
-    /// Users of ours.
+    /// The others: users of ours, and whoever is still in it who does not take part any more.
     pub others: HashSet<OwnedUserId>,
 }
 
@@ -58,6 +58,7 @@ struct LegRow {
     attempted: Option<i64>,
     mode: Option<String>,
     mode_since: i64,
+    revision: i64,
     sender_id: Option<String>,
     content: Option<Vec<u8>>,
     lane: Option<String>,
@@ -69,7 +70,7 @@ struct LegRow {
 
 const LEGS: &str = "SELECT o.seq, o.leg_id, o.message_id, o.notice, o.notice_about, o.says, o.redacts, o.sent_at, o.ciphertext,
         o.sender_user_id, o.attempts, o.next_attempt_at, o.state, o.portal_id, p.conversation_id, p.patient_id, p.room_id,
-        p.attempted, p.mode, p.mode_since, m.sender_id, m.content, m.lane, x.event_id AS about_event,
+        p.attempted, p.mode, p.mode_since, p.revision, m.sender_id, m.content, m.lane, x.event_id AS about_event,
         d.event_id AS deleted_event, m.portal_id AS home_id, m.event_id AS source
      FROM outbox o JOIN portals p ON p.id = o.portal_id
      LEFT JOIN messages m ON m.id = o.message_id
@@ -81,11 +82,14 @@ const LEGS: &str = "SELECT o.seq, o.leg_id, o.message_id, o.notice, o.notice_abo
                      AND w.says = 'message' AND w.state IN ('waiting', 'held')) THEN seq END), MIN(seq))
          FROM outbox n WHERE state IN ('waiting', 'held') AND portal_id IN";
 const A_PORTAL_EACH: &str = "GROUP BY portal_id)";
-const MEMBERS: &str = "SELECT i.portal_id, i.user_id, CASE WHEN t.person_id IS NULL THEN 0 ELSE 1 END
+/// Whoever is in a portal reads it: in the hub, staff who take part; in a spoke its patient, always. What is on its way there was
+/// said while they took part.
+const MEMBERS: &str =
+    "SELECT i.portal_id, i.user_id, CASE WHEN p.patient_id = r.id OR t.person_id IS NOT NULL THEN 1 ELSE 0 END
      FROM portal_members i JOIN portals p ON p.id = i.portal_id
      LEFT JOIN people r ON r.user_id = i.user_id
      LEFT JOIN participants t ON t.conversation_id = p.conversation_id AND t.person_id = r.id
-         AND (p.patient_id = r.id OR (p.patient_id IS NULL AND r.role <> 'patient'))
+         AND p.patient_id IS NULL AND r.role <> 'patient'
      WHERE i.portal_id IN";
 
 impl Store {
@@ -141,6 +145,7 @@ impl Store {
             row.attempted,
             row.mode,
             row.mode_since,
+            row.revision,
         ))?;
         let key = self.portal_key(&portal).await?;
         let sender: Option<OwnedUserId> = row.sender_user_id.map(|id| matrix_id(OUTBOX, id)).transpose()?;

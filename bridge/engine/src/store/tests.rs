@@ -1,6 +1,7 @@
 //! What a store promises, tried on both databases.
 
 mod deleting;
+mod participants;
 mod progress;
 mod reading;
 mod repairs;
@@ -29,6 +30,10 @@ use deleting::{
     an_event_that_was_left_behind_goes_as_well, what_is_deleted_is_not_sent_and_goes_where_it_stands,
     what_is_deleted_waits_for_nobody_who_could_read,
     what_is_on_its_way_when_it_is_deleted_goes_when_it_is_there,
+};
+use participants::{
+    a_conversation_has_an_owner_and_somebody_of_the_staff, a_new_patient_has_a_spoke_that_is_made,
+    what_was_to_be_set_meanwhile_still_is, who_is_excluded_does_not_take_part_until_they_are_included,
 };
 use progress::{
     it_is_known_how_far_a_conversation_is_made, it_is_known_how_far_a_message_has_come,
@@ -106,6 +111,10 @@ on_both! {
     a_device_that_nobody_told_of_is_news
     news_of_devices_stays_until_it_is_dealt_with
     whoever_is_waited_for_is_named_with_the_portal
+    who_is_excluded_does_not_take_part_until_they_are_included
+    a_conversation_has_an_owner_and_somebody_of_the_staff
+    a_new_patient_has_a_spoke_that_is_made
+    what_was_to_be_set_meanwhile_still_is
     a_clock_that_was_set_back_renews_all_the_same
     a_homeserver_that_is_back_is_known_until_it_is_dealt_with
     the_bots_words_are_sent_again_as_well

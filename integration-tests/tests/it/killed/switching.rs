@@ -130,8 +130,8 @@ async fn ask(trial: &Trial, murphy: &Client, talk: &Talk, mode: &str) -> Option<
 
 async fn is_switched(trial: &Trial, books: &Books, talk: &Talk, mode: &'static str, place: &str) {
     let sql = match mode {
-        "one-way" => "SELECT COUNT(*) FROM portals WHERE mode = 'one-way' AND mode_set = 'one-way'",
-        _ => "SELECT COUNT(*) FROM portals WHERE mode = 'two-way' AND mode_set = 'two-way'",
+        "one-way" => "SELECT COUNT(*) FROM portals WHERE mode = 'one-way' AND revision_set = revision",
+        _ => "SELECT COUNT(*) FROM portals WHERE mode = 'two-way' AND revision_set = revision",
     };
     let deadline = Instant::now() + LIMIT;
     while books.number(sql).await < i64::try_from(talk.rooms().len()).expect("a number") {

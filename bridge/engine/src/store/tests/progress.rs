@@ -66,8 +66,8 @@ pub(super) async fn it_is_known_how_far_a_conversation_is_made(database: &TestDa
     assert_eq!(making().await, Making { made: 3, of: 3, ready: true });
     let nowhere = ConversationId::from_bytes([0; 16]);
     assert_eq!(world.store.making(&nowhere).await.expect("read"), None);
-    assert!(world.store.takes_part(&world.conversation, &world.ann).await.expect("read"));
-    assert!(!world.store.takes_part(&nowhere, &world.ann).await.expect("read"));
+    assert!(world.store.may_see(&world.conversation, &world.ann).await.expect("read"));
+    assert!(!world.store.may_see(&nowhere, &world.ann).await.expect("read"));
 }
 
 /// How far messages have come: sent, held, waiting, failed, of; newest first.

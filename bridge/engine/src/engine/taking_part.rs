@@ -1,0 +1,83 @@
+//! Who takes part in a conversation, as the listeners change it (S3): written down first, then the rooms are set to it.
+
+use parlour_domain::{ConversationId, LegId, Person, PortalId, PortalKind};
+
+use super::{Core, Engine, EngineError};
+use crate::{
+    notices,
+    store::{NewLeg, ParticipantChange, ParticipantsAre, Portal, Says},
+};
+
+impl Core {
+    /// A change of who takes part, and what the bot says of it.
+    async fn participant_change(
+        &self,
+        id: &ConversationId,
+        by: &Person,
+        whom: &Person,
+        (to_staff, to_patient): (fn(&str) -> String, &str),
+    ) -> Result<ParticipantChange, EngineError> {
+        let portals = self.store.portals(id).await?;
+        let hub = portals.iter().find(|portal| portal.kind() == PortalKind::Hub);
+        let hub = hub.ok_or(crate::store::StoreError::Malformed("portals"))?;
+        let word = |portal: &Portal, words: String| NewLeg {
+            id: LegId::from_bytes(self.ghosts.chance.bytes()),
+            portal: portal.id.clone(),
+            says: Says::Notice(words, None),
+            sent_at: self.clock.now(),
+        };
+        let spoke = portals.iter().find(|portal| portal.patient.as_ref() == Some(&whom.id));
+        let fresh = || PortalId::from_bytes(self.ghosts.chance.bytes());
+        Ok(ParticipantChange {
+            conversation: id.clone(),
+            by: by.clone(),
+            whom: whom.clone(),
+            hub: hub.id.clone(),
+            spoke: spoke.map_or_else(fresh, |spoke| spoke.id.clone()),
+            // Of the staff themselves the hub tells who is in it.
+            to_staff: (!whom.role.is_staff()).then(|| word(hub, to_staff(whom.name.as_str()))),
+            to_patient: spoke.map(|spoke| word(spoke, to_patient.to_owned())),
+            succession: LegId::from_bytes(self.ghosts.chance.bytes()),
+        })
+    }
+
+    /// Has everybody look who has to do with a change of who takes part.
+    fn participants_are(&self, outcome: ParticipantsAre, change: &ParticipantChange) -> Result<(), EngineError> {
+        match outcome {
+            ParticipantsAre::Changed => {
+                self.wake_maker(&change.conversation);
+                self.wake_senders(&[change.hub.clone(), change.spoke.clone()]);
+                self.changed(&change.conversation);
+                Ok(())
+            }
+            ParticipantsAre::AsBefore => Ok(()),
+            ParticipantsAre::Refused(error) => Err(EngineError::TakingPart(error)),
+        }
+    }
+}
+
+impl Engine {
+    /// Includes somebody in a conversation (S3). When this returns well it is written down, and they are brought into their
+    /// room. Who takes part already and has gone missing there is brought back.
+    ///
+    /// # Errors
+    /// [`EngineError::TakingPart`]; or the database fails: then nothing has changed.
+    pub async fn include(&self, id: &ConversationId, whom: &Person, by: &Person) -> Result<(), EngineError> {
+        let words = (notices::includes as fn(&str) -> String, notices::AGAIN);
+        let change = self.core.participant_change(id, by, whom, words).await?;
+        let outcome = self.core.store.include(&change, self.core.clock.now()).await?;
+        self.core.participants_are(outcome, &change)
+    }
+
+    /// Excludes somebody from a conversation (S3). When this returns well it is written down: nothing that is said from now on
+    /// reaches them, and their room is being closed to them.
+    ///
+    /// # Errors
+    /// [`EngineError::TakingPart`]; or the database fails: then nothing has changed.
+    pub async fn exclude(&self, id: &ConversationId, whom: &Person, by: &Person) -> Result<(), EngineError> {
+        let words = (notices::excludes as fn(&str) -> String, notices::CLOSED);
+        let change = self.core.participant_change(id, by, whom, words).await?;
+        let outcome = self.core.store.exclude(&change, self.core.clock.now()).await?;
+        self.core.participants_are(outcome, &change)
+    }
+}

@@ -1,0 +1,491 @@
+//! Who takes part in conversations, and who did (S3). What changes, what follows from it, and what the bot says of it are
+//! one commit.
+
+use parlour_domain::{
+    Candidate, ConversationId, LegId, Person, PersonId, PortalId, Roster, TakingPartError, Timestamp, heir,
+    may_exclude, may_include,
+};
+use ruma::{EventId, OwnedUserId, UserId};
+
+use super::{
+    Departure, NewLeg, Portal, Says, Store, StoreError, one_row, parsed,
+    people::PersonRow,
+    record::{About, line},
+    transaction::Transaction,
+};
+use crate::{commit_point::CommitPoint, notices};
+
+/// A person who takes part in a conversation.
+#[derive(Clone, Debug)]
+pub struct Participant {
+    /// Who.
+    pub person: Person,
+    /// Owner or named sender.
+    pub may_send_one_way: bool,
+}
+
+/// A person who took part in a conversation, and does not any more.
+#[derive(Clone, Debug)]
+pub struct Former {
+    /// Who.
+    pub person: Person,
+    /// When they were no longer in their room, by the homeserver's clock; none as long as they are.
+    pub gone_at: Option<Timestamp>,
+}
+
+/// The people of a conversation.
+#[derive(Clone, Debug, Default)]
+pub struct People {
+    /// Who takes part, by name.
+    pub participants: Vec<Participant>,
+    /// Who did, by name.
+    pub former: Vec<Former>,
+}
+
+impl People {
+    /// Everybody who takes part or has taken part.
+    pub fn everybody(&self) -> impl Iterator<Item = &Person> {
+        let participants = self.participants.iter().map(|participant| &participant.person);
+        participants.chain(self.former.iter().map(|former| &former.person))
+    }
+
+    /// The staff who take part.
+    pub fn staff(&self) -> impl Iterator<Item = &Participant> {
+        self.participants.iter().filter(|participant| participant.person.role.is_staff())
+    }
+
+    /// The patients who take part.
+    pub fn patients(&self) -> impl Iterator<Item = &Participant> {
+        self.participants.iter().filter(|participant| !participant.person.role.is_staff())
+    }
+
+    /// The patients who took part.
+    pub fn former_patients(&self) -> impl Iterator<Item = &Person> {
+        self.former.iter().map(|former| &former.person).filter(|person| !person.role.is_staff())
+    }
+
+    /// Whether what is said goes into a portal: into the hub, and the spokes of patients who take part.
+    #[must_use]
+    pub fn is_open(&self, portal: &Portal) -> bool {
+        portal.patient.as_ref().is_none_or(|patient| self.patients().any(|p| p.person.id == *patient))
+    }
+
+    /// Who is in the conversation, in numbers.
+    #[must_use]
+    pub fn roster(&self) -> Roster {
+        Roster { staff: self.staff().count(), spokes: self.patients().count() + self.former_patients().count() }
+    }
+}
+
+/// Somebody is included in a conversation or excluded from it.
+#[derive(Clone)]
+pub struct ParticipantChange {
+    /// Which conversation.
+    pub conversation: ConversationId,
+    /// Who asks for it: perhaps themselves.
+    pub by: Person,
+    /// Whom.
+    pub whom: Person,
+    /// Its hub.
+    pub hub: PortalId,
+    /// The spoke of a patient who has none yet.
+    pub spoke: PortalId,
+    /// What the bot says to staff.
+    pub to_staff: Option<NewLeg>,
+    /// What the bot says to a patient who has a spoke.
+    pub to_patient: Option<NewLeg>,
+    /// As which leg the bot says who owns the conversation from now on, if somebody else does.
+    pub succession: LegId,
+}
+
+/// What a change of who takes part came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParticipantsAre {
+    /// It is so from now on.
+    Changed,
+    /// It was so before.
+    AsBefore,
+    /// It may not be.
+    Refused(TakingPartError),
+}
+
+const PARTICIPANTS: &str = "participants";
+
+impl Store {
+    /// Who takes part in a conversation, and who did.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn people_in(&self, id: &ConversationId) -> Result<People, StoreError> {
+        type Row = (String, String, String, Vec<u8>, Option<Vec<u8>>, Option<i64>, Option<i64>);
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT p.id, p.user_id, p.role, p.name, p.record_number, x.may_send_one_way, NULL
+             FROM participants x JOIN people p ON p.id = x.person_id WHERE x.conversation_id = $1
+             UNION ALL SELECT p.id, p.user_id, p.role, p.name, p.record_number, NULL, x.gone_at
+             FROM former_participants x JOIN people p ON p.id = x.person_id WHERE x.conversation_id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_all(&self.pool)
+        .await?;
+        let mut people = People::default();
+        for (id, user_id, role, name, number, may_send, gone_at) in rows {
+            let row: PersonRow = (id, user_id, role, name, number);
+            let person = self.person_of_row(row).await?;
+            match may_send {
+                Some(may_send) => {
+                    people.participants.push(Participant { person, may_send_one_way: may_send == 1 });
+                }
+                None => {
+                    people.former.push(Former { person, gone_at: gone_at.map(Timestamp::from_millis) });
+                }
+            }
+        }
+        let by_name = |a: &Person, b: &Person| (a.name.as_str(), &a.id).cmp(&(b.name.as_str(), &b.id));
+        people.participants.sort_by(|a, b| by_name(&a.person, &b.person));
+        people.former.sort_by(|a, b| by_name(&a.person, &b.person));
+        Ok(people)
+    }
+
+    /// Who takes part in a conversation, by name.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn participants(&self, id: &ConversationId) -> Result<Vec<Participant>, StoreError> {
+        Ok(self.people_in(id).await?.participants)
+    }
+
+    /// Whether somebody may see a conversation: they take part in it, or have taken part as a patient, whose room stays theirs
+    /// to read.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn may_see(&self, id: &ConversationId, person: &PersonId) -> Result<bool, StoreError> {
+        let row: Option<(String,)> = sqlx::query_as(
+            "SELECT person_id FROM participants WHERE conversation_id = $1 AND person_id = $2
+             UNION SELECT patient_id FROM portals WHERE conversation_id = $1 AND patient_id = $2",
+        )
+        .bind(id.as_str())
+        .bind(person.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.is_some())
+    }
+
+    /// The people that are in a portal's room and may not be, as far as is known: staff who do not take part any more.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn strangers_in(&self, hub: &PortalId) -> Result<Vec<OwnedUserId>, StoreError> {
+        let rows: Vec<(String,)> = sqlx::query_as(
+            "SELECT i.user_id FROM portal_members i JOIN portals p ON p.id = i.portal_id
+             JOIN people r ON r.user_id = i.user_id
+             WHERE i.portal_id = $1 AND p.patient_id IS NULL AND NOT EXISTS (
+                 SELECT 1 FROM participants t WHERE t.conversation_id = p.conversation_id AND t.person_id = r.id)",
+        )
+        .bind(hub.as_str())
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(|(user_id,)| super::matrix_id("portal_members", user_id)).collect()
+    }
+
+    /// Includes somebody in a conversation. Who takes part and is not in their room is brought back.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of it is kept.
+    pub async fn include(
+        &self,
+        change: &ParticipantChange,
+        at: Timestamp,
+    ) -> Result<ParticipantsAre, StoreError> {
+        let mut tx = self.begin().await?;
+        let outcome = self.included(&mut tx, change, at).await?;
+        self.settle(tx, outcome).await
+    }
+
+    /// Excludes somebody from a conversation.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of it is kept.
+    pub async fn exclude(
+        &self,
+        change: &ParticipantChange,
+        at: Timestamp,
+    ) -> Result<ParticipantsAre, StoreError> {
+        let mut tx = self.begin().await?;
+        let outcome = self.excluded(&mut tx, change, None, at).await?;
+        self.settle(tx, outcome).await
+    }
+
+    async fn settle(&self, tx: Transaction, outcome: ParticipantsAre) -> Result<ParticipantsAre, StoreError> {
+        match outcome {
+            ParticipantsAre::Changed => self.commit(tx, CommitPoint::ParticipantsKept).await?,
+            ParticipantsAre::AsBefore | ParticipantsAre::Refused(_) => self.leave(tx).await?,
+        }
+        Ok(outcome)
+    }
+
+    async fn included(
+        &self,
+        tx: &mut Transaction,
+        change: &ParticipantChange,
+        at: Timestamp,
+    ) -> Result<ParticipantsAre, StoreError> {
+        let (id, whom) = (&change.conversation, &change.whom);
+        let patient = (!whom.role.is_staff()).then_some(&whom.id);
+        if Self::takes_part(tx, id, &whom.id).await? {
+            return Self::brought_back(tx, id, whom, patient).await;
+        }
+        let returned = Self::took_part(tx, id, &whom.id).await?;
+        let (owner, roster) = Self::roster(tx, id).await?;
+        if let Err(error) = may_include(&change.by, &owner, (whom, returned), roster) {
+            return Ok(ParticipantsAre::Refused(error));
+        }
+        sqlx::query("DELETE FROM former_participants WHERE conversation_id = $1 AND person_id = $2")
+            .bind(id.as_str())
+            .bind(whom.id.as_str())
+            .execute(&mut **tx)
+            .await?;
+        sqlx::query("INSERT INTO participants (conversation_id, person_id, since) VALUES ($1, $2, $3)")
+            .bind(id.as_str())
+            .bind(whom.id.as_str())
+            .bind(at.millis())
+            .execute(&mut **tx)
+            .await?;
+        if patient.is_some() {
+            if returned {
+                Self::portal_is_to_be_set(tx, id, patient).await?;
+            } else {
+                sqlx::query("INSERT INTO portals (id, conversation_id, patient_id) VALUES ($1, $2, $3)")
+                    .bind(change.spoke.as_str())
+                    .bind(id.as_str())
+                    .bind(whom.id.as_str())
+                    .execute(&mut **tx)
+                    .await?;
+                sqlx::query("UPDATE conversations SET ready = 0 WHERE id = $1")
+                    .bind(id.as_str())
+                    .execute(&mut **tx)
+                    .await?;
+            }
+        }
+        // Who is in the hub, or what its topic says.
+        Self::portal_is_to_be_set(tx, id, None).await?;
+        let about = About { event_id: None, message: None, by: Some(&change.by.id) };
+        line(tx, id, about, "included", Some(whom.id.as_str()), at).await?;
+        let to_patient = change.to_patient.as_ref().filter(|_| returned);
+        for word in [change.to_staff.as_ref(), to_patient].into_iter().flatten() {
+            self.add(tx, std::slice::from_ref(word), None, at).await?;
+        }
+        Ok(ParticipantsAre::Changed)
+    }
+
+    /// Who takes part and is not in their room, for whatever reason, is to be.
+    async fn brought_back(
+        tx: &mut Transaction,
+        id: &ConversationId,
+        whom: &Person,
+        patient: Option<&PersonId>,
+    ) -> Result<ParticipantsAre, StoreError> {
+        let missing: Option<(String,)> = sqlx::query_as(
+            "SELECT p.id FROM portals p WHERE p.conversation_id = $1 AND COALESCE(p.patient_id, '') = $2 AND p.ready = 1
+                 AND NOT EXISTS (SELECT 1 FROM portal_members i WHERE i.portal_id = p.id AND i.user_id = $3)",
+        )
+        .bind(id.as_str())
+        .bind(patient.map_or("", PersonId::as_str))
+        .bind(whom.user_id.as_str())
+        .fetch_optional(&mut **tx)
+        .await?;
+        if missing.is_none() {
+            return Ok(ParticipantsAre::AsBefore);
+        }
+        Self::portal_is_to_be_set(tx, id, patient).await?;
+        Ok(ParticipantsAre::Changed)
+    }
+
+    /// Somebody does not take part any more: excluded by the practice API, or gone by their own client in an event.
+    pub(super) async fn excluded(
+        &self,
+        tx: &mut Transaction,
+        change: &ParticipantChange,
+        event_id: Option<&EventId>,
+        at: Timestamp,
+    ) -> Result<ParticipantsAre, StoreError> {
+        let (id, whom) = (&change.conversation, &change.whom);
+        if !Self::takes_part(tx, id, &whom.id).await? {
+            return Ok(ParticipantsAre::AsBefore);
+        }
+        let (owner, roster) = Self::roster(tx, id).await?;
+        if let Err(error) = may_exclude(&change.by, &owner, whom, roster) {
+            return Ok(ParticipantsAre::Refused(error));
+        }
+        sqlx::query("DELETE FROM participants WHERE conversation_id = $1 AND person_id = $2")
+            .bind(id.as_str())
+            .bind(whom.id.as_str())
+            .execute(&mut **tx)
+            .await?;
+        sqlx::query("INSERT INTO former_participants (conversation_id, person_id) VALUES ($1, $2)")
+            .bind(id.as_str())
+            .bind(whom.id.as_str())
+            .execute(&mut **tx)
+            .await?;
+        if !whom.role.is_staff() {
+            Self::portal_is_to_be_set(tx, id, Some(&whom.id)).await?;
+        }
+        Self::portal_is_to_be_set(tx, id, None).await?;
+        let what = if event_id.is_some() { "left" } else { "excluded" };
+        let about = About { event_id, message: None, by: Some(&change.by.id) };
+        line(tx, id, about, what, Some(whom.id.as_str()), at).await?;
+        for word in [&change.to_staff, &change.to_patient].into_iter().flatten() {
+            self.add(tx, std::slice::from_ref(word), None, at).await?;
+        }
+        if owner == whom.id {
+            self.passes_on(tx, change, at).await?;
+        }
+        Ok(ParticipantsAre::Changed)
+    }
+
+    /// Somebody has gone by their own client: they do not take part any more, unless nobody of the staff would be left.
+    pub(super) async fn departed(
+        &self,
+        tx: &mut Transaction,
+        departure: &Departure,
+        event_id: &EventId,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let change = &departure.change;
+        if let ParticipantsAre::Refused(_) = self.excluded(tx, change, Some(event_id), at).await? {
+            Self::portal_is_to_be_set(tx, &change.conversation, None).await?;
+            self.add(tx, std::slice::from_ref(&departure.is_last), None, at).await?;
+        }
+        Ok(())
+    }
+
+    /// Somebody else owns a conversation whose owner has gone (JOIN-7).
+    async fn passes_on(
+        &self,
+        tx: &mut Transaction,
+        change: &ParticipantChange,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let id = &change.conversation;
+        let rows: Vec<(String, i64, i64)> = sqlx::query_as(
+            "SELECT t.person_id, t.may_send_one_way, t.since FROM participants t JOIN people p ON p.id = t.person_id
+             WHERE t.conversation_id = $1 AND p.role <> 'patient'",
+        )
+        .bind(id.as_str())
+        .fetch_all(&mut **tx)
+        .await?;
+        let candidate = |(person, may_send, since): &(String, i64, i64)| {
+            Ok::<_, StoreError>(Candidate {
+                person: parsed(PARTICIPANTS, person)?,
+                may_send_one_way: *may_send == 1,
+                since: Timestamp::from_millis(*since),
+            })
+        };
+        let staff: Vec<_> = rows.iter().map(candidate).collect::<Result<_, _>>()?;
+        // Somebody of the staff is left: JOIN-6.
+        let heir = &heir(&staff).ok_or(StoreError::Malformed(PARTICIPANTS))?.person;
+        sqlx::query("UPDATE conversations SET owner_id = $2 WHERE id = $1")
+            .bind(id.as_str())
+            .bind(heir.as_str())
+            .execute(&mut **tx)
+            .await?;
+        let named = sqlx::query(
+            "UPDATE participants SET may_send_one_way = 1 WHERE conversation_id = $1 AND person_id = $2",
+        )
+        .bind(id.as_str())
+        .bind(heir.as_str())
+        .execute(&mut **tx)
+        .await?;
+        one_row(PARTICIPANTS, &named)?;
+        let about = About { event_id: None, message: None, by: Some(&change.by.id) };
+        line(tx, id, about, "owner", Some(heir.as_str()), at).await?;
+        let row: PersonRow =
+            sqlx::query_as("SELECT id, user_id, role, name, record_number FROM people WHERE id = $1")
+                .bind(heir.as_str())
+                .fetch_one(&mut **tx)
+                .await?;
+        let words = notices::owns(self.person_of_row(row).await?.name.as_str());
+        let word = NewLeg {
+            id: change.succession.clone(),
+            portal: change.hub.clone(),
+            says: Says::Notice(words, None),
+            sent_at: at,
+        };
+        self.add(tx, std::slice::from_ref(&word), None, at).await
+    }
+
+    async fn takes_part(
+        tx: &mut Transaction,
+        id: &ConversationId,
+        person: &PersonId,
+    ) -> Result<bool, StoreError> {
+        let row: Option<(String,)> =
+            sqlx::query_as("SELECT person_id FROM participants WHERE conversation_id = $1 AND person_id = $2")
+                .bind(id.as_str())
+                .bind(person.as_str())
+                .fetch_optional(&mut **tx)
+                .await?;
+        Ok(row.is_some())
+    }
+
+    async fn took_part(
+        tx: &mut Transaction,
+        id: &ConversationId,
+        person: &PersonId,
+    ) -> Result<bool, StoreError> {
+        let row: Option<(String,)> = sqlx::query_as(
+            "SELECT person_id FROM former_participants WHERE conversation_id = $1 AND person_id = $2",
+        )
+        .bind(id.as_str())
+        .bind(person.as_str())
+        .fetch_optional(&mut **tx)
+        .await?;
+        Ok(row.is_some())
+    }
+
+    /// Who owns a conversation, and who is in it.
+    async fn roster(tx: &mut Transaction, id: &ConversationId) -> Result<(PersonId, Roster), StoreError> {
+        let (owner, staff, patients, former): (String, i64, i64, i64) = sqlx::query_as(
+            "SELECT c.owner_id,
+                 (SELECT COUNT(*) FROM participants t JOIN people p ON p.id = t.person_id
+                     WHERE t.conversation_id = c.id AND p.role <> 'patient'),
+                 (SELECT COUNT(*) FROM participants t JOIN people p ON p.id = t.person_id
+                     WHERE t.conversation_id = c.id AND p.role = 'patient'),
+                 (SELECT COUNT(*) FROM former_participants t JOIN people p ON p.id = t.person_id
+                     WHERE t.conversation_id = c.id AND p.role = 'patient')
+             FROM conversations c WHERE c.id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_one(&mut **tx)
+        .await?;
+        let count = |count: i64| usize::try_from(count).map_err(|_| StoreError::Malformed(PARTICIPANTS));
+        let roster = Roster { staff: count(staff)?, spokes: count(patients + former)? };
+        Ok((parsed(PARTICIPANTS, &owner)?, roster))
+    }
+
+    /// Somebody is no longer in a portal's room, since this time. What they wrote there before is still delivered when they
+    /// took part.
+    pub(super) async fn is_gone(
+        tx: &mut Transaction,
+        portal: &PortalId,
+        user_id: &UserId,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM portal_members WHERE portal_id = $1 AND user_id = $2")
+            .bind(portal.as_str())
+            .bind(user_id.as_str())
+            .execute(&mut **tx)
+            .await?;
+        sqlx::query(
+            "UPDATE former_participants SET gone_at = $3
+             WHERE gone_at IS NULL AND person_id = (SELECT r.id FROM people r WHERE r.user_id = $2)
+                 AND conversation_id = (SELECT p.conversation_id FROM portals p WHERE p.id = $1)",
+        )
+        .bind(portal.as_str())
+        .bind(user_id.as_str())
+        .bind(at.millis())
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+}
