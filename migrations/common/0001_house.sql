@@ -59,12 +59,14 @@ CREATE TABLE conversations (
     request_body TEXT
 );
 
--- Who takes part, since when.
+-- Who takes part, since when: what was written in the hub before that does not go to a patient. Of a patient who was included
+-- that is null until the hub itself tells: by the first event of its room that says a revision no lower than this.
 CREATE TABLE participants (
     conversation_id  TEXT NOT NULL REFERENCES conversations (id),
     person_id        TEXT NOT NULL REFERENCES people (id),
     may_send_one_way BIGINT NOT NULL DEFAULT 0,
-    since            BIGINT NOT NULL,
+    revision         BIGINT NOT NULL DEFAULT 0,
+    since            BIGINT,
     PRIMARY KEY (conversation_id, person_id)
 );
 CREATE INDEX participants_by_person ON participants (person_id);
@@ -78,8 +80,9 @@ CREATE TABLE former_participants (
     PRIMARY KEY (conversation_id, person_id)
 );
 
--- One hub (patient_id is null) and one spoke a patient. room_id is null until the room is made. revision: grows with each
--- change of what its room is to be like (who is in it, who may write); revision_set: the one that its room was set to last.
+-- One hub (patient_id is null) and one spoke a patient. room_id is null until the room is made. revision: of what its
+-- room is to be like (who is in it, who may write), the time of the last change, or more where one follows another at once, so
+-- that none ever comes again; revision_set: the one that its room was set to last.
 -- mode: which one holds for what is handled, as the room's own events tell, in their order; mode_since: the time of the event
 -- that told.
 CREATE TABLE portals (

@@ -177,7 +177,7 @@ impl Core {
         self.ghosts.machines.put_all_to_sleep().await;
         self.read_all_back().await?;
         // It may lack what nobody has said, but rooms were set to.
-        self.store.all_are_to_be_set().await?;
+        self.store.all_are_to_be_set(self.clock.now()).await?;
         Ok(self.store.caught_up(place).await?)
     }
 

@@ -235,7 +235,7 @@ impl Engine {
         let words = settings.emergency.as_ref().map_or("", EmergencyWords::as_str);
         let had_words = store.remembers(EMERGENCY).await?;
         if had_words.as_deref().unwrap_or_default() != words {
-            store.all_are_to_be_set().await?;
+            store.all_are_to_be_set(clock.now()).await?;
             store.remember(EMERGENCY, words).await?;
         }
         // Once there were any, a room may still have them that was not set since.

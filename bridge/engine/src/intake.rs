@@ -1,7 +1,7 @@
 //! What the homeserver sends: parsed as tolerantly as it must be, each event kept raw
 //! (Matrix v1.19 application-service §Pushing events).
 
-use parlour_domain::{LEG_FIELD, LegId, Mode, mode_of};
+use parlour_domain::{LEG_FIELD, LegId, Mode, PORTAL_EVENT, mode_of};
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -50,6 +50,7 @@ impl Event {
             || self.is_in_the_room().is_some()
             || self.closes_the_room()
             || self.sets_mode().is_some()
+            || self.tells_revision().is_some()
     }
 
     /// The event of this room that it redacts (Matrix v1.19 client-server §m.room.redaction; room version 11 and later).
@@ -73,6 +74,12 @@ impl Event {
     pub(crate) fn sets_mode(&self) -> Option<Mode> {
         let says = self.event_type == "m.room.power_levels" && self.state_key.as_deref() == Some("");
         says.then(|| mode_in(&self.content))
+    }
+
+    /// The revision of what it is to be like that a hub says it was set to. Only the bot may say so.
+    pub(crate) fn tells_revision(&self) -> Option<i64> {
+        let says = self.event_type == PORTAL_EVENT && self.state_key.as_deref() == Some("");
+        self.content["revision"].as_i64().filter(|_| says)
     }
 
     /// The leg that it says it is. It counts only in events of our own users.

@@ -75,7 +75,7 @@ impl Core {
         let _nobody_else = self.catching_up.lock().await;
         let read = self.read_all_back().await?;
         if self.store.homeserver_is_back().await? {
-            self.store.all_are_to_be_set().await?;
+            self.store.all_are_to_be_set(begun).await?;
         } else {
             self.find_modes().await?;
         }

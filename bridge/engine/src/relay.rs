@@ -130,6 +130,10 @@ impl Core {
             let outcome = self.switched(row, &event, mode).await?;
             return self.finish(row, &outcome, None).await;
         }
+        if let Some(revision) = event.tells_revision() {
+            let since = Timestamp::from(event.origin_server_ts);
+            return self.finish(row, &Outcome::Revised { revision, since }, None).await;
+        }
         if waiting.contains(&event.sender) {
             return Ok(Handled::Done);
         }
@@ -187,9 +191,10 @@ impl Core {
         }
         let portals = match outcome {
             Outcome::Unread { voids, .. } => voids.iter().map(|leg| leg.portal.clone()).collect(),
-            Outcome::Nothing | Outcome::Left { departure: None, .. } | Outcome::Switched { notice: None, .. } => {
-                Vec::new()
-            }
+            Outcome::Nothing
+            | Outcome::Left { departure: None, .. }
+            | Outcome::Revised { .. }
+            | Outcome::Switched { notice: None, .. } => Vec::new(),
             Outcome::Refused { notice, .. } | Outcome::Switched { notice: Some(notice), .. } => {
                 vec![notice.portal.clone()]
             }
@@ -315,7 +320,7 @@ impl Core {
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
         let at = Timestamp::from(event.origin_server_ts);
-        let is_target = |target: &&Portal| people.is_open(target) && is_target(target, home, &lane);
+        let is_target = |target: &&Portal| people.hears(target, at) && is_target(target, home, &lane);
         let targets: Vec<_> = portals.iter().filter(is_target).collect();
         let mut legs: Vec<_> =
             targets.iter().map(|target| self.leg_ids.message(&event.event_id, &target.id, at)).collect();

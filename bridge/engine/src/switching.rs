@@ -67,8 +67,9 @@ impl Core {
             self.store.not_joined(&portal.id, &user_id).await?;
         }
         let mode = mode(conversation, portal, people);
+        let says = says_what_it_is(portal, people, mode, Some(portal.revision));
         // What clients show comes first: it says nothing that is not about to be, and a room that is switched lacks nothing.
-        self.set_state(&party, room_id, PORTAL_EVENT, &says_what_it_is(portal, people, mode)).await?;
+        self.set_state(&party, room_id, PORTAL_EVENT, &says).await?;
         let levels = serde_json::to_value(levels(portal, people, mode))?;
         self.set_state(&party, room_id, "m.room.power_levels", &levels).await?;
         if self.sets_topics || portal.kind() == PortalKind::Hub {

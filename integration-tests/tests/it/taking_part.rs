@@ -1,9 +1,13 @@
 //! Who takes part (S3, S6): included and excluded at any time, by the practice API or by one's own client; and what each of them
 //! can read of it.
 
-use parlour::demo::client::{Client, Message, Reading};
+use parlour::{
+    demo::client::{Client, Message, Reading},
+    run::Extras,
+};
 use parlour_integration_tests::{
-    LIMIT, Stage, Talk, crowd::Caller, put, read, refusal, room_path, say, token,
+    LIMIT, Stage, Talk, crowd::Caller, proxy::Fate, put, read, refusal, requests::is_transaction, room_path, say,
+    token,
 };
 use reqwest::Method;
 use ruma::{RoomId, events::room::power_levels::RoomPowerLevelsEventContent};
@@ -300,6 +304,37 @@ async fn who_leaves_by_their_own_client_does_not_take_part_until_they_are_brough
     say(&kim, &hub, "Kim is").await;
     read(&ben, &bens, "Kim is").await;
     for client in [murphy, kim, ann, ben] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// What was written before somebody was included does not reach them, however late Parlour hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_before_reaches_no_newcomer() {
+    let (stage, proxies) = Stage::open_between_proxies(Extras::default()).await;
+    let murphy = stage.sign_in("murphy").await;
+    let (ann, ben) = (stage.sign_in("ann").await, stage.sign_in("ben").await);
+    let talk = stage.begin(&murphy, "S3 in time", "two-way", &[], &["ann"]).await;
+    let (hub, anns) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&murphy, &hub, "hello").await;
+    read(&ann, &anns, "hello").await;
+    // No transaction brings what is said until Ben's room stands and the hub is set; and what Parlour asks for by itself
+    // comes seldom.
+    proxies.to_parlour.judge(|method, path| {
+        let held = is_transaction(&format!("{method} {path}"));
+        if held { Fate::Answer(503, "{}") } else { Fate::Pass }
+    });
+    say(&murphy, &hub, "for Ann").await;
+    let talk = included(&stage, &murphy, &talk, "ben").await;
+    let bens = talk.spoke(stage.person("ben"));
+    say(&murphy, &hub, "for both").await;
+    proxies.to_parlour.pass_all();
+    read(&ann, &anns, "for Ann").await;
+    read(&ann, &anns, "for both").await;
+    read(&ben, &bens, "for both").await;
+    assert_eq!(readable(&ben, &bens).await, ["for both"]);
+    for client in [murphy, ann, ben] {
         client.stop().await;
     }
     stage.close().await;

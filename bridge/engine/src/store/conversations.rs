@@ -156,7 +156,7 @@ impl Store {
             .bind(id.as_str())
             .bind(person.as_str())
             .bind(i64::from(*person == new.owner))
-            .bind(at.millis())
+            .bind(0)
             .execute(&mut *tx)
             .await?;
         }

@@ -124,6 +124,13 @@ pub enum Outcome {
         /// That they do not take part any more, when they have gone by themselves.
         departure: Option<Box<Departure>>,
     },
+    /// The hub is as it was to be by a revision.
+    Revised {
+        /// Which.
+        revision: i64,
+        /// Since when, by the homeserver's clock.
+        since: Timestamp,
+    },
     /// From here on another mode holds in the portal.
     Switched {
         /// The event that says so.
@@ -386,6 +393,9 @@ impl Store {
                     self.departed(&mut tx, departure, event_id, at).await?;
                 }
                 Self::is_gone(&mut tx, &row.portal, user_id, *gone_at).await?;
+            }
+            Outcome::Revised { revision, since } => {
+                Self::revised(&mut tx, &row.conversation, (*revision, *since)).await?;
             }
             Outcome::Switched { event_id, mode, since, notice } => {
                 self.switched(&mut tx, row, event_id, (*mode, *since), at).await?;

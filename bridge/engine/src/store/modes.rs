@@ -11,6 +11,16 @@ use super::{
 };
 use crate::{commit_point::CommitPoint, store::InboxRow};
 
+/// A portal is to be another than its room is, since the time `$at`. No revision ever comes again, also where a database was put
+/// back.
+macro_rules! revise {
+    ($at:literal, $rest:literal) => {
+        concat!(
+            "UPDATE portals SET revision = CASE WHEN revision < ", $at, " THEN ", $at, " ELSE revision + 1 END ", $rest
+        )
+    };
+}
+
 /// The mode that a portal `p` of a conversation `c` is to have (`parlour_domain::mode_of_portal`).
 macro_rules! wanted_mode {
     () => {
@@ -78,7 +88,7 @@ impl Store {
             return Ok(false);
         }
         // Who may write stands in its hub alone.
-        Self::portal_is_to_be_set(&mut tx, id, None).await?;
+        Self::portal_is_to_be_set(&mut tx, id, None, at).await?;
         self.commit(tx, CommitPoint::ModeKept).await?;
         Ok(true)
     }
@@ -100,8 +110,9 @@ impl Store {
             self.leave(tx).await?;
             return Ok(false);
         }
-        sqlx::query("UPDATE portals SET revision = revision + 1 WHERE conversation_id = $1")
+        sqlx::query(revise!("$2", "WHERE conversation_id = $1"))
             .bind(id.as_str())
+            .bind(at.millis())
             .execute(&mut *tx)
             .await?;
         let what = if by.is_some() { "mode-asked" } else { "mode-found" };
@@ -128,14 +139,14 @@ impl Store {
         tx: &mut Transaction,
         id: &ConversationId,
         patient: Option<&PersonId>,
+        at: Timestamp,
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE portals SET revision = revision + 1 WHERE conversation_id = $1 AND COALESCE(patient_id, '') = $2",
-        )
-        .bind(id.as_str())
-        .bind(patient.map_or("", PersonId::as_str))
-        .execute(&mut **tx)
-        .await?;
+        sqlx::query(revise!("$3", "WHERE conversation_id = $1 AND COALESCE(patient_id, '') = $2"))
+            .bind(id.as_str())
+            .bind(patient.map_or("", PersonId::as_str))
+            .bind(at.millis())
+            .execute(&mut **tx)
+            .await?;
         Ok(())
     }
 
@@ -165,8 +176,8 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn all_are_to_be_set(&self) -> Result<(), StoreError> {
-        let forgotten = sqlx::query("UPDATE portals SET revision = revision + 1 WHERE room_id IS NOT NULL");
+    pub async fn all_are_to_be_set(&self, at: Timestamp) -> Result<(), StoreError> {
+        let forgotten = sqlx::query(revise!("$1", "WHERE room_id IS NOT NULL")).bind(at.millis());
         self.alone(CommitPoint::PortalSet, forgotten).await.map(drop)
     }
 
@@ -203,13 +214,13 @@ impl Store {
         one_row("portals", &switched)?;
         // Where the room was set otherwise since, that is told next; and where it was not, it is to be set again.
         let otherwise = concat!(
-            "UPDATE portals SET revision = revision + 1 WHERE id = (
-                 SELECT p.id FROM portals p JOIN conversations c ON c.id = p.conversation_id
+            revise!("$2", "WHERE id = ("),
+            "    SELECT p.id FROM portals p JOIN conversations c ON c.id = p.conversation_id
                  WHERE p.id = $1 AND p.mode <> ",
             wanted_mode!(),
             ")"
         );
-        sqlx::query(otherwise).bind(row.portal.as_str()).execute(&mut **tx).await?;
+        sqlx::query(otherwise).bind(row.portal.as_str()).bind(at.millis()).execute(&mut **tx).await?;
         ledger(tx, &row.conversation, event_id, None, "mode", Some(mode.as_str()), at).await
     }
 }

@@ -22,6 +22,8 @@ pub struct Participant {
     pub person: Person,
     /// Owner or named sender.
     pub may_send_one_way: bool,
+    /// Since when, by the homeserver's clock; none until the hub has told.
+    pub since: Option<Timestamp>,
 }
 
 /// A person who took part in a conversation, and does not any more.
@@ -68,6 +70,15 @@ impl People {
     #[must_use]
     pub fn is_open(&self, portal: &Portal) -> bool {
         portal.patient.as_ref().is_none_or(|patient| self.patients().any(|p| p.person.id == *patient))
+    }
+
+    /// Whether what was written at a time goes into a portal: into the hub, and the spokes of those who took part by then.
+    #[must_use]
+    pub fn hears(&self, portal: &Portal, written: Timestamp) -> bool {
+        let took_part = |p: &Participant| p.since.is_some_and(|since| since <= written);
+        portal.patient.as_ref().is_none_or(|patient| {
+            self.patients().any(|p| p.person.id == *patient && took_part(p))
+        })
     }
 
     /// Who is in the conversation, in numbers.
@@ -119,7 +130,7 @@ impl Store {
     pub async fn people_in(&self, id: &ConversationId) -> Result<People, StoreError> {
         type Row = (String, String, String, Vec<u8>, Option<Vec<u8>>, Option<i64>, Option<i64>);
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT p.id, p.user_id, p.role, p.name, p.record_number, x.may_send_one_way, NULL
+            "SELECT p.id, p.user_id, p.role, p.name, p.record_number, x.may_send_one_way, x.since
              FROM participants x JOIN people p ON p.id = x.person_id WHERE x.conversation_id = $1
              UNION ALL SELECT p.id, p.user_id, p.role, p.name, p.record_number, NULL, x.gone_at
              FROM former_participants x JOIN people p ON p.id = x.person_id WHERE x.conversation_id = $1",
@@ -128,15 +139,16 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         let mut people = People::default();
-        for (id, user_id, role, name, number, may_send, gone_at) in rows {
+        for (id, user_id, role, name, number, may_send, at) in rows {
             let row: PersonRow = (id, user_id, role, name, number);
             let person = self.person_of_row(row).await?;
             match may_send {
                 Some(may_send) => {
-                    people.participants.push(Participant { person, may_send_one_way: may_send == 1 });
+                    let since = at.map(Timestamp::from_millis);
+                    people.participants.push(Participant { person, may_send_one_way: may_send == 1, since });
                 }
                 None => {
-                    people.former.push(Former { person, gone_at: gone_at.map(Timestamp::from_millis) });
+                    people.former.push(Former { person, gone_at: at.map(Timestamp::from_millis) });
                 }
             }
         }
@@ -233,7 +245,7 @@ impl Store {
         let (id, whom) = (&change.conversation, &change.whom);
         let patient = (!whom.role.is_staff()).then_some(&whom.id);
         if Self::takes_part(tx, id, &whom.id).await? {
-            return Self::brought_back(tx, id, whom, patient).await;
+            return Self::brought_back(tx, id, (whom, patient), at).await;
         }
         let returned = Self::took_part(tx, id, &whom.id).await?;
         let (owner, roster) = Self::roster(tx, id).await?;
@@ -245,15 +257,20 @@ impl Store {
             .bind(whom.id.as_str())
             .execute(&mut **tx)
             .await?;
-        sqlx::query("INSERT INTO participants (conversation_id, person_id, since) VALUES ($1, $2, $3)")
-            .bind(id.as_str())
-            .bind(whom.id.as_str())
-            .bind(at.millis())
-            .execute(&mut **tx)
-            .await?;
+        // Who is in the hub, or what its topic says. When that is so, the hub tells.
+        Self::portal_is_to_be_set(tx, id, None, at).await?;
+        sqlx::query(
+            "INSERT INTO participants (conversation_id, person_id, since, revision)
+             SELECT $1, $2, $3, h.revision FROM portals h WHERE h.conversation_id = $1 AND h.patient_id IS NULL",
+        )
+        .bind(id.as_str())
+        .bind(whom.id.as_str())
+        .bind(whom.role.is_staff().then_some(at.millis()))
+        .execute(&mut **tx)
+        .await?;
         if patient.is_some() {
             if returned {
-                Self::portal_is_to_be_set(tx, id, patient).await?;
+                Self::portal_is_to_be_set(tx, id, patient, at).await?;
             } else {
                 sqlx::query("INSERT INTO portals (id, conversation_id, patient_id) VALUES ($1, $2, $3)")
                     .bind(change.spoke.as_str())
@@ -267,8 +284,6 @@ impl Store {
                     .await?;
             }
         }
-        // Who is in the hub, or what its topic says.
-        Self::portal_is_to_be_set(tx, id, None).await?;
         let about = About { event_id: None, message: None, by: Some(&change.by.id) };
         line(tx, id, about, "included", Some(whom.id.as_str()), at).await?;
         let to_patient = change.to_patient.as_ref().filter(|_| returned);
@@ -282,8 +297,8 @@ impl Store {
     async fn brought_back(
         tx: &mut Transaction,
         id: &ConversationId,
-        whom: &Person,
-        patient: Option<&PersonId>,
+        (whom, patient): (&Person, Option<&PersonId>),
+        at: Timestamp,
     ) -> Result<ParticipantsAre, StoreError> {
         let missing: Option<(String,)> = sqlx::query_as(
             "SELECT p.id FROM portals p WHERE p.conversation_id = $1 AND COALESCE(p.patient_id, '') = $2 AND p.ready = 1
@@ -297,7 +312,7 @@ impl Store {
         if missing.is_none() {
             return Ok(ParticipantsAre::AsBefore);
         }
-        Self::portal_is_to_be_set(tx, id, patient).await?;
+        Self::portal_is_to_be_set(tx, id, patient, at).await?;
         Ok(ParticipantsAre::Changed)
     }
 
@@ -328,9 +343,9 @@ impl Store {
             .execute(&mut **tx)
             .await?;
         if !whom.role.is_staff() {
-            Self::portal_is_to_be_set(tx, id, Some(&whom.id)).await?;
+            Self::portal_is_to_be_set(tx, id, Some(&whom.id), at).await?;
         }
-        Self::portal_is_to_be_set(tx, id, None).await?;
+        Self::portal_is_to_be_set(tx, id, None, at).await?;
         let what = if event_id.is_some() { "left" } else { "excluded" };
         let about = About { event_id, message: None, by: Some(&change.by.id) };
         line(tx, id, about, what, Some(whom.id.as_str()), at).await?;
@@ -353,7 +368,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let change = &departure.change;
         if let ParticipantsAre::Refused(_) = self.excluded(tx, change, Some(event_id), at).await? {
-            Self::portal_is_to_be_set(tx, &change.conversation, None).await?;
+            Self::portal_is_to_be_set(tx, &change.conversation, None, at).await?;
             self.add(tx, std::slice::from_ref(&departure.is_last), None, at).await?;
         }
         Ok(())
@@ -368,7 +383,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let id = &change.conversation;
         let rows: Vec<(String, i64, i64)> = sqlx::query_as(
-            "SELECT t.person_id, t.may_send_one_way, t.since FROM participants t JOIN people p ON p.id = t.person_id
+            "SELECT t.person_id, t.may_send_one_way, COALESCE(t.since, 0) FROM participants t JOIN people p ON p.id = t.person_id
              WHERE t.conversation_id = $1 AND p.role <> 'patient'",
         )
         .bind(id.as_str())
@@ -461,6 +476,23 @@ impl Store {
         let count = |count: i64| usize::try_from(count).map_err(|_| StoreError::Malformed(PARTICIPANTS));
         let roster = Roster { staff: count(staff)?, spokes: count(patients + former)? };
         Ok((parsed(PARTICIPANTS, &owner)?, roster))
+    }
+
+    /// The hub says that it was set to a revision: who was included by then takes part since that event.
+    pub(super) async fn revised(
+        tx: &mut Transaction,
+        id: &ConversationId,
+        (revision, since): (i64, Timestamp),
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE participants SET since = $3 WHERE conversation_id = $1 AND since IS NULL AND revision <= $2",
+        )
+        .bind(id.as_str())
+        .bind(revision)
+        .bind(since.millis())
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
     }
 
     /// Somebody is no longer in a portal's room, since this time. What they wrote there before is still delivered when they

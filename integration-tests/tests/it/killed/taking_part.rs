@@ -50,7 +50,7 @@ async fn taking_part(database: Option<String>) {
         };
         let comes_back = place.contains("hs.upload") || place.contains("hs.invite");
         if place == "cut" {
-            plans = cut_for(Scene::TakingPart, [Fate::CutAnswer, Fate::CutRequest], &trial);
+            plans = cut_for(Scene::TakingPart, [Fate::CutRequest, Fate::CutAnswer], &trial);
         }
         if comes_back || place == "cut" {
             change(&trial, &murphy, &talk, whom, "excluded").await;

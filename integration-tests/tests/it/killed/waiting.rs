@@ -4,10 +4,11 @@
 use parlour::demo::client::Client;
 use parlour_engine::CommitPoint;
 use parlour_integration_tests::{
-    LIMIT, Talk, books::Books, proxy::Fate, read, requests::point_of, room_path, say, trial::Trial, witness,
+    LIMIT, Talk, books::Books, crowd::Caller, proxy::Fate, read, requests::point_of, room_path, say, token,
+    trial::Trial, witness,
 };
 use reqwest::Method;
-use ruma::{OwnedRoomId, UserId};
+use ruma::OwnedRoomId;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -226,22 +227,24 @@ impl Stay {
         self.staff_are_told().await;
     }
 
-    /// What was said while she was not there is held, and goes out when she is joined again.
+    /// She is brought back. What was said while she was not there does not reach her.
     async fn comes_back(&mut self, side: &str) {
-        let (words, spoke) = (format!("while you were away, {side}"), self.spoke());
-        say(&self.murphy, &self.hub(), &words).await;
-        self.comes_to("SELECT COUNT(*) FROM outbox WHERE state = 'held'", 1).await;
-        let ann = self.ann.user_id().to_owned();
-        let joins = async |trial: &Trial| {
-            let bot = UserId::parse("@_parlour_bot:demo.parlour.local").expect("a user id");
-            let path = format!("/_synapse/admin/v1/join/{spoke}");
-            let (status, answer) =
-                trial.as_ours(&bot, Method::POST, &path, Some(&json!({ "user_id": ann }))).await;
-            assert_eq!(status, 200, "{answer}");
+        self.comes_to("SELECT COUNT(*) FROM portals WHERE revision_set < revision", 0).await;
+        let legs = "SELECT COUNT(*) FROM outbox";
+        let before = self.books.number(legs).await;
+        say(&self.murphy, &self.hub(), &format!("while you were away, {side}")).await;
+        self.trial.quiet().await;
+        assert_eq!(self.books.number(legs).await, before, "it goes nowhere");
+        let includes = async |trial: &Trial| {
+            let caller = Caller::new(&trial.public_url(), &token(&self.murphy));
+            caller.include(self.talk.id(), self.ann.user_id()).await;
         };
-        self.killed.during(&mut self.trial, &format!("{side} db.member-came"), joins).await;
+        self.killed.during(&mut self.trial, &format!("{side} db.member-came"), includes).await;
         self.trial.start_parlour().await;
-        self.arrives(words).await;
+        self.told.push("takes part");
+        self.staff_are_told().await;
+        self.comes_to("SELECT COUNT(*) FROM portals WHERE revision_set < revision", 0).await;
+        self.they_talk(&format!("back, {side}")).await;
     }
 
     /// The homeserver says that the ghost is not in the room.
@@ -323,17 +326,17 @@ impl Stay {
     async fn everything_is_there_once(&self) {
         let [murphy, ann] = &self.fresh;
         for (client, room, others, own, told) in [
-            (ann, self.spoke(), &self.said[0], self.said[1].len(), 0),
-            // What was given up stands in the hub.
-            (murphy, self.hub(), &self.said[1], self.said[0].len() + SIDES.len(), self.told.len()),
+            // She was told each time that she takes part again, and that she may write.
+            (ann, self.spoke(), &self.said[0], self.said[1].len(), 2 * SIDES.len()),
+            // What was given up stands in the hub, and what was said while Ann was away.
+            (murphy, self.hub(), &self.said[1], self.said[0].len() + 2 * SIDES.len(), self.told.len()),
         ] {
             client.resume().await;
             let words = witness::others_words(client, &room, others.len()).await;
             assert_eq!(words, *others, "what {} reads", client.user_id());
             let mut counts = witness::ciphertexts(client, &room).await;
             assert_eq!(counts.remove(client.user_id().as_str()), Some(own), "{counts:?}");
-            let told = if told == 0 { vec![] } else { vec![told] };
-            let mut wanted = [vec![others.len()], told].concat();
+            let mut wanted = [others.len(), told];
             let mut counts: Vec<_> = counts.into_values().collect();
             counts.sort_unstable();
             wanted.sort_unstable();
