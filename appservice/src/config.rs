@@ -6,7 +6,7 @@ use std::{
 };
 
 use parlour_domain::{EmergencyWords, Hours};
-use parlour_engine::{DatabaseUrl, Secret};
+use parlour_engine::{DatabaseUrl, Files, InvalidScannerAddress, Secret};
 use ruma::OwnedServerName;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -31,6 +31,9 @@ pub struct Config {
     /// the first start. It must not lie in `data`.
     #[serde(default = "default_master_key_file")]
     pub master_key_file: PathBuf,
+    /// What files it takes.
+    #[serde(default)]
+    pub attachments: Attachments,
     /// What belongs into a backup beside Parlour's own database.
     #[serde(default)]
     pub backup: Backup,
@@ -137,6 +140,51 @@ pub struct Backup {
     pub homeserver_signing_key: Option<PathBuf>,
 }
 
+/// What files may be sent (S11).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Attachments {
+    /// How large one may be, in mebibytes; at most 100.
+    pub largest_mib: u64,
+    /// Of which kinds, as media types; all that are known if it is not said.
+    pub kinds: Option<Vec<String>>,
+    /// What looks for harm in them: clamd at `tcp://HOST:PORT` or `unix:/FILE`. What cannot be looked at does not pass.
+    pub scanner: Option<String>,
+}
+
+impl Default for Attachments {
+    fn default() -> Self {
+        Self { largest_mib: 20, kinds: None, scanner: None }
+    }
+}
+
+/// Larger files are no messages.
+const MOST_MIB: u64 = 100;
+
+impl Attachments {
+    /// What they come to.
+    ///
+    /// # Errors
+    /// [`ConfigError::Attachments`]
+    pub fn files(&self) -> Result<Files, ConfigError> {
+        let unfit = |reason: String| ConfigError::Attachments(reason);
+        if !(1..=MOST_MIB).contains(&self.largest_mib) {
+            return Err(unfit(format!("attachments.largest_mib must be from 1 to {MOST_MIB}")));
+        }
+        let kinds = match &self.kinds {
+            Some(kinds) => kinds
+                .iter()
+                .map(|kind| kind.parse().map_err(|_| unfit(format!("attachments.kinds: `{kind}` is not known"))))
+                .collect::<Result<_, _>>()?,
+            None => Files::default().kinds,
+        };
+        let scanner = self.scanner.as_deref().map(|scanner| {
+            scanner.parse().map_err(|error: InvalidScannerAddress| unfit(format!("attachments.scanner: {error}")))
+        });
+        Ok(Files { most_bytes: self.largest_mib << 20, kinds, scanner: scanner.transpose()? })
+    }
+}
+
 /// Where Parlour listens.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -201,6 +249,9 @@ pub enum ConfigError {
     /// The master key would lie where what it opens lies.
     #[error("master_key_file must not lie in the data folder: whoever takes the one must not have the other")]
     KeyWithTheData,
+    /// What is said of files makes no sense.
+    #[error("{0}; mend it and start again")]
+    Attachments(String),
     /// What is said of the practice makes no sense.
     #[error("{0}; mend it and start again")]
     Practice(String),
@@ -259,6 +310,7 @@ impl Config {
         }
         config.practice.opening_hours()?;
         config.practice.emergency_words()?;
+        config.attachments.files()?;
         if !config.listen.internal.ip().is_loopback() {
             return Err(ConfigError::InternalIsOpen);
         }
@@ -337,6 +389,9 @@ mod tests {
                 GOOD.replace("[practice]", "[practice]\nemergency = \"\""),
                 "practice.emergency",
             ),
+            ("a very large file", format!("{GOOD}\n[attachments]\nlargest_mib = 5000"), "largest_mib"),
+            ("an unknown kind", format!("{GOOD}\n[attachments]\nkinds = [\"image/svg+xml\"]"), "`image/svg+xml`"),
+            ("an odd scanner", format!("{GOOD}\n[attachments]\nscanner = \"clamd\""), "attachments.scanner"),
             ("an open door", format!("{GOOD}\n[listen]\ninternal = \"0.0.0.0:9090\""), "listen.internal"),
         ] {
             let error = read(&text).expect_err(name).to_string();

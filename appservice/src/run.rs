@@ -65,6 +65,7 @@ const PATIENCE_FOR_KEYS: Duration = Duration::from_secs(60);
 const CARE: Duration = Duration::from_secs(600);
 const IDLE: Duration = Duration::from_secs(1800);
 const PATIENCE_FOR_SIGNATURES: Duration = Duration::from_secs(15);
+const PATIENCE_FOR_WORDS: Duration = Duration::from_secs(600);
 
 impl Parlour {
     /// Starts engine and listeners. The homeserver may come later.
@@ -87,6 +88,8 @@ impl Parlour {
             master_key: master.key.clone(),
             patience_for_keys: extras.patience.unwrap_or(PATIENCE_FOR_KEYS),
             patience_for_signatures: extras.patience.unwrap_or(PATIENCE_FOR_SIGNATURES),
+            patience_for_words: extras.patience.unwrap_or(PATIENCE_FOR_WORDS),
+            files: config.attachments.files()?,
             care: extras.care.unwrap_or(CARE),
             idle: extras.idle.unwrap_or(IDLE),
             fault: extras.fault,

@@ -30,6 +30,7 @@ pub fn point_of(method: &str, path: &str) -> Option<CommitPoint> {
         ("client", "PUT", ["sendToDevice", ..]) => CommitPoint::SendToDevices,
         ("client", "PUT", ["rooms", _, "send", ..]) => CommitPoint::SendEvent,
         ("client", "POST", ["rooms", _, "receipt", "m.read", _]) => CommitPoint::SendReceipt,
+        ("client", "GET", ["media", "download", ..]) => CommitPoint::Download,
         ("client", "POST", ["rooms", _, "kick"]) => CommitPoint::Kick,
         ("client", "POST", ["rooms", _, "invite"]) => CommitPoint::Invite,
         ("media", "POST", ["upload"]) => CommitPoint::Upload,

@@ -65,11 +65,32 @@ CREATE TABLE participants (
     conversation_id  TEXT NOT NULL REFERENCES conversations (id),
     person_id        TEXT NOT NULL REFERENCES people (id),
     may_send_one_way BIGINT NOT NULL DEFAULT 0,
+    by_name          BIGINT NOT NULL DEFAULT 1,
     revision         BIGINT NOT NULL DEFAULT 0,
     since            BIGINT,
     PRIMARY KEY (conversation_id, person_id)
 );
 CREATE INDEX participants_by_person ON participants (person_id);
+
+-- Teams: staff who take part in conversations together. The name is sealed with the practice's key.
+CREATE TABLE teams (
+    id   TEXT PRIMARY KEY,
+    name BYTEA NOT NULL
+);
+
+CREATE TABLE team_members (
+    team_id   TEXT NOT NULL REFERENCES teams (id),
+    person_id TEXT NOT NULL REFERENCES people (id),
+    PRIMARY KEY (team_id, person_id)
+);
+
+-- Which teams take part. Whoever comes by a team alone (by_name = 0 among the participants) goes with it.
+CREATE TABLE conversation_teams (
+    conversation_id TEXT NOT NULL REFERENCES conversations (id),
+    team_id         TEXT NOT NULL REFERENCES teams (id),
+    PRIMARY KEY (conversation_id, team_id)
+);
+CREATE INDEX conversation_teams_by_team ON conversation_teams (team_id);
 
 -- Who took part and does not any more. gone_at: the time of the event by which they were no longer in their room, once that is
 -- known: what stands before it is delivered. A patient stays in their room, and reads there what was written before.
@@ -135,7 +156,8 @@ CREATE TABLE devices_seen (
 -- What the homeserver sent, exactly as it came: sealed with the patient's key in a spoke, with the conversation's in a
 -- hub, with the practice's where it is no event at all. dedup_key is the event id, or a digest of what has none;
 -- of what concerns no portal only the key is kept.
--- state: waiting, done, or skipped (nothing of ours).
+-- state: waiting, wordless (a file about which its sender, who is named then, has not said anything yet), done, or skipped
+-- (nothing of ours).
 CREATE TABLE inbox (
     seq             BIGINT PRIMARY KEY,
     dedup_key       TEXT NOT NULL UNIQUE,
@@ -143,7 +165,8 @@ CREATE TABLE inbox (
     portal_id       TEXT REFERENCES portals (id),
     event           BYTEA,
     received_at     BIGINT NOT NULL,
-    state           TEXT NOT NULL
+    state           TEXT NOT NULL,
+    wordless_by     TEXT
 );
 CREATE INDEX inbox_waiting ON inbox (state, conversation_id, seq);
 

@@ -3,6 +3,7 @@
 //! It knows only what came through the Matrix client API: what it sees, the person's own client would see.
 
 mod error;
+mod files;
 mod message;
 mod raw_http;
 mod sign_in;

@@ -171,7 +171,11 @@ pub(crate) async fn one(
     Ok(Json(whole_of(store, &caller, &conversation).await?))
 }
 
-async fn people(store: &Store, list: &'static str, wanted: &[OwnedUserId]) -> Result<Vec<Person>, Refused> {
+pub(super) async fn people(
+    store: &Store,
+    list: &'static str,
+    wanted: &[OwnedUserId],
+) -> Result<Vec<Person>, Refused> {
     let mut people = Vec::with_capacity(wanted.len());
     for user_id in wanted {
         people.push(store.person_of(user_id).await?.ok_or(Refused::NobodyLikeThat(list))?);
@@ -252,6 +256,7 @@ async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> R
         "hub_room_id": portals.iter().find(|portal| portal.patient.is_none()).and_then(|hub| hub.room_id.clone()),
         "staff": people.staff().map(|p| entry(&p.person)).collect::<Vec<_>>(),
         "patients": people.patients().map(|p| entry(&p.person)).collect::<Vec<_>>(),
+        "teams": store.teams_in(&conversation.id).await?,
         "former_patients": people.former_patients().map(entry).collect::<Vec<_>>(),
         "ready": making.ready,
         "progress": { "made": making.made, "of": making.of },

@@ -5,7 +5,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use parlour_domain::{ChangeError, DeleteError, NewConversationError, TakingPartError};
+use parlour_domain::{ChangeError, DeleteError, NewConversationError, TakingPartError, TeamError};
 use parlour_engine::{EngineError, HomeserverError, StoreError};
 use serde_json::{Value, json};
 
@@ -42,6 +42,8 @@ pub(crate) enum Refused {
     Delete(#[from] DeleteError),
     #[error(transparent)]
     TakingPart(#[from] TakingPartError),
+    #[error(transparent)]
+    Team(#[from] TeamError),
     #[error("{}", TakingPartError::StaffOnly)]
     StaffOnly(Box<Value>),
     #[error("`Idempotency-Key` must be given once, with 1 to 255 visible characters")]
@@ -119,6 +121,9 @@ impl Refused {
             }
             Self::TakingPart(TakingPartError::LastOfStaff) => (StatusCode::CONFLICT, "IO.PARLOUR.LAST_OF_STAFF"),
             Self::TakingPart(TakingPartError::TooMany) => (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY"),
+            Self::Team(TeamError::NotAManager) => (StatusCode::FORBIDDEN, "IO.PARLOUR.MANAGERS_ONLY"),
+            Self::Team(TeamError::NotStaff) => (StatusCode::BAD_REQUEST, "IO.PARLOUR.WRONG_SIDE"),
+            Self::Team(TeamError::TooMany) => (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY"),
             Self::BadKey => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
             Self::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "IO.PARLOUR.KEY_REUSED"),
             Self::TooManyStreams => (StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),

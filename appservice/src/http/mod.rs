@@ -12,6 +12,7 @@ mod page;
 mod participants;
 mod practice;
 mod status;
+mod teams;
 
 use std::sync::Arc;
 
@@ -72,12 +73,14 @@ pub fn public(edge: &Arc<Edge>) -> Router {
             routing::get(conversations::one).patch(conversations::change),
         )
         .route(
-            "/_parlour/v1/conversations/{id}/participants/{user_id}",
+            "/_parlour/v1/conversations/{id}/participants/{participant}",
             routing::put(participants::include).delete(participants::exclude),
         )
         .route("/_parlour/v1/conversations/{id}/messages/{event_id}", routing::delete(messages::delete))
         .route("/_parlour/v1/conversations/{id}/messages/{event_id}/status", routing::get(messages::status))
         .route("/_parlour/v1/conversations/{id}/events", routing::get(events::events))
+        .route("/_parlour/v1/teams", routing::get(teams::list).post(teams::add))
+        .route("/_parlour/v1/teams/{id}", routing::patch(teams::change))
         .route("/_parlour/v1/practice", routing::get(practice::practice))
         .route("/_parlour/v1/status", routing::get(status::status))
         .fallback(error::unknown_path)

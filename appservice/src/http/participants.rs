@@ -7,8 +7,8 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
-use parlour_domain::{ConversationId, Person, TakingPartError};
-use parlour_engine::{Conversation, EngineError, Store};
+use parlour_domain::{ConversationId, Person, TakingPartError, TeamId};
+use parlour_engine::{Conversation, EngineError, Store, Team};
 use ruma::UserId;
 use serde_json::{Value, json};
 
@@ -19,30 +19,42 @@ use super::{
     error::Refused,
 };
 
-/// Whose participation is asked for, in which conversation.
+/// Who is to take part or not.
+enum Whom {
+    Person(Person),
+    Team(Team),
+}
+
+/// What is asked for.
 struct Asked {
     conversation: Conversation,
-    whom: Person,
+    whom: Whom,
 }
 
 /// Whoever may not see a conversation does not learn that it is there, nor who is known to the practice.
-async fn asked(store: &Store, caller: &Person, (id, user_id): (String, String)) -> Result<Asked, Refused> {
+async fn asked(store: &Store, caller: &Person, (id, whom): (String, String)) -> Result<Asked, Refused> {
     let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     if !store.may_see(&id, &caller.id).await? {
         return Err(Refused::NotFound);
     }
     let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
-    if caller.user_id == user_id {
-        return Ok(Asked { conversation, whom: caller.clone() });
+    if caller.user_id == whom {
+        return Ok(Asked { conversation, whom: Whom::Person(caller.clone()) });
     }
     parlour_domain::may_change(caller, &conversation.owner).map_err(|_| TakingPartError::NotYours)?;
-    let user_id = UserId::parse(user_id).map_err(|_| Refused::NobodyLikeThat("participants"))?;
-    let whom = store.person_of(&user_id).await?.ok_or(Refused::NobodyLikeThat("participants"))?;
+    let nobody = || Refused::NobodyLikeThat("participants");
+    let whom = match whom.parse::<TeamId>() {
+        Ok(team) => Whom::Team(store.team(&team).await?.ok_or_else(nobody)?),
+        Err(_) => {
+            let user_id = UserId::parse(whom).map_err(|_| nobody())?;
+            Whom::Person(store.person_of(&user_id).await?.ok_or_else(nobody)?)
+        }
+    };
     Ok(Asked { conversation, whom })
 }
 
-/// `PUT /_parlour/v1/conversations/{id}/participants/{user_id}` (S3): 200 with the conversation when they are in their room; 202
-/// when that takes longer, and it is done all the same. Asked again, nothing changes.
+/// `PUT /_parlour/v1/conversations/{id}/participants/{user id or team id}` (S3): 200 with the conversation when patients are in
+/// their rooms and staff are invited; 202 when that takes longer, and it is done all the same. Asked again, nothing changes.
 pub(crate) async fn include(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
@@ -50,25 +62,32 @@ pub(crate) async fn include(
 ) -> Result<(StatusCode, Json<Value>), Refused> {
     let store = edge.engine.store();
     let Asked { conversation, whom } = asked(store, &caller, path).await?;
-    match edge.engine.include(&conversation.id, &whom, &caller).await {
-        Err(EngineError::TakingPart(TakingPartError::StaffOnly)) => {
-            return Err(Refused::StaffOnly(Box::new(offer(store, &conversation, &whom).await?)));
+    let included = match &whom {
+        Whom::Team(team) => edge.engine.include_team(&conversation.id, team, &caller).await,
+        Whom::Person(person) => edge.engine.include(&conversation.id, person, &caller).await,
+    };
+    match (included, whom) {
+        (Err(EngineError::TakingPart(TakingPartError::StaffOnly)), Whom::Person(person)) => {
+            return Err(Refused::StaffOnly(Box::new(offer(store, &conversation, &person).await?)));
         }
-        included => included?,
+        (included, _) => included?,
     }
     edge.engine.made_within(&conversation.id, A_MOMENT).await?;
     answer(&edge, &caller, &conversation.id).await
 }
 
-/// `DELETE /_parlour/v1/conversations/{id}/participants/{user_id}` (S3): 200 when their room is closed to them, 202 when that
-/// takes longer, and it is done all the same; with the conversation, unless it is not the caller's any more.
+/// `DELETE /_parlour/v1/conversations/{id}/participants/{user id or team id}` (S3): 200 when rooms are closed to them, 202 when
+/// that takes longer, and it is done all the same; with the conversation, unless it is not the caller's any more.
 pub(crate) async fn exclude(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
     Path(path): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Value>), Refused> {
     let Asked { conversation, whom } = asked(edge.engine.store(), &caller, path).await?;
-    edge.engine.exclude(&conversation.id, &whom, &caller).await?;
+    match &whom {
+        Whom::Team(team) => edge.engine.exclude_team(&conversation.id, team, &caller).await?,
+        Whom::Person(person) => edge.engine.exclude(&conversation.id, person, &caller).await?,
+    }
     answer(&edge, &caller, &conversation.id).await
 }
 

@@ -74,6 +74,8 @@ opaque_id! {
     ConversationId
     /// Names a portal: one Matrix room bound to a conversation.
     PortalId
+    /// Names a team: staff who take part in conversations together.
+    TeamId
     /// Names a message in the record.
     MessageId
     /// Names a leg: one message's way into one target portal. Stands in the clear in the event it became.

@@ -11,6 +11,18 @@ pub enum Refusal {
     Kind,
     /// SIZE-1
     TooLong,
+    /// ATT-1
+    NoWords,
+    /// ATT-2
+    FileKind,
+    /// ATT-3
+    FileTooLarge,
+    /// ATT-4
+    FileDamaged,
+    /// ATT-5
+    FileInfected,
+    /// ATT-6
+    FileUnchecked,
     /// EDIT-1
     NotYoursToEdit,
     /// EDIT-2
@@ -51,11 +63,17 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of the rule book.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 28] = [
         Self::NotTakingPart,
         Self::OneWay,
         Self::Kind,
         Self::TooLong,
+        Self::NoWords,
+        Self::FileKind,
+        Self::FileTooLarge,
+        Self::FileDamaged,
+        Self::FileInfected,
+        Self::FileUnchecked,
         Self::NotYoursToEdit,
         Self::EditDeleted,
         Self::ReactionToNothing,
@@ -84,6 +102,12 @@ impl Refusal {
             Self::OneWay => "POST-2",
             Self::Kind => "KIND-1",
             Self::TooLong => "SIZE-1",
+            Self::NoWords => "ATT-1",
+            Self::FileKind => "ATT-2",
+            Self::FileTooLarge => "ATT-3",
+            Self::FileDamaged => "ATT-4",
+            Self::FileInfected => "ATT-5",
+            Self::FileUnchecked => "ATT-6",
             Self::NotYoursToEdit => "EDIT-1",
             Self::EditDeleted => "EDIT-2",
             Self::ReactionToNothing => "REACT-1",
@@ -112,9 +136,27 @@ impl Refusal {
             Self::NotTakingPart => "Not delivered: you do not take part in this conversation.",
             Self::OneWay => "Not delivered: only the practice writes in this conversation.",
             Self::Kind => {
-                "Not delivered: only text messages and reactions are passed on so far, so please write it as text."
+                "Not delivered: only text, images, files, sound, films and reactions are passed on, so please write it as text."
             }
             Self::TooLong => "Not delivered: this message is too long, so please send it in parts.",
+            Self::NoWords => {
+                "Not delivered: nothing was written about this file within ten minutes, so please send it again with a few words."
+            }
+            Self::FileKind => {
+                "Not delivered: the practice does not take files of this kind, so please send a photo, a PDF, or text."
+            }
+            Self::FileTooLarge => {
+                "Not delivered: this file is larger than the practice takes, so please send a smaller one."
+            }
+            Self::FileDamaged => {
+                "Not delivered: this file did not arrive whole or is damaged, so please send it again."
+            }
+            Self::FileInfected => {
+                "Not delivered: this file may do harm, so please do not send it again, and have your device looked at."
+            }
+            Self::FileUnchecked => {
+                "Not delivered: files cannot be checked just now, so please send this again later, or write what it says."
+            }
             Self::NotYoursToEdit => {
                 "Not delivered: you can change only a message of your own that was delivered; the others still read it as it \
                  was, so please write a new one."

@@ -3,7 +3,7 @@
 use ruma_html::{Html, NodeRef, SanitizerConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::MAX_TEXT_BYTES;
+use crate::{Attachment, MAX_TEXT_BYTES};
 
 /// What an event says.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +11,8 @@ use crate::MAX_TEXT_BYTES;
 pub enum Said {
     /// A message of its own.
     Message(Words),
+    /// A message that brings a file along (S11).
+    Attachment(Box<Attachment>),
     /// Other words for an earlier message (Matrix v1.19 client-server §Event replacements).
     Edit(Words),
     /// An emoji about an earlier message (Matrix v1.19 client-server §Annotations).
@@ -22,7 +24,7 @@ impl Said {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Message(_) => "message",
+            Self::Message(_) | Self::Attachment(_) => "message",
             Self::Edit(_) => "edit",
             Self::Reaction(_) => "reaction",
         }

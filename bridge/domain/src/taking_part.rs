@@ -1,12 +1,48 @@
 //! Who takes part in a conversation (S3, S6): who may change that, and what follows from it.
 
+use std::{fmt, str::FromStr};
+
 use crate::{
     Mode,
     clock::Timestamp,
     conversation::{ParticipantLimit, may_change},
     ids::PersonId,
-    people::Person,
+    people::{Person, Role, private_line},
+    text::{InvalidText, one_line},
 };
+
+private_line! {
+    /// The name of a team, at most 60 characters.
+    TeamName, 60
+}
+
+/// Why a team cannot be made or changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TeamError {
+    /// Not a manager.
+    #[error("only managers say who is in a team")]
+    NotAManager,
+    /// A patient is named.
+    #[error("only staff are in a team")]
+    NotStaff,
+    /// More people than [`ParticipantLimit::STAFF`].
+    #[error("a team has at most {most} members", most = ParticipantLimit::STAFF)]
+    TooMany,
+}
+
+/// Whether somebody may say that these people are a team (S3).
+///
+/// # Errors
+/// [`TeamError`], the first that applies.
+pub fn may_team(caller: &Person, members: &[Person]) -> Result<(), TeamError> {
+    if caller.role != Role::Manager {
+        return Err(TeamError::NotAManager);
+    }
+    if members.iter().any(|member| !member.role.is_staff()) {
+        return Err(TeamError::NotStaff);
+    }
+    if members.len() > ParticipantLimit::STAFF { Err(TeamError::TooMany) } else { Ok(()) }
+}
 
 /// Why somebody cannot be included in a conversation, or excluded from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -155,6 +191,21 @@ mod tests {
             assert_eq!(may_exclude(caller, &kim.id, whom, roster), excluded, "{name} is excluded");
         }
         assert_eq!(may_include(&kim, &kim.id, (&ann, true), full), Ok(()), "whose spoke is there is not one more");
+    }
+
+    #[test]
+    fn managers_make_teams_of_staff() {
+        let (kim, manager, ann) = (person(1, Role::Staff), person(3, Role::Manager), person(4, Role::Patient));
+        for (name, caller, members, wanted) in [
+            ("staff, by a manager", &manager, vec![kim.clone(), manager.clone()], Ok(())),
+            ("nobody, by a manager", &manager, vec![], Ok(())),
+            ("a patient", &manager, vec![kim.clone(), ann.clone()], Err(TeamError::NotStaff)),
+            ("by others", &kim, vec![kim.clone()], Err(TeamError::NotAManager)),
+            ("by a patient", &ann, vec![], Err(TeamError::NotAManager)),
+            ("very many", &manager, vec![kim.clone(); ParticipantLimit::STAFF + 1], Err(TeamError::TooMany)),
+        ] {
+            assert_eq!(may_team(caller, &members), wanted, "{name}");
+        }
     }
 
     #[test]

@@ -134,6 +134,8 @@ commit_points! {
     Redact = "hs.redact",
     /// Somebody is joined to a room.
     Join = "hs.join",
+    /// A file is fetched from the homeserver.
+    Download = "hs.download",
     /// A file is put on the homeserver.
     Upload = "hs.upload",
     /// Somebody is invited into a room.

@@ -62,10 +62,14 @@ pub struct Settings {
     pub patience_for_keys: Duration,
     /// How long an event of an unsigned device waits for the signature before its sender is told.
     pub patience_for_signatures: Duration,
+    /// How long a file waits for words of its sender's.
+    pub patience_for_words: Duration,
     /// How often the ghosts' own inboxes are emptied.
     pub care: Duration,
     /// How long a ghost's Olm machine stays awake after its last use; looked after whenever the inboxes are emptied.
     pub idle: Duration,
+    /// What files it takes.
+    pub files: crate::Files,
     /// A promise broken on purpose, for tests of the checks.
     pub fault: Option<crate::Fault>,
 }

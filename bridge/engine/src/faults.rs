@@ -33,6 +33,8 @@ faults! {
     NoHouse = "no-house",
     /// Every leg is sent twice.
     SendTwice = "send-twice",
+    /// Who is excluded keeps their room as it was.
+    ExcludedStay = "excluded-stay",
     /// Staff other than the owner are not joined to the hub.
     OwnerOnly = "owner-only",
     /// The hub has no name.
@@ -55,6 +57,8 @@ faults! {
     EditsByAll = "edits-by-all",
     /// Reactions are not passed on.
     ReactionsLost = "reactions-lost",
+    /// Files pass without a word about them.
+    FilesUnlooked = "files-unlooked",
     /// Nobody is known to have read anything.
     ReadingUnseen = "reading-unseen",
     /// A deletion stays in the room where it was made.

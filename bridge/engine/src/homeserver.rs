@@ -5,7 +5,7 @@ mod seen;
 use std::{borrow::Cow, time::Duration};
 
 use ruma::{
-    EventId, OwnedDeviceId, OwnedMxcUri, OwnedRoomId, OwnedUserId, RoomId, UserId,
+    EventId, MxcUri, OwnedDeviceId, OwnedMxcUri, OwnedRoomId, OwnedUserId, RoomId, UserId,
     api::{
         AppserviceUserIdentity, IncomingResponse, OutgoingRequest, OutgoingRequestAppserviceExt,
         SupportedVersions,
@@ -267,6 +267,44 @@ impl Homeserver {
         }
     }
 
+    /// A file that lies with the homeserver (Matrix v1.19 client-server §GET /media/download); none when it has more bytes than
+    /// this.
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn download(
+        &self,
+        by: &Intent,
+        file: &MxcUri,
+        most_bytes: u64,
+    ) -> Result<Option<Vec<u8>>, HomeserverError> {
+        let (server, id) = file.parts().map_err(|_| HomeserverError::Nonsense("the address of a file"))?;
+        let [server, id] = [server.as_str(), id].map(encoded);
+        let url = format!(
+            "{}/_matrix/client/v1/media/download/{server}/{id}?allow_redirect=false&user_id={}",
+            self.base,
+            encoded(by.user_id.as_str())
+        );
+        let request = self.http.get(url).bearer_auth(self.token.reveal());
+        through(CommitPoint::Download, async {
+            let mut response = request.send().await.map_err(HomeserverError::Unreachable)?;
+            if !response.status().is_success() {
+                let status = response.status();
+                let body = response.bytes().await.map_err(HomeserverError::Unreachable)?;
+                return Err(refused(status.as_u16(), &body));
+            }
+            let mut bytes = Vec::new();
+            while let Some(part) = response.chunk().await.map_err(HomeserverError::Unreachable)? {
+                if (bytes.len() + part.len()) as u64 > most_bytes {
+                    return Ok(None);
+                }
+                bytes.extend_from_slice(&part);
+            }
+            Ok(Some(bytes))
+        })
+        .await
+    }
+
     /// Puts a file on the homeserver (Matrix v1.19 client-server §POST /media/v3/upload): its address.
     ///
     /// # Errors
@@ -375,20 +413,24 @@ impl Homeserver {
         if status.is_success() {
             return Ok(body);
         }
-        let error: MatrixError = serde_json::from_slice(&body).unwrap_or(MatrixError {
-            errcode: String::new(),
-            error: String::new(),
-            retry_after_ms: None,
-        });
-        if status == 400 && error.error.starts_with("One time key") && error.error.contains("already exists")
-        {
-            return Err(HomeserverError::KeyClash);
-        }
-        Err(HomeserverError::Refused {
-            status: status.as_u16(),
-            code: error.errcode,
-            retry_after: error.retry_after_ms.map(Duration::from_millis),
-        })
+        Err(refused(status.as_u16(), &body))
+    }
+}
+
+/// What an answer says that is a refusal.
+fn refused(status: u16, body: &[u8]) -> HomeserverError {
+    let error: MatrixError = serde_json::from_slice(body).unwrap_or(MatrixError {
+        errcode: String::new(),
+        error: String::new(),
+        retry_after_ms: None,
+    });
+    if status == 400 && error.error.starts_with("One time key") && error.error.contains("already exists") {
+        return HomeserverError::KeyClash;
+    }
+    HomeserverError::Refused {
+        status,
+        code: error.errcode,
+        retry_after: error.retry_after_ms.map(Duration::from_millis),
     }
 }
 

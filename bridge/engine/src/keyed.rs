@@ -18,6 +18,16 @@ pub enum Again {
     After(Duration),
 }
 
+impl Again {
+    /// This, or after this time if that is sooner.
+    pub fn or_after(self, limit: Duration) -> Self {
+        match self {
+            Self::After(sooner) if sooner < limit => Self::After(sooner),
+            Self::After(_) | Self::WhenWoken => Self::After(limit),
+        }
+    }
+}
+
 const AFTER_A_PANIC: Duration = Duration::from_secs(5);
 /// After so long without anything to do a worker goes; the next wake makes another.
 const IDLE: Duration = Duration::from_secs(60);

@@ -4,6 +4,7 @@
 /// The id of our registration with the homeserver.
 pub const REGISTRATION_ID: &str = "parlour";
 
+mod attachments;
 mod catch_up;
 mod changes;
 mod commit_point;
@@ -13,6 +14,7 @@ mod engine;
 #[cfg(feature = "faults")]
 pub mod failpoints;
 mod faults;
+mod files;
 mod ghosts;
 mod homeserver;
 mod intake;
@@ -25,6 +27,7 @@ mod reading;
 mod recovery;
 mod relay;
 mod repair;
+mod scanner;
 mod secret;
 mod seen;
 mod sender;
@@ -32,15 +35,18 @@ mod store;
 mod switching;
 mod turns;
 
+pub use attachments::Files;
 pub use commit_point::CommitPoint;
 pub use counts::Counts;
 pub use crypto::CryptoError;
 pub use engine::{Engine, EngineError, Settings, StartError};
 pub use faults::Fault;
+pub use files::{Kind, UnknownKind};
 pub use homeserver::{Homeserver, HomeserverError, Intent};
 pub use intake::{IntakeError, parse_transaction};
+pub use scanner::{InvalidScannerAddress, ScannerAddress};
 pub use secret::Secret;
 pub use store::{
     Begun, Conversation, CopyError, DatabaseUrl, Figures, InvalidMasterKey, Making, MasterKey, MessageStatus,
-    Participant, People, Portal, Read, Recorded, Request, Sending, Store, StoreError, Way,
+    Participant, People, Portal, Read, Recorded, Request, Sending, Store, StoreError, Team, Way,
 };

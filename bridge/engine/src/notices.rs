@@ -109,6 +109,9 @@ impl LegIds {
 pub(crate) const LANES: &str = "This reply goes to the patient it answers and to no other. What you write without \
                                 replying goes to every patient here.";
 
+/// What the bot says to whoever sends a file without a word.
+pub(crate) const WORDS: &str = "Please write a few words about this file within ten minutes: it is delivered together with them.";
+
 /// What the bot says in a portal when another mode holds there from now on.
 pub(crate) fn switched(kind: PortalKind, mode: Mode) -> &'static str {
     match (kind, mode) {

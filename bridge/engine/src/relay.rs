@@ -1,6 +1,7 @@
 //! The relay: reads what people wrote, gathers the facts, asks the rules, and writes down what follows.
 
 mod deleting;
+mod files;
 mod place;
 mod room;
 mod tries;
@@ -57,7 +58,14 @@ impl Core {
             return Again::WhenWoken;
         }
         let mut waiting = HashSet::new();
-        let (mut after, mut again) = (0, Again::WhenWoken);
+        let mut after = 0;
+        let mut again = match self.look_at_the_wordless(conversation).await {
+            Ok(again) => again,
+            Err(error) => {
+                tracing::warn!(%conversation, %error, "files that wait for words are looked at again");
+                Again::After(AFTER_AN_ERROR)
+            }
+        };
         loop {
             let rows = match self.store.waiting(conversation, after).await {
                 Ok(rows) if rows.is_empty() => return again,
@@ -79,12 +87,7 @@ impl Core {
                 self.tries.end(row.seq, handled.as_ref().map_or_else(CryptoError::may_pass, |_| true));
                 match handled {
                     Ok(Handled::Done) => {}
-                    Ok(Handled::Parked(limit)) => {
-                        again = match again {
-                            Again::After(sooner) if sooner < limit => Again::After(sooner),
-                            _ => Again::After(limit),
-                        };
-                    }
+                    Ok(Handled::Parked(limit)) => again = again.or_after(limit),
                     Err(error) => {
                         tracing::warn!(%conversation, seq = row.seq, %error, "an event is tried again");
                         return Again::After(AFTER_AN_ERROR);
@@ -148,10 +151,15 @@ impl Core {
         let outcome = match self.read(row, &event).await? {
             Reading::Read(read) => {
                 let mut outcome = if rules::is_message(&read.event_type, read.content["msgtype"].as_str()) {
-                    self.decide(row, &event, &read.event_type, &read.content).await?
+                    self.decide(row, &event, &read.event_type, &read.content, false).await?
                 } else {
                     Outcome::Nothing
                 };
+                if let Outcome::Relayed(message) = &outcome
+                    && !taken_back
+                {
+                    self.words_came(row, &event, message).await?;
+                }
                 if taken_back {
                     outcome = self.taken_back(row, &event, outcome).await?;
                 }
@@ -159,7 +167,7 @@ impl Core {
             }
             Reading::Refused(_) if taken_back => self.unread(row, &event).await?,
             Reading::Clear if faulty!(self.settings, ReactionsLost) => Outcome::Nothing,
-            Reading::Clear => self.decide(row, &event, &event.event_type, &event.content).await?,
+            Reading::Clear => self.decide(row, &event, &event.event_type, &event.content, false).await?,
             Reading::Refused(refusal) => self.refused(row, &event, refusal).await?,
             Reading::Wait(limit, refusal) => {
                 if let Some(left) = self.patience_left(row, limit) {
@@ -195,7 +203,9 @@ impl Core {
             | Outcome::Left { departure: None, .. }
             | Outcome::Revised { .. }
             | Outcome::Switched { notice: None, .. } => Vec::new(),
-            Outcome::Refused { notice, .. } | Outcome::Switched { notice: Some(notice), .. } => {
+            Outcome::Refused { notice, .. }
+            | Outcome::Wordless { notice, .. }
+            | Outcome::Switched { notice: Some(notice), .. } => {
                 vec![notice.portal.clone()]
             }
             Outcome::Left { departure: Some(departure), .. } => {
@@ -216,7 +226,10 @@ impl Core {
             portals.iter().for_each(|portal| self.turns.hurry(portal));
         }
         self.changed(&row.conversation);
-        Ok(Handled::Done)
+        Ok(match outcome {
+            Outcome::Wordless { .. } => Handled::Parked(self.settings.patience_for_words),
+            _ => Handled::Done,
+        })
     }
 
     /// How much longer a key or a signature may take. Only time in which the bot received counts: while it did not,
@@ -280,13 +293,14 @@ impl Core {
         })
     }
 
-    /// Gathers the facts of what was read, and asks the rules.
+    /// Gathers the facts of what was read, and asks the rules. `has_words`: something was said of it elsewhere.
     async fn decide(
         &self,
         row: &InboxRow,
         event: &Event,
         event_type: &str,
         content: &Value,
+        has_words: bool,
     ) -> Result<Outcome, CryptoError> {
         let people = self.store.people_in(&row.conversation).await?;
         let portals = self.store.portals(&row.conversation).await?;
@@ -322,6 +336,19 @@ impl Core {
         let at = Timestamp::from(event.origin_server_ts);
         let is_target = |target: &&Portal| people.hears(target, at) && is_target(target, home, &lane);
         let targets: Vec<_> = portals.iter().filter(is_target).collect();
+        let said = match said {
+            // Among staff alone it has reached everybody.
+            Said::Attachment(attachment) if portals.len() > 1 => {
+                if attachment.caption.is_none() && !has_words && !faulty!(self.settings, FilesUnlooked) {
+                    return Ok(self.wordless(row, event));
+                }
+                match self.checked(&attachment).await? {
+                    Ok(checked) => Said::Attachment(Box::new(checked)),
+                    Err(refusal) => return self.refused(row, event, refusal).await,
+                }
+            }
+            said => said,
+        };
         let mut legs: Vec<_> =
             targets.iter().map(|target| self.leg_ids.message(&event.event_id, &target.id, at)).collect();
         // Handled again, an event must become another message in every respect.
@@ -333,7 +360,7 @@ impl Core {
             event_id = EventId::parse(format!("{event_id}.{id}")).unwrap_or(event_id);
         }
         let narrowed = home.kind() == PortalKind::Hub && matches!(lane, Lane::Only(_));
-        let tells_lanes = narrowed && !conversation.lanes_told && matches!(said, Said::Message(_));
+        let tells_lanes = narrowed && !conversation.lanes_told && said.kind() == "message";
         if tells_lanes {
             let words = notices::LANES.to_owned();
             legs.push(self.leg_ids.notice(&event.event_id, &home.id, "lanes", words, self.clock.now()));

@@ -60,6 +60,9 @@ impl Core {
         people: &People,
     ) -> Result<(), CryptoError> {
         let Some(room_id) = &portal.room_id else { return Ok(()) };
+        if faulty!(self.settings, ExcludedStay) && !people.former.is_empty() {
+            return Ok(self.store.portal_is_set(&portal.id, portal.revision).await?);
+        }
         let party = Party::Making(portal.conversation.clone());
         for user_id in self.store.strangers_in(&portal.id).await? {
             let bot = self.ghosts.bot().await?;

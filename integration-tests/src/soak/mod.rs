@@ -23,9 +23,9 @@ use self::{
     cuts::Cuts,
     killing::Killer,
     model::{Model, Rooms},
-    plan::{PEOPLE, SWITCHED, TALKS},
-    traffic::{Orders, Switcher, Writer, look_on, place},
-    verdict::judge,
+    plan::{CHANGED, PEOPLE, SWITCHED, TALKS},
+    traffic::{Changer, Orders, Switcher, Writer, look_on, place},
+    verdict::{Told, judge},
 };
 pub use self::{plan::HomeserverKills, table::Report};
 use crate::{crowd::Caller, token, trial::Trial};
@@ -93,6 +93,8 @@ pub async fn run(settings: &Settings) -> Report {
     }
     let switching = fault.is_none().then(|| switcher(&trial, &looking_on, &model, &orders));
     let switching = switching.map(|switcher| tokio::spawn(switcher.switch(settings.seed)));
+    let changing = fault.is_none().then(|| changer(&trial, &looking_on, &model, &orders));
+    let changing = changing.map(|changer| tokio::spawn(changer.change(settings.seed)));
     let kills = plan::kills(settings.seed, settings.legs, settings.kills, settings.homeserver);
     let mut killed = Vec::new();
     let share = settings.legs / settings.kills.max(1);
@@ -137,6 +139,11 @@ pub async fn run(settings: &Settings) -> Report {
         switches =
             timeout(PATIENCE_WITH_SWITCHES, switching).await.expect("it is switched").expect("it ends well");
     }
+    let mut changes = 0;
+    if let Some(changing) = changing {
+        changes =
+            timeout(PATIENCE_WITH_SWITCHES, changing).await.expect("they are included").expect("it ends well");
+    }
     arrive(&model, patience).await;
     let mut writers = everybody(&looking_on, &model, &orders, settings);
     // What came in before these was handled before them.
@@ -150,8 +157,13 @@ pub async fn run(settings: &Settings) -> Report {
     join_all(readers.iter().map(Client::resume)).await;
     let mut findings = Vec::new();
     for (talk, cast) in TALKS.iter().enumerate() {
-        let switches = if talk == SWITCHED { switches } else { 0 };
-        findings.push((cast.name, judge(&model, talk, &readers, switches).await));
+        let told = match talk {
+            SWITCHED => Told { everywhere: switches, ..Told::default() },
+            // That somebody goes and comes, in the hub; to themselves besides that they may write again.
+            CHANGED => Told { in_hub: 2 * changes, in_last: 3 * changes, ..Told::default() },
+            _ => Told::default(),
+        };
+        findings.push((cast.name, judge(&model, talk, &readers, told).await));
     }
     for reader in readers {
         reader.stop().await;
@@ -169,6 +181,7 @@ pub async fn run(settings: &Settings) -> Report {
         deletions: model.messages().iter().filter(|sent| sent.deleted && sent.edits.is_none()).count(),
         forbidden: model.messages().iter().filter(|sent| sent.fate == model::Fate::Forbidden).count(),
         switches,
+        changes,
         unknown,
         at_rest,
         false_alarms: trial.log().matches("put back from a copy").count(),
@@ -212,6 +225,25 @@ fn switcher(
     let owner = PEOPLE.iter().position(|name| *name == owner).unwrap_or(0);
     let caller = Caller::new(&trial.public_url(), &token(&clients[owner]));
     Switcher { caller, conversation: model.talks[SWITCHED].id.clone(), orders: orders.subscribe() }
+}
+
+/// Who includes and excludes whoever comes and goes.
+fn changer(
+    trial: &Trial,
+    clients: &[Arc<Client>],
+    model: &Arc<Model>,
+    orders: &watch::Sender<Orders>,
+) -> Changer {
+    let cast = &TALKS[CHANGED];
+    let owner = PEOPLE.iter().position(|name| *name == cast.staff[0]).unwrap_or(0);
+    let whom = cast.patients[cast.patients.len() - 1];
+    Changer {
+        caller: Caller::new(&trial.public_url(), &token(&clients[owner])),
+        conversation: model.talks[CHANGED].id.clone(),
+        whom: trial.person(whom).user_id.clone(),
+        model: Arc::clone(model),
+        orders: orders.subscribe(),
+    }
 }
 
 /// Everybody, twice: a client that writes and looks on, and one that is off until the end.

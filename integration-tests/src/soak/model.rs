@@ -9,6 +9,8 @@ use std::{
 use ruma::{OwnedEventId, OwnedRoomId, RoomId};
 use tokio::{sync::watch, time::Instant};
 
+use super::plan::CHANGED;
+
 /// The rooms of a conversation.
 pub struct Rooms {
     /// Its id.
@@ -62,7 +64,22 @@ pub struct Sent {
     pub begun_at: Instant,
     /// When its client got the event id.
     pub accepted_at: Option<Instant>,
+    /// Where it may stand or not: it was on its way when somebody was included or excluded.
+    pub perhaps: BTreeSet<OwnedRoomId>,
+    /// How often whoever comes and goes had come or gone when it was begun.
+    changes: usize,
     unseen: BTreeSet<OwnedRoomId>,
+}
+
+/// Whether whoever comes and goes takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Participation {
+    /// What is written reaches them.
+    In,
+    /// Nobody knows.
+    Between,
+    /// What is written does not reach them.
+    Out,
 }
 
 /// A message that can be answered, or reacted to.
@@ -100,6 +117,8 @@ struct State {
     reacting: BTreeSet<(usize, usize)>,
     answerable: HashMap<OwnedRoomId, VecDeque<Answerable>>,
     progress: Progress,
+    /// Whoever comes and goes, and how often that has changed.
+    participation: (Participation, usize),
 }
 
 /// The model.
@@ -125,6 +144,7 @@ impl Model {
             reacting: BTreeSet::new(),
             answerable: HashMap::new(),
             progress,
+            participation: (Participation::In, 0),
         };
         Self { talks, state: Mutex::new(state), changed: watch::Sender::new(0) }
     }
@@ -210,6 +230,33 @@ impl Model {
         self.tick();
     }
 
+    /// The room of whoever comes and goes.
+    pub fn changing(&self) -> &OwnedRoomId {
+        let spokes = &self.talks[CHANGED].spokes;
+        &spokes[spokes.len() - 1]
+    }
+
+    /// Whoever comes and goes takes part or not from now on.
+    pub fn participation_is(&self, participation: Participation) {
+        let mut state = self.state();
+        state.participation = (participation, state.participation.1 + 1);
+        drop(state);
+        self.tick();
+    }
+
+    /// Waits until everything is seen that was accepted while whoever comes and goes took part.
+    pub async fn nothing_is_on_its_way_to_the_changing(&self) {
+        let room = self.changing();
+        let mut changed = self.changed.subscribe();
+        let is_on_its_way = || {
+            let state = self.state();
+            state.messages.iter().any(|sent| matches!(sent.fate, Fate::Accepted(_)) && sent.unseen.contains(room))
+        };
+        while is_on_its_way() {
+            changed.changed().await.unwrap_or(());
+        }
+    }
+
     /// Somebody is about to write: the message's number.
     pub fn write(
         &self,
@@ -221,7 +268,7 @@ impl Model {
     ) -> usize {
         let mut state = self.state();
         let unseen = targets.iter().cloned().collect();
-        let from = from.to_owned();
+        let (from, changes) = (from.to_owned(), state.participation.1);
         state.messages.push(Sent {
             talk,
             from,
@@ -232,6 +279,8 @@ impl Model {
             fate: Fate::Sending,
             begun_at: Instant::now(),
             accepted_at: None,
+            perhaps: BTreeSet::new(),
+            changes,
             unseen,
         });
         state.messages.len() - 1
@@ -240,7 +289,9 @@ impl Model {
     /// The sender's client got an event id.
     pub fn accepted(&self, number: usize, event_id: OwnedEventId) {
         let mut state = self.state();
+        let participation = state.participation;
         let message = &mut state.messages[number];
+        message.reaches(self.changing(), participation);
         message.fate = Fate::Accepted(event_id);
         let now = Instant::now();
         message.accepted_at = Some(now);
@@ -258,7 +309,11 @@ impl Model {
 
     /// The sender's client gave up.
     pub fn unknown(&self, number: usize) {
-        self.state().messages[number].fate = Fate::Unknown;
+        let mut state = self.state();
+        let message = &mut state.messages[number];
+        message.reaches(self.changing(), (Participation::Between, message.changes));
+        message.fate = Fate::Unknown;
+        drop(state);
         self.tick();
     }
 
@@ -304,6 +359,20 @@ impl Model {
 
     fn tick(&self) {
         self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+impl Sent {
+    /// Whether it must stand in the room of whoever comes and goes, by what they were all the time while it was sent.
+    fn reaches(&mut self, room: &OwnedRoomId, (participation, changes): (Participation, usize)) {
+        if !self.targets.contains(room) || (participation == Participation::In && changes == self.changes) {
+            return;
+        }
+        self.targets.retain(|target| target != room);
+        self.unseen.remove(room);
+        if participation == Participation::Between || changes != self.changes {
+            self.perhaps.insert(room.clone());
+        }
     }
 }
 

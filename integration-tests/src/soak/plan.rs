@@ -17,8 +17,8 @@ pub struct Cast {
 /// Everybody, by a word of the name.
 pub const PEOPLE: [&str; 9] = ["murphy", "kim", "doyle", "ann", "ben", "cara", "dan", "eve", "finn"];
 
-/// The conversations: with one patient, with three, with six.
-pub const TALKS: [Cast; 3] = [
+/// The conversations: with one patient, with three, with six; and with two, of whom one comes and goes.
+pub const TALKS: [Cast; 4] = [
     Cast { name: "one", staff: &["murphy", "doyle"], patients: &["ann"] },
     Cast { name: "three", staff: &["kim", "doyle"], patients: &["ben", "cara", "dan"] },
     Cast {
@@ -26,10 +26,14 @@ pub const TALKS: [Cast; 3] = [
         staff: &["murphy", "kim", "doyle"],
         patients: &["ann", "ben", "cara", "dan", "eve", "finn"],
     },
+    Cast { name: "changing", staff: &["doyle", "murphy"], patients: &["ann", "finn"] },
 ];
 
 /// Of these, the one that becomes one-way and two-way again all the time.
 pub const SWITCHED: usize = 1;
+
+/// Of these, the one whose last patient is excluded and included again all the time.
+pub const CHANGED: usize = 3;
 
 /// Which process dies, and at what moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

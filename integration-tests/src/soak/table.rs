@@ -19,6 +19,8 @@ pub struct Report {
     pub(super) forbidden: usize,
     /// How often a conversation was switched.
     pub(super) switches: usize,
+    /// How often somebody was excluded and included again.
+    pub(super) changes: usize,
     pub(super) cuts: BTreeMap<&'static str, usize>,
     pub(super) unknown: usize,
     pub(super) at_rest: bool,
@@ -160,9 +162,9 @@ impl fmt::Display for Report {
         let cuts = self.cuts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>();
         writeln!(
             f,
-            "\namong them {} edits; besides {} reactions, {} deletions, {} switches between one-way and two-way, {} messages \
+            "\namong them {} edits; besides {} reactions, {} deletions, {} switches between one-way and two-way, {} exclusions, {} messages \
              refused by the homeserver meanwhile",
-            self.edits, self.reactions, self.deletions, self.switches, self.forbidden
+            self.edits, self.reactions, self.deletions, self.switches, self.changes, self.forbidden
         )?;
         writeln!(f, "answers cut: {}", cuts.join(", "))?;
         let recoveries = self.recoveries();

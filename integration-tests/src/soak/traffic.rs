@@ -6,7 +6,7 @@ use matrix_sdk::{HttpError, Room};
 use parlour::demo::client::Client;
 use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedTransactionId,
+    OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId,
     events::room::message::{MessageType, OriginalSyncRoomMessageEvent},
 };
 use serde_json::{Value, json};
@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use super::{
-    model::{Answerable, Model, body, may_be_deleted, number},
-    plan::{PEOPLE, TALKS, rng},
+    model::{Answerable, Model, Participation, body, may_be_deleted, number},
+    plan::{CHANGED, PEOPLE, TALKS, rng},
 };
 use crate::crowd::Caller;
 
@@ -106,7 +106,7 @@ impl Writer {
             let (talk, room, targets, answered) = self.choose(name);
             let words = *WORDS.choose(&mut self.rng).unwrap_or(&"yes");
             match self.rng.random_range(0..100) {
-                _ if self.plain => self.say(talk, room, targets, answered, words).await,
+                _ if self.plain || talk == CHANGED => self.say(talk, room, targets, answered, words).await,
                 0..15 => self.edit(talk, room, words).await,
                 15..30 => self.react(room).await,
                 30..40 => self.delete(room).await,
@@ -121,7 +121,8 @@ impl Writer {
             .collect();
         let talk = *own.choose(&mut self.rng).unwrap_or(&0);
         let (room, everybody) = place(&self.model, talk, name);
-        let answers = self.rng.random_bool(0.5);
+        // An answer to whoever has gone would be refused.
+        let answers = self.rng.random_bool(0.5) && talk != CHANGED;
         let which: f64 = self.rng.random();
         let answerable = self.model.answerable(&room);
         if answers && !answerable.is_empty() {
@@ -295,6 +296,58 @@ impl Switcher {
             }
             switched += 1;
         }
+    }
+}
+
+/// Excludes a patient and includes them again, for as long as the run lasts.
+pub struct Changer {
+    /// Who owns the conversation.
+    pub caller: Caller,
+    /// Its id.
+    pub conversation: String,
+    /// The patient.
+    pub whom: OwnedUserId,
+    /// What must happen.
+    pub model: Arc<Model>,
+    /// What everybody is told.
+    pub orders: watch::Receiver<Orders>,
+}
+
+impl Changer {
+    /// Goes on until told to stop, and leaves them included. How often they were excluded.
+    pub async fn change(mut self, seed: u64) -> usize {
+        let mut rng = rng(seed, "participants");
+        let mut excluded = 0;
+        loop {
+            for participation in [Participation::Out, Participation::In] {
+                let pause =
+                    Duration::from_millis(rng.random_range(FEWEST_BETWEEN_SWITCHES..MOST_BETWEEN_SWITCHES));
+                let stops = timeout(pause, self.orders.wait_for(|orders| orders.stop)).await.is_ok();
+                if stops && participation == Participation::Out {
+                    return excluded;
+                }
+                self.model.participation_is(Participation::Between);
+                if participation == Participation::Out {
+                    // What was written before reaches them only if it was handled before.
+                    self.model.nothing_is_on_its_way_to_the_changing().await;
+                }
+                // While something is killed, nobody answers.
+                while !self.is_asked(participation).await {
+                    sleep(AFTER_AN_ERROR).await;
+                }
+                self.model.participation_is(participation);
+            }
+            excluded += 1;
+        }
+    }
+
+    async fn is_asked(&self, participation: Participation) -> bool {
+        let (conversation, whom) = (&self.conversation, &self.whom);
+        let asked = match participation {
+            Participation::Out => self.caller.exclude(conversation, whom).await,
+            _ => self.caller.include(conversation, whom).await,
+        };
+        matches!(asked, Some((200, _)))
     }
 }
 

@@ -114,9 +114,20 @@ struct Seen {
     strayed: BTreeSet<(OwnedRoomId, usize)>,
 }
 
-/// Judges one conversation, which was switched so often. `readers` are clients of all people, in their order, that have not
+/// How often the bot has said of the conversation itself that something changed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told {
+    /// In each room.
+    pub everywhere: usize,
+    /// In the hub besides.
+    pub in_hub: usize,
+    /// In the spoke of the last of its patients besides.
+    pub in_last: usize,
+}
+
+/// Judges one conversation. `readers` are clients of all people, in their order, that have not
 /// looked on.
-pub async fn judge(model: &Model, talk: usize, readers: &[Client], switches: usize) -> Findings {
+pub async fn judge(model: &Model, talk: usize, readers: &[Client], bot: Told) -> Findings {
     let all = model.messages();
     let rooms = &model.talks[talk];
     let cast = &TALKS[talk];
@@ -174,8 +185,16 @@ pub async fn judge(model: &Model, talk: usize, readers: &[Client], switches: usi
         ..Findings::default()
     };
     for (room, views) in &views {
-        let of_room = |sent: &&&Sent| sent.from == *room || sent.targets.contains(room);
+        let of_room = |sent: &&&Sent| {
+            sent.from == *room || sent.targets.contains(room) || sent.perhaps.contains(room)
+        };
         let owed = accepted.values().filter(of_room).count();
+        let mut switches = bot.everywhere;
+        if *room == rooms.hub {
+            switches += bot.in_hub;
+        } else if rooms.spokes.last() == Some(room) {
+            switches += bot.in_last;
+        }
         let notices = if *room == rooms.hub { lanes } else { 0 };
         let told = told.values().filter(|(where_to, _)| where_to == room).count();
         let name = if *room == rooms.hub { "hub" } else { "spoke" };
@@ -267,6 +286,7 @@ fn check_presence(room: &OwnedRoomId, view: &View, accepted: &BTreeMap<usize, &S
         match (owed, there) {
             (true, 0) => drop(seen.lost.insert(key)),
             (true, 1) | (false, 0) => {}
+            (false, 1) if !sent.deleted && sent.perhaps.contains(room) => {}
             (true, _) => {
                 let most = seen.doubled.entry(key).or_default();
                 *most = (*most).max(there - 1);

@@ -61,11 +61,12 @@ fn cut_in(point: CommitPoint) -> Option<CutIn> {
         | CommitPoint::WhoAmI => Some(CutIn::Here),
         CommitPoint::Redact => Some(CutIn::Scene(Scene::Repair)),
         CommitPoint::SetState => Some(CutIn::Scene(Scene::Switching)),
-        CommitPoint::Kick | CommitPoint::Invite | CommitPoint::Upload => {
+        CommitPoint::Kick | CommitPoint::Invite => {
             Some(CutIn::Scene(Scene::TakingPart))
         }
         CommitPoint::SendReceipt => Some(CutIn::Scene(Scene::Reading)),
         CommitPoint::ReadDevices | CommitPoint::EndDevice => Some(CutIn::Scene(Scene::Restored)),
+        CommitPoint::Download | CommitPoint::Upload => Some(CutIn::Scene(Scene::Files)),
         // Whoever makes the demo's accounts, or looks whether the homeserver is stopped before a backup is put in place.
         CommitPoint::Administer => Some(CutIn::Nowhere),
         CommitPoint::TransactionKept

@@ -8,6 +8,7 @@ mod copied;
 mod deleting;
 mod demo;
 mod fan_out;
+mod files;
 mod reading;
 mod repair;
 mod restored;
@@ -42,6 +43,8 @@ pub(crate) enum Scene {
     Taking,
     /// `killed/switching.rs`: a conversation becomes one-way, and two-way again.
     Switching,
+    /// `killed/files.rs`: files are looked at.
+    Files,
     /// `killed/taking_part.rs`: people are included and excluded.
     TakingPart,
     /// `killed/deleting.rs`: what was said is changed, reacted to and deleted.
@@ -107,9 +110,8 @@ fn scene_of(point: CommitPoint) -> Scene {
         }
         CommitPoint::DatabaseTaken => Scene::Taking,
         CommitPoint::ModeKept | CommitPoint::PortalSet | CommitPoint::SetState => Scene::Switching,
-        CommitPoint::ParticipantsKept | CommitPoint::Kick | CommitPoint::Invite | CommitPoint::Upload => {
-            Scene::TakingPart
-        }
+        CommitPoint::ParticipantsKept | CommitPoint::Kick | CommitPoint::Invite => Scene::TakingPart,
+        CommitPoint::Download | CommitPoint::Upload => Scene::Files,
         CommitPoint::ReceiptsKept
         | CommitPoint::ReadsCounted
         | CommitPoint::ReceiptsShown

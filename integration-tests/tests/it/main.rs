@@ -10,6 +10,7 @@ mod command_line;
 mod crash;
 mod cut;
 mod database;
+mod files;
 mod held;
 mod hours;
 mod intake;

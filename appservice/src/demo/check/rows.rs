@@ -1,8 +1,10 @@
 //! The rows: each a promise of the brief, the fault that breaks it, and the attempt.
 
+mod files;
 mod modes;
 mod reading;
 mod saying;
+mod taking_part;
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use reqwest::Method;
@@ -24,9 +26,16 @@ pub(super) fn all(scene: &Scene) -> Vec<BoxFuture<'_, Row>> {
         row("S1", "read later, once and in order", "send-twice", later(scene)),
         row("S1", "who signs in later reads what was written before", "held-for-ever", newcomer(scene)),
         row("S1", "a browser that forgot its keys reads all of it again", "repairs-all", forgetful(scene)),
+        row(
+            "S3",
+            "included and excluded, and what each of them reads",
+            "excluded-stay",
+            taking_part::comes_and_goes(scene),
+        ),
         row("S6", "staff only, patients only, or both", "owner-only", who(scene)),
         row("S7", "the conversation has its name", "hub-unnamed", named(scene)),
         row("S8", "one-way: the patient's own PUT is refused", "one-way-open", modes::one_way(scene)),
+        row("S11", "a file passes with words about it, and no other", "files-unlooked", files::with_words(scene)),
         row("S12", "sent and read, for each person, by name", "reading-unseen", reading::read_by(scene)),
         row("S14", "two-way reply", "answers-lost", modes::two_way(scene)),
         row(

@@ -20,7 +20,7 @@ use super::super::{
 /// How long something may take that a person waits for.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 /// How often it is looked whether a conversation is made.
-const LOOK: Duration = Duration::from_millis(50);
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 
 /// Why a promise was not kept, or could not be tried.
 pub(super) enum Trouble {

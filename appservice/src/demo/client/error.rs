@@ -82,6 +82,9 @@ pub enum ClientError {
     /// A redaction without a valid `redacts`.
     #[error("a redaction needs the event id in `redacts`")]
     NothingToRedact,
+    /// A message without a file that could be opened.
+    #[error("the message brings no file that can be opened")]
+    NoFile,
     /// No such room came within the time.
     #[error(
         "{user} waited {limit:?} for an encrypted room that did not come ({joined} rooms joined){}",

@@ -3,7 +3,10 @@
 use serde_json::Value;
 
 use super::Relation;
-use crate::{Emoji, Form, Refusal, Said, UnfitWords, Words, without_reply_fallback};
+use crate::{
+    Attachment, Emoji, Form, Measures, Refusal, Said, SealedFile, Shown, UnfitWords, Words, file_name,
+    without_reply_fallback,
+};
 
 /// Whether an event says something to people. Two devices that verify each other say nothing to anybody
 /// (Matrix v1.19 client-server §Key verification framework), and that is nobody else's matter.
@@ -16,11 +19,14 @@ pub fn is_message(event_type: &str, msgtype: Option<&str>) -> bool {
 /// What of a readable event may be passed on.
 ///
 /// # Errors
-/// [`Refusal::Kind`], [`Refusal::TooLong`], [`Refusal::NoEmoji`].
+/// [`Refusal::Kind`], [`Refusal::TooLong`], [`Refusal::NoEmoji`], [`Refusal::NotEncrypted`].
 pub fn may_relay(event_type: &str, content: &Value, relation: Relation<'_>) -> Result<Said, Refusal> {
     match (event_type, relation) {
         ("m.room.message", Relation::None | Relation::Answer { .. }) => {
             let answers = matches!(relation, Relation::Answer { .. });
+            if let Some(shown) = content["msgtype"].as_str().and_then(Shown::of) {
+                return attachment(shown, content).map(|attachment| Said::Attachment(Box::new(attachment)));
+            }
             words(content, answers).map(Said::Message)
         }
         // What is edited may have been an answer, and older clients quote what that answered.
@@ -33,6 +39,32 @@ pub fn may_relay(event_type: &str, content: &Value, relation: Relation<'_>) -> R
         // KIND-1: what is not known is not passed on, and its sender hears of it.
         _ => Err(Refusal::Kind),
     }
+}
+
+/// A file, and what is said of it: a `body` that is not the file's name (Matrix v1.19 client-server §Media captions).
+fn attachment(shown: Shown, content: &Value) -> Result<Attachment, Refusal> {
+    // ENC-1: the homeserver could read it.
+    if content["file"].is_null() && content["url"].is_string() {
+        return Err(Refusal::NotEncrypted);
+    }
+    let file = SealedFile::of(&content["file"]).ok_or(Refusal::Kind)?;
+    let body = content["body"].as_str().ok_or(Refusal::Kind)?;
+    let name = content["filename"].as_str();
+    let says_something = name.is_some_and(|name| name != body) && !body.trim().is_empty();
+    let caption = if says_something {
+        let html = content["formatted_body"].as_str().filter(|_| content["format"] == "org.matrix.custom.html");
+        Some(Words::new(Form::Text, body, html).map_err(|_| Refusal::TooLong)?)
+    } else {
+        None
+    };
+    Ok(Attachment {
+        shown,
+        name: file_name(name.unwrap_or(body)),
+        caption,
+        file,
+        mimetype: String::new(),
+        measures: Measures::of(&content["info"]),
+    })
 }
 
 fn words(content: &Value, may_quote: bool) -> Result<Words, Refusal> {
@@ -81,6 +113,15 @@ mod tests {
             content
         };
         let react = |key: &str| json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": "$a", "key": key } });
+        let file = |msgtype: &str, body: &str, filename: Option<&str>| {
+            json!({
+                "msgtype": msgtype, "body": body, "filename": filename,
+                "file": {
+                    "v": "v2", "url": "mxc://x/y", "iv": "AAAA", "hashes": { "sha256": "BBBB" },
+                    "key": { "kty": "oct", "alg": "A256CTR", "k": "CCCC" },
+                },
+            })
+        };
         let (message, reaction) = ("m.room.message", "m.reaction");
         for (name, event_type, content, wanted) in [
             ("text", message, text("Hello"), Ok(("message", "m.text", "Hello"))),
@@ -112,7 +153,28 @@ mod tests {
             ("a reaction of words", reaction, react("call me"), Err(Refusal::NoEmoji)),
             ("a reaction to nothing", reaction, json!({}), Err(Refusal::Kind)),
             ("a reaction that is a message", message, with(text("a"), react("👍")), Err(Refusal::Kind)),
-            ("an image", message, json!({ "msgtype": "m.image", "body": "x.png" }), Err(Refusal::Kind)),
+            ("an image", message, file("m.image", "x.png", None), Ok(("message", "m.image", "x.png"))),
+            (
+                "an image with a caption",
+                message,
+                file("m.image", "the rash", Some("x.png")),
+                Ok(("message", "m.image", "the rash")),
+            ),
+            (
+                "its own name is no caption",
+                message,
+                file("m.file", "x.pdf", Some("x.pdf")),
+                Ok(("message", "m.file", "x.pdf")),
+            ),
+            ("white space is none", message, file("m.audio", " ", Some("x.mp3")), Ok(("message", "m.audio", "x.mp3"))),
+            (
+                "an image that the homeserver can read",
+                message,
+                json!({ "msgtype": "m.image", "body": "x.png", "url": "mxc://x/y" }),
+                Err(Refusal::NotEncrypted),
+            ),
+            ("an image of nothing", message, json!({ "msgtype": "m.image", "body": "x.png" }), Err(Refusal::Kind)),
+            ("a place", message, json!({ "msgtype": "m.location", "body": "here" }), Err(Refusal::Kind)),
             ("a sticker", "m.sticker", json!({ "body": "smile" }), Err(Refusal::Kind)),
             ("no words", message, json!({ "msgtype": "m.text" }), Err(Refusal::Kind)),
             ("white space", message, text(" \n"), Err(Refusal::Kind)),
@@ -128,6 +190,10 @@ mod tests {
             let found = found.as_ref().map(|said| match said {
                 Said::Message(words) | Said::Edit(words) => {
                     (said.kind(), words.form().msgtype(), words.body())
+                }
+                Said::Attachment(file) => {
+                    let caption = file.caption.as_ref();
+                    (said.kind(), file.shown.msgtype(), caption.map_or(&*file.name, |caption| caption.body()))
                 }
                 Said::Reaction(emoji) => (said.kind(), "", emoji.as_str()),
             });

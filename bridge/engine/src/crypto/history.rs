@@ -10,6 +10,7 @@ use matrix_sdk_crypto::{
 use ruma::{RoomId, UserId, events::room::EncryptedFile};
 
 use super::{CryptoError, Machine};
+use crate::commit_point::CommitPoint;
 
 impl Machine {
     /// Hands on what can be read of a room to the devices of somebody that their own identity has signed, before they are
@@ -21,11 +22,10 @@ impl Machine {
         let _sealing = self.sealing.lock().await;
         let readers = [reader.to_owned()];
         self.look_up(&readers).await?;
-        if let Some((id, claim)) = self.olm().await.get_missing_sessions([reader].into_iter()).await? {
-            let response = self
-                .homeserver
-                .request(crate::commit_point::CommitPoint::ClaimKeys, &self.intent, claim)
-                .await?;
+        // Not within the condition: the machine is asked for again behind it, and a writer may wait in between.
+        let missing = self.olm().await.get_missing_sessions([reader].into_iter()).await?;
+        if let Some((id, claim)) = missing {
+            let response = self.homeserver.request(CommitPoint::ClaimKeys, &self.intent, claim).await?;
             self.olm().await.mark_request_as_sent(&id, &response).await?;
         }
         self.forget_devices(readers.iter());

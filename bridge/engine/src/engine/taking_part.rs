@@ -1,11 +1,13 @@
 //! Who takes part in a conversation, as the listeners change it (S3): written down first, then the rooms are set to it.
 
-use parlour_domain::{ConversationId, LegId, Person, PortalId, PortalKind};
+use parlour_domain::{
+    ConversationId, LegId, Person, PortalId, PortalKind, TakingPartError, TeamId, TeamName,
+};
 
 use super::{Core, Engine, EngineError};
 use crate::{
     notices,
-    store::{NewLeg, ParticipantChange, ParticipantsAre, Portal, Says},
+    store::{Asking, NewLeg, ParticipantChange, ParticipantsAre, Portal, Says, Team},
 };
 
 impl Core {
@@ -37,6 +39,7 @@ impl Core {
             // Of the staff themselves the hub tells who is in it.
             to_staff: (!whom.role.is_staff()).then(|| word(hub, to_staff(whom.name.as_str()))),
             to_patient: spoke.map(|spoke| word(spoke, to_patient.to_owned())),
+            by_name: true,
             succession: LegId::from_bytes(self.ghosts.chance.bytes()),
         })
     }
@@ -79,5 +82,66 @@ impl Engine {
         let change = self.core.participant_change(id, by, whom, words).await?;
         let outcome = self.core.store.exclude(&change, self.core.clock.now()).await?;
         self.core.participants_are(outcome, &change)
+    }
+}
+
+impl Engine {
+    /// Makes a team.
+    ///
+    /// # Errors
+    /// When the database fails; then there is none.
+    pub async fn add_team(&self, name: TeamName, members: Vec<Person>) -> Result<Team, EngineError> {
+        let team = Team { id: TeamId::from_bytes(self.core.ghosts.chance.bytes()), name, members };
+        self.core.store.add_team(&team).await?;
+        Ok(team)
+    }
+
+    /// Changes a team: who comes into it takes part in all that it takes part in, and who leaves it goes from all of that.
+    ///
+    /// # Errors
+    /// [`EngineError::TakingPart`]; or the database fails: then nothing has changed.
+    pub async fn change_team(
+        &self,
+        team: &Team,
+        name: Option<&TeamName>,
+        members: Option<&[Person]>,
+        by: &Person,
+    ) -> Result<(), EngineError> {
+        let fresh = || self.core.ghosts.chance.bytes();
+        let asking = Asking { by, at: self.core.clock.now(), fresh: &fresh };
+        let touched = self.core.store.change_team(team, name, members, asking).await?;
+        self.core.teams_are(touched)
+    }
+
+    /// Includes a team in a conversation.
+    ///
+    /// # Errors
+    /// [`EngineError::TakingPart`]; or the database fails: then nothing has changed.
+    pub async fn include_team(&self, id: &ConversationId, team: &Team, by: &Person) -> Result<(), EngineError> {
+        let fresh = || self.core.ghosts.chance.bytes();
+        let asking = Asking { by, at: self.core.clock.now(), fresh: &fresh };
+        let touched = self.core.store.include_team(id, team, asking).await?;
+        self.core.teams_are(touched)
+    }
+
+    /// Excludes a team from a conversation.
+    ///
+    /// # Errors
+    /// [`EngineError::TakingPart`]; or the database fails: then nothing has changed.
+    pub async fn exclude_team(&self, id: &ConversationId, team: &Team, by: &Person) -> Result<(), EngineError> {
+        let fresh = || self.core.ghosts.chance.bytes();
+        let asking = Asking { by, at: self.core.clock.now(), fresh: &fresh };
+        let touched = self.core.store.exclude_team(id, team, asking).await?;
+        self.core.teams_are(touched)
+    }
+}
+
+impl Core {
+    fn teams_are(&self, touched: Result<Vec<ConversationId>, TakingPartError>) -> Result<(), EngineError> {
+        for id in touched? {
+            self.wake_maker(&id);
+            self.changed(&id);
+        }
+        Ok(())
     }
 }

@@ -32,7 +32,7 @@ impl Place {
         let about = about.map(|about| About { writer: &about.writer, deleted: about.deleted });
         match said {
             Said::Edit(_) if by_all => Ok(()),
-            Said::Message(_) => Ok(()),
+            Said::Message(_) | Said::Attachment(_) => Ok(()),
             Said::Edit(_) => rules::may_edit(&sender.id, about),
             Said::Reaction(_) => rules::may_react(about),
         }
@@ -79,7 +79,7 @@ impl Core {
         let new = &content["m.new_content"];
         let texts: Vec<_> = [content, new]
             .iter()
-            .flat_map(|content| ["body", "formatted_body"].map(|key| content[key].as_str()))
+            .flat_map(|content| ["body", "formatted_body", "filename"].map(|key| content[key].as_str()))
             .flatten()
             .collect();
         let mentions = [content, new].map(|content| content["m.mentions"]["user_ids"].as_array());

@@ -86,6 +86,7 @@ impl Core {
                     spoke: home.id.clone(),
                     to_staff: Some(self.leg_ids.word(&event.event_id, &hub.id, notices::left(name), now)),
                     to_patient: None,
+                    by_name: false,
                     succession: id("succession"),
                 },
                 is_last: self.leg_ids.word(&event.event_id, &hub.id, notices::is_last(name), now),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::Speaker;
 use crate::{
+    attachments,
     commit_point::CommitPoint,
     crypto::{CryptoError, Failed, Machine, Sealed, ToSeal},
     engine::Core,
@@ -412,6 +413,9 @@ fn plaintext(content: &LegContent) -> Value {
     match content {
         LegContent::Message { said: Said::Message(words), about, .. } => {
             answering(worded(words), about.as_deref())
+        }
+        LegContent::Message { said: Said::Attachment(attachment), about, .. } => {
+            answering(attachments::content(attachment), about.as_deref())
         }
         LegContent::Message { said: Said::Edit(words), about, .. } => {
             // For clients that know of no edits (Matrix v1.19 client-server §Event replacements).

@@ -1,7 +1,7 @@
 //! What came in, and what became of it: one commit a transaction, one commit a message.
 
 use parlour_domain::{ConversationId, LegId, MessageId, Mode, PersonId, PortalId, Said, Timestamp};
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
 
 use super::{
     Deletion, NewLeg, ParticipantChange, Store, StoreError, one_row, outbox, parsed, record,
@@ -101,6 +101,15 @@ pub enum Outcome {
         notice: Box<NewLeg>,
         /// That the event goes from where it was written, if it does.
         void: Option<Box<NewLeg>>,
+    },
+    /// A file about which nothing was said yet: it waits for words of its sender's.
+    Wordless {
+        /// The event.
+        event_id: OwnedEventId,
+        /// Who sent it.
+        sender: OwnedUserId,
+        /// The bot's words to them.
+        notice: Box<NewLeg>,
     },
     /// Whoever said it has deleted it before it was read.
     Unread {
@@ -305,7 +314,7 @@ impl Store {
     /// When the database fails.
     pub async fn conversations_waiting(&self) -> Result<Vec<ConversationId>, StoreError> {
         let rows: Vec<(String,)> =
-            sqlx::query_as("SELECT DISTINCT conversation_id FROM inbox WHERE state = 'waiting'")
+            sqlx::query_as("SELECT DISTINCT conversation_id FROM inbox WHERE state IN ('waiting', 'wordless')")
                 .fetch_all(&self.pool)
                 .await?;
         rows.iter().map(|(id,)| parsed(INBOX, id)).collect()
@@ -329,6 +338,38 @@ impl Store {
         .bind(after)
         .fetch_all(&self.pool)
         .await?;
+        self.opened(conversation, rows).await
+    }
+
+    /// The files in a conversation about which nothing was said yet, oldest first: all, or those of one sender in one portal.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn wordless(
+        &self,
+        conversation: &ConversationId,
+        of: Option<(&PortalId, &UserId)>,
+    ) -> Result<Vec<InboxRow>, StoreError> {
+        let (portal, sender) = of.unzip();
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT i.seq, i.dedup_key, i.portal_id, p.patient_id, i.event, i.received_at
+             FROM inbox i JOIN portals p ON p.id = i.portal_id
+             WHERE i.state = 'wordless' AND i.conversation_id = $1
+                 AND ($2 = '' OR (i.portal_id = $2 AND i.wordless_by = $3)) ORDER BY i.seq LIMIT 100",
+        )
+        .bind(conversation.as_str())
+        .bind(portal.map_or("", PortalId::as_str))
+        .bind(sender.map_or("", UserId::as_str))
+        .fetch_all(&self.pool)
+        .await?;
+        self.opened(conversation, rows).await
+    }
+
+    async fn opened(
+        &self,
+        conversation: &ConversationId,
+        rows: Vec<Row>,
+    ) -> Result<Vec<InboxRow>, StoreError> {
         let mut waiting = Vec::with_capacity(rows.len());
         for (seq, dedup_key, portal, patient, event, received_at) in rows {
             let patient = patient.as_deref().map(|id| parsed::<PersonId>(INBOX, id)).transpose()?;
@@ -375,6 +416,15 @@ impl Store {
         let mut tx = self.begin().await?;
         match outcome {
             Outcome::Nothing => {}
+            Outcome::Wordless { event_id, sender, notice } => {
+                ledger(&mut tx, &row.conversation, event_id, None, "told-words", None, at).await?;
+                self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
+                sqlx::query("UPDATE inbox SET wordless_by = $2 WHERE seq = $1")
+                    .bind(row.seq)
+                    .bind(sender.as_str())
+                    .execute(&mut *tx)
+                    .await?;
+            }
             Outcome::Unread { event_id, voids } => {
                 ledger(&mut tx, &row.conversation, event_id, None, "deleted-unread", None, at).await?;
                 self.add(&mut tx, voids, None, at).await?;
@@ -414,8 +464,11 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         }
-        let result = sqlx::query("UPDATE inbox SET state = 'done' WHERE seq = $1 AND state = 'waiting'")
+        let state = if matches!(outcome, Outcome::Wordless { .. }) { "wordless" } else { "done" };
+        let next = "UPDATE inbox SET state = $2 WHERE seq = $1 AND state IN ('waiting', 'wordless') AND state <> $2";
+        let result = sqlx::query(next)
             .bind(row.seq)
+            .bind(state)
             .execute(&mut *tx)
             .await?;
         one_row(INBOX, &result)?;

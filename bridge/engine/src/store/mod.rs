@@ -22,6 +22,7 @@ mod seal;
 mod seen;
 mod sending;
 mod settings;
+mod teams;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub use repairs::{Landed, Repair, SentLeg, SessionName, UnreadableSession, Why};
 pub use seal::{InvalidMasterKey, MasterKey};
 pub use seen::{DeviceNews, Known, KnownDevice};
 pub use sending::SealedLeg;
+pub use teams::{Asking, Team};
 
 use crate::commit_point::{CommitPoint, through};
 use database::{Backend, Claim};

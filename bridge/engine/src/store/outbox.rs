@@ -96,9 +96,9 @@ impl LegContent {
         match self {
             Self::Message { said: Said::Edit(_) | Said::Reaction(_), about, .. } => about.is_none(),
             Self::Deletion { event, .. } => event.is_none(),
-            Self::Message { said: Said::Message(_), .. } | Self::Redaction { .. } | Self::Notice { .. } => {
-                false
-            }
+            Self::Message { said: Said::Message(_) | Said::Attachment(_), .. }
+            | Self::Redaction { .. }
+            | Self::Notice { .. } => false,
         }
     }
 }

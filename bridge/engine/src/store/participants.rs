@@ -105,6 +105,8 @@ pub struct ParticipantChange {
     pub to_staff: Option<NewLeg>,
     /// What the bot says to a patient who has a spoke.
     pub to_patient: Option<NewLeg>,
+    /// Whether they are named themselves; else they come by a team, and go with it.
+    pub by_name: bool,
     /// As which leg the bot says who owns the conversation from now on, if somebody else does.
     pub succession: LegId,
 }
@@ -230,13 +232,15 @@ impl Store {
 
     async fn settle(&self, tx: Transaction, outcome: ParticipantsAre) -> Result<ParticipantsAre, StoreError> {
         match outcome {
-            ParticipantsAre::Changed => self.commit(tx, CommitPoint::ParticipantsKept).await?,
-            ParticipantsAre::AsBefore | ParticipantsAre::Refused(_) => self.leave(tx).await?,
+            ParticipantsAre::Changed | ParticipantsAre::AsBefore => {
+                self.commit(tx, CommitPoint::ParticipantsKept).await?;
+            }
+            ParticipantsAre::Refused(_) => self.leave(tx).await?,
         }
         Ok(outcome)
     }
 
-    async fn included(
+    pub(super) async fn included(
         &self,
         tx: &mut Transaction,
         change: &ParticipantChange,
@@ -245,6 +249,13 @@ impl Store {
         let (id, whom) = (&change.conversation, &change.whom);
         let patient = (!whom.role.is_staff()).then_some(&whom.id);
         if Self::takes_part(tx, id, &whom.id).await? {
+            if change.by_name {
+                sqlx::query("UPDATE participants SET by_name = 1 WHERE conversation_id = $1 AND person_id = $2")
+                    .bind(id.as_str())
+                    .bind(whom.id.as_str())
+                    .execute(&mut **tx)
+                    .await?;
+            }
             return Self::brought_back(tx, id, (whom, patient), at).await;
         }
         let returned = Self::took_part(tx, id, &whom.id).await?;
@@ -260,12 +271,13 @@ impl Store {
         // Who is in the hub, or what its topic says. When that is so, the hub tells.
         Self::portal_is_to_be_set(tx, id, None, at).await?;
         sqlx::query(
-            "INSERT INTO participants (conversation_id, person_id, since, revision)
-             SELECT $1, $2, $3, h.revision FROM portals h WHERE h.conversation_id = $1 AND h.patient_id IS NULL",
+            "INSERT INTO participants (conversation_id, person_id, since, by_name, revision)
+             SELECT $1, $2, $3, $4, h.revision FROM portals h WHERE h.conversation_id = $1 AND h.patient_id IS NULL",
         )
         .bind(id.as_str())
         .bind(whom.id.as_str())
         .bind(whom.role.is_staff().then_some(at.millis()))
+        .bind(i64::from(change.by_name))
         .execute(&mut **tx)
         .await?;
         if patient.is_some() {

@@ -48,7 +48,7 @@ async fn taking_part(database: Option<String>) {
             true => ("ann", &ann, &spoke),
             false => ("kim", &kim, &hub),
         };
-        let comes_back = place.contains("hs.upload") || place.contains("hs.invite");
+        let comes_back = place.contains("hs.invite");
         if place == "cut" {
             plans = cut_for(Scene::TakingPart, [Fate::CutRequest, Fate::CutAnswer], &trial);
         }

@@ -1,0 +1,157 @@
+//! Files (S11): they pass with words about them, are looked at by their bytes, and lose what their pixels do not show.
+
+use parlour::{demo::client::Client, run::Extras};
+use parlour_integration_tests::{LIMIT, Stage, put, read, refusal, say, send};
+use ruma::RoomId;
+use serde_json::json;
+use tokio::time::Duration;
+
+/// A JPEG of one pixel, with where it was taken in a comment.
+pub(crate) const JPEG: &[u8] = &[
+    0xff, 0xd8, 0xff, 0xe0, 0x00, 0x10, b'J', b'F', b'I', b'F', 0, 1, 1, 0, 0, 1, 0, 1, 0, 0, 0xff, 0xfe, 0x00, 0x0b, b'G', b'P',
+    b'S', b':', b'5', b'3', b'.', b'3', b'N', 0xff, 0xdb, 0x00, 0x43, 0x00, 3, 2, 2, 2, 2, 2, 3, 2, 2, 2, 3, 3, 3, 3, 4, 6, 4, 4, 4,
+    4, 4, 8, 6, 6, 5, 6, 9, 8, 10, 10, 9, 8, 9, 9, 10, 12, 15, 12, 10, 11, 14, 11, 9, 9, 13, 17, 13, 14, 15, 16, 16, 17, 16, 10, 12,
+    18, 19, 18, 16, 19, 15, 16, 16, 16, 0xff, 0xc9, 0x00, 0x0b, 8, 0, 1, 0, 1, 1, 1, 0x11, 0, 0xff, 0xcc, 0x00, 0x06, 0, 0x10, 0x10,
+    5, 0xff, 0xda, 0x00, 0x08, 1, 1, 0, 0, 0x3f, 0, 0xd2, 0xcf, 0x20, 0xff, 0xd9,
+];
+
+/// What somebody can open of a room's files, each with its name, in order.
+async fn files(client: &Client, room: &RoomId) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for message in client.messages(room).await.expect("messages") {
+        if message.content["file"].is_object() && message.sender != *client.user_id() {
+            let name = message.content["filename"].as_str().unwrap_or_default().to_owned();
+            files.push((name, client.open_file(&message.content).await.expect("it opens")));
+        }
+    }
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_waits_for_words_and_both_go_out_in_order() {
+    let stage = Stage::open().await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let ben = stage.sign_in("ben").await;
+    let talk = stage.begin(&murphy, "S11", "two-way", &[], &["ann", "ben"]).await;
+    let (hub, anns, bens) = (talk.hub(), talk.spoke(stage.person("ann")), talk.spoke(stage.person("ben")));
+    say(&ann, &anns, "hello").await;
+    let hello = read(&murphy, &hub, "hello").await;
+    let pdf = b"%PDF-1.4 a result";
+    // With a caption it passes at once, with its name, and what it says of itself is what its bytes are.
+    ann.send_file(&anns, "m.file", "result.pdf", pdf, Some("the result")).await.expect("sent");
+    let came = read(&murphy, &hub, "the result").await;
+    assert_eq!(came.content["filename"], "result.pdf");
+    assert_eq!((&came.content["info"]["mimetype"], came.content["info"]["size"].as_u64()),
+        (&json!("application/pdf"), Some(pdf.len() as u64)));
+    assert_eq!(murphy.open_file(&came.content).await.expect("it opens"), pdf);
+
+    // Without one it waits; two wait for the same words; nobody else waits for them.
+    let first = ann.send_file(&anns, "m.image", "one.jpg", JPEG, None).await.expect("sent");
+    assert!(refusal(&ann, &anns, &first).await.starts_with("Please write a few words"));
+    ann.send_file(&anns, "m.file", "two.pdf", pdf, None).await.expect("sent");
+    say(&ben, &bens, "Ben goes on").await;
+    read(&murphy, &hub, "Ben goes on").await;
+    assert_eq!(files(&murphy, &hub).await.len(), 1);
+    say(&ann, &anns, "two files").await;
+    read(&murphy, &hub, "two files").await;
+    let all = files(&murphy, &hub).await;
+    let names: Vec<_> = all.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(names, ["result.pdf", "one.jpg", "two.pdf"]);
+    assert!(!all[1].1.windows(4).any(|bytes| bytes == b"53.3"), "where it was taken");
+    let seen = murphy.messages(&hub).await.expect("messages");
+    assert_eq!(seen.last().map(|message| &*message.body), Some("two files"), "the words come last");
+
+    // What staff send to one patient needs words for that patient.
+    let relation = json!({ "m.in_reply_to": { "event_id": hello.event_id } });
+    let file = murphy.upload(pdf).await.expect("uploaded");
+    let content = json!({ "msgtype": "m.file", "body": "for-ann.pdf", "filename": "for-ann.pdf", "file": file,
+        "m.relates_to": relation });
+    let laned = send(&murphy, &hub, "m.room.message", content).await;
+    assert!(refusal(&murphy, &hub, &laned).await.starts_with("Please write a few words"));
+    say(&murphy, &hub, "to all").await;
+    read(&ann, &anns, "to all").await;
+    assert!(files(&ann, &anns).await.is_empty(), "these were no words about it");
+    murphy.reply(&hub, &hello.event_id, "your result").await.expect("sent");
+    read(&ann, &anns, "your result").await;
+    assert_eq!(files(&ann, &anns).await, [("for-ann.pdf".to_owned(), pdf.to_vec())]);
+    say(&murphy, &hub, "the end").await;
+    read(&ben, &bens, "the end").await;
+    assert!(files(&ben, &bens).await.is_empty());
+
+    // Taken back while it waits, it goes nowhere; deleted later, it disappears.
+    let gone = ann.send_file(&anns, "m.file", "gone.pdf", pdf, None).await.expect("sent");
+    refusal(&ann, &anns, &gone).await;
+    put(&ann, &anns, &format!("redact/{gone}/1"), json!({})).await;
+    say(&ann, &anns, "never mind").await;
+    read(&murphy, &hub, "never mind").await;
+    assert_eq!(files(&murphy, &hub).await.len(), 3);
+    for client in [murphy, ann, ben] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_pass_is_refused_by_what_it_is() {
+    let patience = Some(Duration::from_secs(3));
+    let stage = Stage::open_with(Extras { patience, ..Extras::default() }).await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "S11 refused", "two-way", &["kim"], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&murphy, &hub, "hello").await;
+    read(&ann, &spoke, "hello").await;
+    let large = vec![b'x'; (20 << 20) + 1];
+    let kinds: [(&str, &str, &[u8], &str); 6] = [
+        ("m.file", "harmless.txt", b"  <SVG onload=alert(1)>", "ATT-2"),
+        ("m.file", "report.pdf", b"MZ\x90\x00 a program", "ATT-2"),
+        ("m.image", "photo.jpg", b"%PDF-1.4 no photo", "ATT-2"),
+        ("m.file", "run.txt", b"#!/bin/sh\nrm -rf /", "ATT-2"),
+        ("m.image", "half.jpg", &JPEG[..60], "ATT-4"),
+        ("m.file", "large.txt", &large, "ATT-3"),
+    ];
+    for (msgtype, name, bytes, code) in kinds {
+        let sent = ann.send_file(&spoke, msgtype, name, bytes, Some("look")).await.expect("sent");
+        let told = refusal(&ann, &spoke, &sent).await;
+        assert!(told.contains(&format!("({code})")), "{name}: {told}");
+    }
+    // Other bytes than the message says, a file that is nowhere, and one that the homeserver can read.
+    let file = ann.upload(b"%PDF-1.4").await.expect("uploaded");
+    for (name, change, code) in [
+        ("another hash", json!({ "hashes": { "sha256": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU" } }), "ATT-4"),
+        ("nowhere", json!({ "url": "mxc://demo.parlour.local/nothing" }), "ATT-4"),
+        ("elsewhere", json!({ "url": "mxc://other.example/nothing" }), "ATT-4"),
+    ] {
+        let mut file = file.clone();
+        for (key, value) in change.as_object().expect("an object") {
+            file[key] = value.clone();
+        }
+        let content = json!({ "msgtype": "m.file", "body": "look", "filename": "x.pdf", "file": file });
+        let sent = send(&ann, &spoke, "m.room.message", content).await;
+        let told = refusal(&ann, &spoke, &sent).await;
+        assert!(told.contains(&format!("({code})")), "{name}: {told}");
+    }
+    let clear = json!({ "msgtype": "m.image", "body": "look", "filename": "x.png", "url": "mxc://demo.parlour.local/x" });
+    let sent = send(&ann, &spoke, "m.room.message", clear).await;
+    assert!(refusal(&ann, &spoke, &sent).await.contains("(ENC-1)"));
+    // Nobody says anything about it.
+    let silent = ann.send_file(&spoke, "m.file", "silent.pdf", b"%PDF-1.4", None).await.expect("sent");
+    let told = ann.wait_for(&spoke, LIMIT, |m| {
+        m.in_reply_to.as_deref() == Some(&*silent) && m.body.contains("(ATT-1)")
+    });
+    told.await.expect("it is refused in the end");
+    say(&ann, &spoke, "too late").await;
+    read(&murphy, &hub, "too late").await;
+    assert!(files(&murphy, &hub).await.is_empty());
+
+    // Among staff alone it has reached everybody.
+    let alone = stage.begin(&murphy, "alone", "two-way", &["kim"], &[]).await;
+    murphy.send_file(&alone.hub(), "m.file", "rota.svg", b"<svg/>", None).await.expect("sent");
+    let clear = put(&murphy, &alone.hub(), "send/m.room.message/1", json!({ "msgtype": "m.text", "body": "x" })).await;
+    assert!(refusal(&murphy, &alone.hub(), &clear).await.contains("(ENC-1)"));
+    let seen = murphy.messages(&alone.hub()).await.expect("messages");
+    assert_eq!(seen.iter().filter(|message| message.msgtype == "m.notice").count(), 1);
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
