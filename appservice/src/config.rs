@@ -174,12 +174,16 @@ impl Attachments {
         let kinds = match &self.kinds {
             Some(kinds) => kinds
                 .iter()
-                .map(|kind| kind.parse().map_err(|_| unfit(format!("attachments.kinds: `{kind}` is not known"))))
+                .map(|kind| {
+                    kind.parse().map_err(|_| unfit(format!("attachments.kinds: `{kind}` is not known")))
+                })
                 .collect::<Result<_, _>>()?,
             None => Files::default().kinds,
         };
         let scanner = self.scanner.as_deref().map(|scanner| {
-            scanner.parse().map_err(|error: InvalidScannerAddress| unfit(format!("attachments.scanner: {error}")))
+            scanner
+                .parse()
+                .map_err(|error: InvalidScannerAddress| unfit(format!("attachments.scanner: {error}")))
         });
         Ok(Files { most_bytes: self.largest_mib << 20, kinds, scanner: scanner.transpose()? })
     }
@@ -390,7 +394,11 @@ mod tests {
                 "practice.emergency",
             ),
             ("a very large file", format!("{GOOD}\n[attachments]\nlargest_mib = 5000"), "largest_mib"),
-            ("an unknown kind", format!("{GOOD}\n[attachments]\nkinds = [\"image/svg+xml\"]"), "`image/svg+xml`"),
+            (
+                "an unknown kind",
+                format!("{GOOD}\n[attachments]\nkinds = [\"image/svg+xml\"]"),
+                "`image/svg+xml`",
+            ),
             ("an odd scanner", format!("{GOOD}\n[attachments]\nscanner = \"clamd\""), "attachments.scanner"),
             ("an open door", format!("{GOOD}\n[listen]\ninternal = \"0.0.0.0:9090\""), "listen.internal"),
         ] {

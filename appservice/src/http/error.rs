@@ -119,7 +119,9 @@ impl Refused {
             Self::StaffOnly(_) | Self::TakingPart(TakingPartError::StaffOnly) => {
                 (StatusCode::CONFLICT, "IO.PARLOUR.STAFF_ONLY_CONVERSATION")
             }
-            Self::TakingPart(TakingPartError::LastOfStaff) => (StatusCode::CONFLICT, "IO.PARLOUR.LAST_OF_STAFF"),
+            Self::TakingPart(TakingPartError::LastOfStaff) => {
+                (StatusCode::CONFLICT, "IO.PARLOUR.LAST_OF_STAFF")
+            }
             Self::TakingPart(TakingPartError::TooMany) => (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY"),
             Self::Team(TeamError::NotAManager) => (StatusCode::FORBIDDEN, "IO.PARLOUR.MANAGERS_ONLY"),
             Self::Team(TeamError::NotStaff) => (StatusCode::BAD_REQUEST, "IO.PARLOUR.WRONG_SIDE"),

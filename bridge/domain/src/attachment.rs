@@ -36,7 +36,9 @@ impl Shown {
     /// What a `msgtype` shows, if it is one of a file.
     #[must_use]
     pub fn of(msgtype: &str) -> Option<Self> {
-        [Self::Image, Self::File, Self::Audio, Self::Video].into_iter().find(|shown| shown.msgtype() == msgtype)
+        [Self::Image, Self::File, Self::Audio, Self::Video]
+            .into_iter()
+            .find(|shown| shown.msgtype() == msgtype)
     }
 }
 
@@ -64,7 +66,8 @@ impl SealedFile {
         let url: OwnedMxcUri = fits(&file["url"])?.into();
         url.parts().ok()?;
         let is_known = file["v"] == "v2" && file["key"]["alg"] == "A256CTR" && file["key"]["kty"] == "oct";
-        let (key, iv, sha256) = (fits(&file["key"]["k"])?, fits(&file["iv"])?, fits(&file["hashes"]["sha256"])?);
+        let (key, iv, sha256) =
+            (fits(&file["key"]["k"])?, fits(&file["iv"])?, fits(&file["hashes"]["sha256"])?);
         is_known.then_some(Self { url, key, iv, sha256 })
     }
 
@@ -123,7 +126,8 @@ const MOST_MILLIS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// A name that shows nothing else than it is: no line breaks, no characters that turn the writing around, no folders.
 #[must_use]
 pub fn file_name(name: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let shown: String = last.chars().filter(|c| !c.is_control() && !turns(*c)).take(MOST_NAME).collect();
     let shown = shown.trim();

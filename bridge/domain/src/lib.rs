@@ -31,7 +31,7 @@ pub use portal::{
 pub use refusal::Refusal;
 pub use said::{Emoji, Form, Said, UnfitWords, Words};
 pub use taking_part::{
-    Candidate, Roster, TakingPartError, TeamError, TeamName, heir, may_exclude, may_go, may_include, may_team,
-    mode_of_portal,
+    Candidate, Roster, TakingPartError, TeamError, TeamName, heir, may_exclude, may_go, may_include,
+    may_team, mode_of_portal,
 };
 pub use text::{InvalidText, MAX_TEXT_BYTES, without_reply_fallback};

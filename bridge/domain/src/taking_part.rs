@@ -190,12 +190,17 @@ mod tests {
             assert_eq!(may_include(caller, &kim.id, (whom, false), roster), included, "{name} is included");
             assert_eq!(may_exclude(caller, &kim.id, whom, roster), excluded, "{name} is excluded");
         }
-        assert_eq!(may_include(&kim, &kim.id, (&ann, true), full), Ok(()), "whose spoke is there is not one more");
+        assert_eq!(
+            may_include(&kim, &kim.id, (&ann, true), full),
+            Ok(()),
+            "whose spoke is there is not one more"
+        );
     }
 
     #[test]
     fn managers_make_teams_of_staff() {
-        let (kim, manager, ann) = (person(1, Role::Staff), person(3, Role::Manager), person(4, Role::Patient));
+        let (kim, manager, ann) =
+            (person(1, Role::Staff), person(3, Role::Manager), person(4, Role::Patient));
         for (name, caller, members, wanted) in [
             ("staff, by a manager", &manager, vec![kim.clone(), manager.clone()], Ok(())),
             ("nobody, by a manager", &manager, vec![], Ok(())),

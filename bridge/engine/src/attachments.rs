@@ -51,7 +51,10 @@ impl Core {
     ///
     /// # Errors
     /// When the homeserver fails; it can be asked again.
-    pub(crate) async fn checked(&self, attachment: &Attachment) -> Result<Result<Attachment, Refusal>, CryptoError> {
+    pub(crate) async fn checked(
+        &self,
+        attachment: &Attachment,
+    ) -> Result<Result<Attachment, Refusal>, CryptoError> {
         let files = &self.settings.files;
         if attachment.measures.bytes > files.most_bytes {
             return Ok(Err(Refusal::FileTooLarge));

@@ -14,7 +14,9 @@ use std::{
     time::Duration,
 };
 
-use parlour_domain::{Chance, Clock, ConversationId, EmergencyWords, Hours, PortalId, TakingPartError, Timestamp};
+use parlour_domain::{
+    Chance, Clock, ConversationId, EmergencyWords, Hours, PortalId, TakingPartError, Timestamp,
+};
 use ruma::{OwnedServerName, UserId};
 use tokio::{
     sync::{Mutex, Notify, mpsc, watch},

@@ -8,7 +8,7 @@ mod tests;
 
 use std::{fmt, str::FromStr};
 
-pub use images::{Damaged, dimensions, without_metadata};
+pub use images::{dimensions, without_metadata};
 
 /// A kind of file that may be handed on. All others have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

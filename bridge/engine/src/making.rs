@@ -199,11 +199,7 @@ impl Core {
     }
 
     /// The portal's room; none while an earlier attempt may still be making it.
-    async fn make_room(
-        &self,
-        job: &Job<'_>,
-        portal: &Portal,
-    ) -> Result<Option<OwnedRoomId>, CryptoError> {
+    async fn make_room(&self, job: &Job<'_>, portal: &Portal) -> Result<Option<OwnedRoomId>, CryptoError> {
         let (room_id, mode) = match job.earlier(portal) {
             Earlier::Made(room_id, mode) => (room_id, mode),
             Earlier::Perhaps => return Ok(None),

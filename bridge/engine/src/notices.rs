@@ -59,7 +59,12 @@ impl LegIds {
 
     /// The bot's words in a portal where the event that causes them is not.
     pub(crate) fn word(&self, cause: &EventId, portal: &PortalId, words: String, at: Timestamp) -> NewLeg {
-        NewLeg { id: self.id("word", cause, portal), portal: portal.clone(), says: Says::Notice(words, None), sent_at: at }
+        NewLeg {
+            id: self.id("word", cause, portal),
+            portal: portal.clone(),
+            says: Says::Notice(words, None),
+            sent_at: at,
+        }
     }
 
     /// The id of something of this kind that an event causes in a portal.
@@ -110,7 +115,8 @@ pub(crate) const LANES: &str = "This reply goes to the patient it answers and to
                                 replying goes to every patient here.";
 
 /// What the bot says to whoever sends a file without a word.
-pub(crate) const WORDS: &str = "Please write a few words about this file within ten minutes: it is delivered together with them.";
+pub(crate) const WORDS: &str =
+    "Please write a few words about this file within ten minutes: it is delivered together with them.";
 
 /// What the bot says in a portal when another mode holds there from now on.
 pub(crate) fn switched(kind: PortalKind, mode: Mode) -> &'static str {
@@ -144,12 +150,16 @@ pub(crate) fn is_last(name: &str) -> String {
 
 /// What the bot says to staff when a patient takes part from now on.
 pub(crate) fn includes(name: &str) -> String {
-    format!("{name} takes part in this conversation from now on: what is written to every patient here reaches them too.")
+    format!(
+        "{name} takes part in this conversation from now on: what is written to every patient here reaches them too."
+    )
 }
 
 /// What the bot says to staff when a patient does not take part any more.
 pub(crate) fn excludes(name: &str) -> String {
-    format!("{name} does not take part in this conversation any more: what is written here does not reach them.")
+    format!(
+        "{name} does not take part in this conversation any more: what is written here does not reach them."
+    )
 }
 
 /// What the bot says to staff when somebody else owns the conversation.

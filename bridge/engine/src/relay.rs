@@ -313,7 +313,10 @@ impl Core {
         let mut facts = PostFacts {
             mode: mode_for(event, home).unwrap_or(conversation.mode),
             takes_part: is_at_home(sender, home) && took_part(&people, event),
-            may_send_one_way: people.participants.iter().any(|p| p.person.id == sender.id && p.may_send_one_way),
+            may_send_one_way: people
+                .participants
+                .iter()
+                .any(|p| p.person.id == sender.id && p.may_send_one_way),
         };
         if rules::may_post(&facts) == Err(Refusal::OneWay) {
             // The homeserver refuses most of what POST-2 would: what it took, it took by other levels.

@@ -141,8 +141,10 @@ pub async fn run(settings: &Settings) -> Report {
     }
     let mut changes = 0;
     if let Some(changing) = changing {
-        changes =
-            timeout(PATIENCE_WITH_SWITCHES, changing).await.expect("they are included").expect("it ends well");
+        changes = timeout(PATIENCE_WITH_SWITCHES, changing)
+            .await
+            .expect("they are included")
+            .expect("it ends well");
     }
     arrive(&model, patience).await;
     let mut writers = everybody(&looking_on, &model, &orders, settings);

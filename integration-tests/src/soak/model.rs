@@ -250,7 +250,10 @@ impl Model {
         let mut changed = self.changed.subscribe();
         let is_on_its_way = || {
             let state = self.state();
-            state.messages.iter().any(|sent| matches!(sent.fate, Fate::Accepted(_)) && sent.unseen.contains(room))
+            state
+                .messages
+                .iter()
+                .any(|sent| matches!(sent.fate, Fate::Accepted(_)) && sent.unseen.contains(room))
         };
         while is_on_its_way() {
             changed.changed().await.unwrap_or(());

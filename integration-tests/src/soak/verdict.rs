@@ -185,9 +185,8 @@ pub async fn judge(model: &Model, talk: usize, readers: &[Client], bot: Told) ->
         ..Findings::default()
     };
     for (room, views) in &views {
-        let of_room = |sent: &&&Sent| {
-            sent.from == *room || sent.targets.contains(room) || sent.perhaps.contains(room)
-        };
+        let of_room =
+            |sent: &&&Sent| sent.from == *room || sent.targets.contains(room) || sent.perhaps.contains(room);
         let owed = accepted.values().filter(of_room).count();
         let mut switches = bot.everywhere;
         if *room == rooms.hub {

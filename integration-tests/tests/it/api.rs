@@ -55,7 +55,8 @@ async fn each_route_by_who_asks() {
         assert_eq!((status, &answer), (200, &json!({ "conversations": [] })), "{name}");
     }
     let spoke = talk.spoke(stage.person("ann"));
-    let shown = json!({ "id": talk.id(), "subject": null, "mode": "two-way", "room_id": spoke, "takes_part": true });
+    let shown =
+        json!({ "id": talk.id(), "subject": null, "mode": "two-way", "room_id": spoke, "takes_part": true });
     let (_, own) = stage.api(Method::GET, &one, Some(&anns), None).await;
     assert_eq!(own, shown, "a patient sees this and nothing else");
     let (_, list) = stage.api(Method::GET, "/conversations", Some(&anns), None).await;

@@ -61,9 +61,7 @@ fn cut_in(point: CommitPoint) -> Option<CutIn> {
         | CommitPoint::WhoAmI => Some(CutIn::Here),
         CommitPoint::Redact => Some(CutIn::Scene(Scene::Repair)),
         CommitPoint::SetState => Some(CutIn::Scene(Scene::Switching)),
-        CommitPoint::Kick | CommitPoint::Invite => {
-            Some(CutIn::Scene(Scene::TakingPart))
-        }
+        CommitPoint::Kick | CommitPoint::Invite => Some(CutIn::Scene(Scene::TakingPart)),
         CommitPoint::SendReceipt => Some(CutIn::Scene(Scene::Reading)),
         CommitPoint::ReadDevices | CommitPoint::EndDevice => Some(CutIn::Scene(Scene::Restored)),
         CommitPoint::Download | CommitPoint::Upload => Some(CutIn::Scene(Scene::Files)),

@@ -8,11 +8,12 @@ use tokio::time::Duration;
 
 /// A JPEG of one pixel, with where it was taken in a comment.
 pub(crate) const JPEG: &[u8] = &[
-    0xff, 0xd8, 0xff, 0xe0, 0x00, 0x10, b'J', b'F', b'I', b'F', 0, 1, 1, 0, 0, 1, 0, 1, 0, 0, 0xff, 0xfe, 0x00, 0x0b, b'G', b'P',
-    b'S', b':', b'5', b'3', b'.', b'3', b'N', 0xff, 0xdb, 0x00, 0x43, 0x00, 3, 2, 2, 2, 2, 2, 3, 2, 2, 2, 3, 3, 3, 3, 4, 6, 4, 4, 4,
-    4, 4, 8, 6, 6, 5, 6, 9, 8, 10, 10, 9, 8, 9, 9, 10, 12, 15, 12, 10, 11, 14, 11, 9, 9, 13, 17, 13, 14, 15, 16, 16, 17, 16, 10, 12,
-    18, 19, 18, 16, 19, 15, 16, 16, 16, 0xff, 0xc9, 0x00, 0x0b, 8, 0, 1, 0, 1, 1, 1, 0x11, 0, 0xff, 0xcc, 0x00, 0x06, 0, 0x10, 0x10,
-    5, 0xff, 0xda, 0x00, 0x08, 1, 1, 0, 0, 0x3f, 0, 0xd2, 0xcf, 0x20, 0xff, 0xd9,
+    0xff, 0xd8, 0xff, 0xe0, 0x00, 0x10, b'J', b'F', b'I', b'F', 0, 1, 1, 0, 0, 1, 0, 1, 0, 0, 0xff, 0xfe,
+    0x00, 0x0b, b'G', b'P', b'S', b':', b'5', b'3', b'.', b'3', b'N', 0xff, 0xdb, 0x00, 0x43, 0x00, 3, 2, 2,
+    2, 2, 2, 3, 2, 2, 2, 3, 3, 3, 3, 4, 6, 4, 4, 4, 4, 4, 8, 6, 6, 5, 6, 9, 8, 10, 10, 9, 8, 9, 9, 10, 12,
+    15, 12, 10, 11, 14, 11, 9, 9, 13, 17, 13, 14, 15, 16, 16, 17, 16, 10, 12, 18, 19, 18, 16, 19, 15, 16, 16,
+    16, 0xff, 0xc9, 0x00, 0x0b, 8, 0, 1, 0, 1, 1, 1, 0x11, 0, 0xff, 0xcc, 0x00, 0x06, 0, 0x10, 0x10, 5, 0xff,
+    0xda, 0x00, 0x08, 1, 1, 0, 0, 0x3f, 0, 0xd2, 0xcf, 0x20, 0xff, 0xd9,
 ];
 
 /// What somebody can open of a room's files, each with its name, in order.
@@ -41,8 +42,10 @@ async fn a_file_waits_for_words_and_both_go_out_in_order() {
     ann.send_file(&anns, "m.file", "result.pdf", pdf, Some("the result")).await.expect("sent");
     let came = read(&murphy, &hub, "the result").await;
     assert_eq!(came.content["filename"], "result.pdf");
-    assert_eq!((&came.content["info"]["mimetype"], came.content["info"]["size"].as_u64()),
-        (&json!("application/pdf"), Some(pdf.len() as u64)));
+    assert_eq!(
+        (&came.content["info"]["mimetype"], came.content["info"]["size"].as_u64()),
+        (&json!("application/pdf"), Some(pdf.len() as u64))
+    );
     assert_eq!(murphy.open_file(&came.content).await.expect("it opens"), pdf);
 
     // Without one it waits; two wait for the same words; nobody else waits for them.
@@ -117,7 +120,11 @@ async fn what_may_not_pass_is_refused_by_what_it_is() {
     // Other bytes than the message says, a file that is nowhere, and one that the homeserver can read.
     let file = ann.upload(b"%PDF-1.4").await.expect("uploaded");
     for (name, change, code) in [
-        ("another hash", json!({ "hashes": { "sha256": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU" } }), "ATT-4"),
+        (
+            "another hash",
+            json!({ "hashes": { "sha256": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU" } }),
+            "ATT-4",
+        ),
         ("nowhere", json!({ "url": "mxc://demo.parlour.local/nothing" }), "ATT-4"),
         ("elsewhere", json!({ "url": "mxc://other.example/nothing" }), "ATT-4"),
     ] {
@@ -146,7 +153,9 @@ async fn what_may_not_pass_is_refused_by_what_it_is() {
     // Among staff alone it has reached everybody.
     let alone = stage.begin(&murphy, "alone", "two-way", &["kim"], &[]).await;
     murphy.send_file(&alone.hub(), "m.file", "rota.svg", b"<svg/>", None).await.expect("sent");
-    let clear = put(&murphy, &alone.hub(), "send/m.room.message/1", json!({ "msgtype": "m.text", "body": "x" })).await;
+    let clear =
+        put(&murphy, &alone.hub(), "send/m.room.message/1", json!({ "msgtype": "m.text", "body": "x" }))
+            .await;
     assert!(refusal(&murphy, &alone.hub(), &clear).await.contains("(ENC-1)"));
     let seen = murphy.messages(&alone.hub()).await.expect("messages");
     assert_eq!(seen.iter().filter(|message| message.msgtype == "m.notice").count(), 1);

@@ -6,8 +6,8 @@ use parlour::{
     run::Extras,
 };
 use parlour_integration_tests::{
-    LIMIT, Stage, Talk, crowd::Caller, proxy::Fate, put, read, refusal, requests::is_transaction, room_path, say,
-    token,
+    LIMIT, Stage, Talk, crowd::Caller, proxy::Fate, put, read, refusal, requests::is_transaction, room_path,
+    say, token,
 };
 use reqwest::Method;
 use ruma::{RoomId, events::room::power_levels::RoomPowerLevelsEventContent};
@@ -114,7 +114,8 @@ async fn staff_are_excluded_and_included_and_read_no_more_than_they_may() {
 
     // Excluded, Kim is out of the room, and can neither write nor read what follows; nor by any way back.
     let told = excluded(&stage, &murphy, &talk, "kim").await;
-    let staff: Vec<_> = told["staff"].as_array().expect("staff").iter().map(|s| s["user_id"].clone()).collect();
+    let staff: Vec<_> =
+        told["staff"].as_array().expect("staff").iter().map(|s| s["user_id"].clone()).collect();
     assert_eq!(staff.len(), 2, "{told}");
     assert!(!staff.contains(&json!(stage.person("kim").user_id)), "{told}");
     assert_eq!(raw_put(&kim, &hub, "one").await, 403);
@@ -125,7 +126,11 @@ async fn staff_are_excluded_and_included_and_read_no_more_than_they_may() {
     let path = room_path(&hub, "messages?dir=b&limit=100");
     let (status, history) = kim.http().call(Method::GET, &path, None).await.expect("an answer");
     let last = history["chunk"][0].clone();
-    assert_eq!((status, &last["type"]), (200, &json!("m.room.member")), "the last that Kim can fetch: {last}");
+    assert_eq!(
+        (status, &last["type"]),
+        (200, &json!("m.room.member")),
+        "the last that Kim can fetch: {last}"
+    );
     assert_eq!(last["state_key"], json!(stage.person("kim").user_id));
     let path = format!("/conversations/{}", talk.id());
     assert_eq!(stage.api(Method::GET, &path, Some(&token(&kim)), None).await.0, 404);
@@ -166,7 +171,8 @@ async fn staff_are_excluded_and_included_and_read_no_more_than_they_may() {
     // The levels are those of the owner, and of nobody who has gone.
     let levels: RoomPowerLevelsEventContent =
         serde_json::from_value(state(&sam, &hub, "m.room.power_levels").await).expect("levels");
-    let listed: Vec<_> = levels.users.iter().map(|(user, level)| (user.as_str(), i64::from(*level))).collect();
+    let listed: Vec<_> =
+        levels.users.iter().map(|(user, level)| (user.as_str(), i64::from(*level))).collect();
     assert_eq!(listed, [(stage.person("sam").user_id.as_str(), 50)]);
     for client in [murphy, kim, sam, ann] {
         client.stop().await;
@@ -245,7 +251,8 @@ async fn patients_are_excluded_and_included_and_see_what_follows() {
     read(&murphy, &hub, "thank you").await;
     put(&ben, &bens, &format!("redact/{thanks}/own"), json!({})).await;
     let is_gone = |seen: &[Message]| {
-        let thanks = seen.iter().filter(|m| m.sender != *murphy.user_id() && matches!(m.reading, Reading::Redacted));
+        let thanks =
+            seen.iter().filter(|m| m.sender != *murphy.user_id() && matches!(m.reading, Reading::Redacted));
         (thanks.count() == 1).then_some(())
     };
     murphy.wait_until(&hub, LIMIT, is_gone).await.expect("it is deleted in the hub");
@@ -254,8 +261,7 @@ async fn patients_are_excluded_and_included_and_see_what_follows() {
     let alone = stage.begin(&murphy, "alone", "two-way", &["kim"], &[]).await;
     let (status, answer) = include(&stage, &murphy, &alone, "ann").await;
     assert_eq!((status, &answer["errcode"]), (409, &json!("IO.PARLOUR.STAFF_ONLY_CONVERSATION")), "{answer}");
-    let (status, begun) =
-        caller(&stage, &murphy).begin(&answer["instead"], None).await.expect("an answer");
+    let (status, begun) = caller(&stage, &murphy).begin(&answer["instead"], None).await.expect("an answer");
     assert_eq!((status, &begun["name"]), (201, &json!("alone")), "the offer is what begins another: {begun}");
     assert_eq!(begun["staff"].as_array().expect("staff").len(), 2, "{begun}");
     let nobody = "@nobody:demo.parlour.local".try_into().expect("a user id");
@@ -349,7 +355,8 @@ async fn a_new_starter_has_the_teams_conversations_and_a_leaver_goes_from_all_in
     let ask = async |by: &Client, method: Method, path: &str, body: Value| {
         stage.api(method, path, Some(&token(by)), Some(&body)).await
     };
-    let ids = |names: &[&str]| names.iter().map(|name| stage.person(name).user_id.clone()).collect::<Vec<_>>();
+    let ids =
+        |names: &[&str]| names.iter().map(|name| stage.person(name).user_id.clone()).collect::<Vec<_>>();
     let wanted = json!({ "name": "Reception", "members": ids(&["kim"]) });
     let (status, answer) = ask(&kim, Method::POST, "/teams", wanted.clone()).await;
     assert_eq!((status, &answer["errcode"]), (403, &json!("IO.PARLOUR.MANAGERS_ONLY")), "{answer}");
@@ -380,7 +387,11 @@ async fn a_new_starter_has_the_teams_conversations_and_a_leaver_goes_from_all_in
     // Sam comes, Kim goes: in all of them, at once.
     let path = format!("/teams/{team_id}");
     let (status, told) = ask(&murphy, Method::PATCH, &path, json!({ "members": ids(&["sam"]) })).await;
-    assert_eq!((status, &told["members"][0]["user_id"]), (200, &json!(stage.person("sam").user_id)), "{told}");
+    assert_eq!(
+        (status, &told["members"][0]["user_id"]),
+        (200, &json!(stage.person("sam").user_id)),
+        "{told}"
+    );
     for talk in [&one, &other] {
         sam.accept(&talk.hub(), LIMIT).await.expect("invited");
         sam.history(&talk.hub(), 100).await.expect("messages");

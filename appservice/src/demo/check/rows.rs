@@ -35,7 +35,12 @@ pub(super) fn all(scene: &Scene) -> Vec<BoxFuture<'_, Row>> {
         row("S6", "staff only, patients only, or both", "owner-only", who(scene)),
         row("S7", "the conversation has its name", "hub-unnamed", named(scene)),
         row("S8", "one-way: the patient's own PUT is refused", "one-way-open", modes::one_way(scene)),
-        row("S11", "a file passes with words about it, and no other", "files-unlooked", files::with_words(scene)),
+        row(
+            "S11",
+            "a file passes with words about it, and no other",
+            "files-unlooked",
+            files::with_words(scene),
+        ),
         row("S12", "sent and read, for each person, by name", "reading-unseen", reading::read_by(scene)),
         row("S14", "two-way reply", "answers-lost", modes::two_way(scene)),
         row(

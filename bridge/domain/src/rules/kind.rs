@@ -52,7 +52,8 @@ fn attachment(shown: Shown, content: &Value) -> Result<Attachment, Refusal> {
     let name = content["filename"].as_str();
     let says_something = name.is_some_and(|name| name != body) && !body.trim().is_empty();
     let caption = if says_something {
-        let html = content["formatted_body"].as_str().filter(|_| content["format"] == "org.matrix.custom.html");
+        let html =
+            content["formatted_body"].as_str().filter(|_| content["format"] == "org.matrix.custom.html");
         Some(Words::new(Form::Text, body, html).map_err(|_| Refusal::TooLong)?)
     } else {
         None
@@ -166,14 +167,24 @@ mod tests {
                 file("m.file", "x.pdf", Some("x.pdf")),
                 Ok(("message", "m.file", "x.pdf")),
             ),
-            ("white space is none", message, file("m.audio", " ", Some("x.mp3")), Ok(("message", "m.audio", "x.mp3"))),
+            (
+                "white space is none",
+                message,
+                file("m.audio", " ", Some("x.mp3")),
+                Ok(("message", "m.audio", "x.mp3")),
+            ),
             (
                 "an image that the homeserver can read",
                 message,
                 json!({ "msgtype": "m.image", "body": "x.png", "url": "mxc://x/y" }),
                 Err(Refusal::NotEncrypted),
             ),
-            ("an image of nothing", message, json!({ "msgtype": "m.image", "body": "x.png" }), Err(Refusal::Kind)),
+            (
+                "an image of nothing",
+                message,
+                json!({ "msgtype": "m.image", "body": "x.png" }),
+                Err(Refusal::Kind),
+            ),
             ("a place", message, json!({ "msgtype": "m.location", "body": "here" }), Err(Refusal::Kind)),
             ("a sticker", "m.sticker", json!({ "body": "smile" }), Err(Refusal::Kind)),
             ("no words", message, json!({ "msgtype": "m.text" }), Err(Refusal::Kind)),

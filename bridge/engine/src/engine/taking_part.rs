@@ -45,7 +45,11 @@ impl Core {
     }
 
     /// Has everybody look who has to do with a change of who takes part.
-    fn participants_are(&self, outcome: ParticipantsAre, change: &ParticipantChange) -> Result<(), EngineError> {
+    fn participants_are(
+        &self,
+        outcome: ParticipantsAre,
+        change: &ParticipantChange,
+    ) -> Result<(), EngineError> {
         match outcome {
             ParticipantsAre::Changed => {
                 self.wake_maker(&change.conversation);
@@ -117,7 +121,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::TakingPart`]; or the database fails: then nothing has changed.
-    pub async fn include_team(&self, id: &ConversationId, team: &Team, by: &Person) -> Result<(), EngineError> {
+    pub async fn include_team(
+        &self,
+        id: &ConversationId,
+        team: &Team,
+        by: &Person,
+    ) -> Result<(), EngineError> {
         let fresh = || self.core.ghosts.chance.bytes();
         let asking = Asking { by, at: self.core.clock.now(), fresh: &fresh };
         let touched = self.core.store.include_team(id, team, asking).await?;
@@ -128,7 +137,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::TakingPart`]; or the database fails: then nothing has changed.
-    pub async fn exclude_team(&self, id: &ConversationId, team: &Team, by: &Person) -> Result<(), EngineError> {
+    pub async fn exclude_team(
+        &self,
+        id: &ConversationId,
+        team: &Team,
+        by: &Person,
+    ) -> Result<(), EngineError> {
         let fresh = || self.core.ghosts.chance.bytes();
         let asking = Asking { by, at: self.core.clock.now(), fresh: &fresh };
         let touched = self.core.store.exclude_team(id, team, asking).await?;

@@ -8,7 +8,7 @@ use image::{
     metadata::Orientation,
 };
 
-use super::*;
+use super::{images::Damaged, *};
 
 /// Stands in all that must go, and in nothing that stays.
 const CANARY: &[u8] = b"Canary Wharf 51.5049N";

@@ -53,7 +53,10 @@ impl Core {
     }
 
     /// Refuses the files that have waited for too long; when the next one will have (ATT-1).
-    pub(super) async fn look_at_the_wordless(&self, conversation: &ConversationId) -> Result<Again, CryptoError> {
+    pub(super) async fn look_at_the_wordless(
+        &self,
+        conversation: &ConversationId,
+    ) -> Result<Again, CryptoError> {
         let mut again = Again::WhenWoken;
         for row in self.store.wordless(conversation, None).await? {
             match self.patience_left(&row, self.settings.patience_for_words) {

@@ -59,7 +59,8 @@ impl Core {
             return Ok(Outcome::Nothing);
         };
         let portals = self.store.portals(&row.conversation).await?;
-        let Some(room_id) = portals.iter().find(|portal| portal.id == row.portal).and_then(|p| p.room_id.clone())
+        let Some(room_id) =
+            portals.iter().find(|portal| portal.id == row.portal).and_then(|p| p.room_id.clone())
         else {
             return Ok(Outcome::Nothing);
         };
@@ -73,7 +74,8 @@ impl Core {
         let hub = portals.iter().find(|portal| portal.kind() == PortalKind::Hub);
         let home = portals.iter().find(|portal| portal.id == row.portal);
         let person = people.everybody().find(|person| person.user_id == user_id);
-        let departure = hub.zip(home).zip(person).filter(|((_, home), person)| by_themselves && is_at_home(person, home));
+        let departure =
+            hub.zip(home).zip(person).filter(|((_, home), person)| by_themselves && is_at_home(person, home));
         let departure = departure.map(|((hub, home), person)| {
             let (now, name) = (self.clock.now(), person.name.as_str());
             let id = |kind| self.leg_ids.id(kind, &event.event_id, &hub.id);

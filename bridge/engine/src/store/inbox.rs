@@ -313,10 +313,11 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn conversations_waiting(&self) -> Result<Vec<ConversationId>, StoreError> {
-        let rows: Vec<(String,)> =
-            sqlx::query_as("SELECT DISTINCT conversation_id FROM inbox WHERE state IN ('waiting', 'wordless')")
-                .fetch_all(&self.pool)
-                .await?;
+        let rows: Vec<(String,)> = sqlx::query_as(
+            "SELECT DISTINCT conversation_id FROM inbox WHERE state IN ('waiting', 'wordless')",
+        )
+        .fetch_all(&self.pool)
+        .await?;
         rows.iter().map(|(id,)| parsed(INBOX, id)).collect()
     }
 
@@ -465,12 +466,9 @@ impl Store {
             .await?;
         }
         let state = if matches!(outcome, Outcome::Wordless { .. }) { "wordless" } else { "done" };
-        let next = "UPDATE inbox SET state = $2 WHERE seq = $1 AND state IN ('waiting', 'wordless') AND state <> $2";
-        let result = sqlx::query(next)
-            .bind(row.seq)
-            .bind(state)
-            .execute(&mut *tx)
-            .await?;
+        let next =
+            "UPDATE inbox SET state = $2 WHERE seq = $1 AND state IN ('waiting', 'wordless') AND state <> $2";
+        let result = sqlx::query(next).bind(row.seq).bind(state).execute(&mut *tx).await?;
         one_row(INBOX, &result)?;
         self.commit(tx, CommitPoint::EventDecided).await
     }

@@ -16,7 +16,12 @@ use crate::{commit_point::CommitPoint, store::InboxRow};
 macro_rules! revise {
     ($at:literal, $rest:literal) => {
         concat!(
-            "UPDATE portals SET revision = CASE WHEN revision < ", $at, " THEN ", $at, " ELSE revision + 1 END ", $rest
+            "UPDATE portals SET revision = CASE WHEN revision < ",
+            $at,
+            " THEN ",
+            $at,
+            " ELSE revision + 1 END ",
+            $rest
         )
     };
 }

@@ -76,15 +76,19 @@ impl People {
     #[must_use]
     pub fn hears(&self, portal: &Portal, written: Timestamp) -> bool {
         let took_part = |p: &Participant| p.since.is_some_and(|since| since <= written);
-        portal.patient.as_ref().is_none_or(|patient| {
-            self.patients().any(|p| p.person.id == *patient && took_part(p))
-        })
+        portal
+            .patient
+            .as_ref()
+            .is_none_or(|patient| self.patients().any(|p| p.person.id == *patient && took_part(p)))
     }
 
     /// Who is in the conversation, in numbers.
     #[must_use]
     pub fn roster(&self) -> Roster {
-        Roster { staff: self.staff().count(), spokes: self.patients().count() + self.former_patients().count() }
+        Roster {
+            staff: self.staff().count(),
+            spokes: self.patients().count() + self.former_patients().count(),
+        }
     }
 }
 
@@ -250,11 +254,13 @@ impl Store {
         let patient = (!whom.role.is_staff()).then_some(&whom.id);
         if Self::takes_part(tx, id, &whom.id).await? {
             if change.by_name {
-                sqlx::query("UPDATE participants SET by_name = 1 WHERE conversation_id = $1 AND person_id = $2")
-                    .bind(id.as_str())
-                    .bind(whom.id.as_str())
-                    .execute(&mut **tx)
-                    .await?;
+                sqlx::query(
+                    "UPDATE participants SET by_name = 1 WHERE conversation_id = $1 AND person_id = $2",
+                )
+                .bind(id.as_str())
+                .bind(whom.id.as_str())
+                .execute(&mut **tx)
+                .await?;
             }
             return Self::brought_back(tx, id, (whom, patient), at).await;
         }
@@ -446,12 +452,13 @@ impl Store {
         id: &ConversationId,
         person: &PersonId,
     ) -> Result<bool, StoreError> {
-        let row: Option<(String,)> =
-            sqlx::query_as("SELECT person_id FROM participants WHERE conversation_id = $1 AND person_id = $2")
-                .bind(id.as_str())
-                .bind(person.as_str())
-                .fetch_optional(&mut **tx)
-                .await?;
+        let row: Option<(String,)> = sqlx::query_as(
+            "SELECT person_id FROM participants WHERE conversation_id = $1 AND person_id = $2",
+        )
+        .bind(id.as_str())
+        .bind(person.as_str())
+        .fetch_optional(&mut **tx)
+        .await?;
         Ok(row.is_some())
     }
 

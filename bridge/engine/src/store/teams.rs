@@ -150,7 +150,8 @@ impl Store {
         }
         let mut touched = Vec::new();
         if let Some(members) = members {
-            let is_one = |people: &[Person], person: &Person| people.iter().any(|other| other.id == person.id);
+            let is_one =
+                |people: &[Person], person: &Person| people.iter().any(|other| other.id == person.id);
             let come: Vec<_> = members.iter().filter(|member| !is_one(&team.members, member)).collect();
             let gone: Vec<_> = team.members.iter().filter(|member| !is_one(members, member)).collect();
             for person in &come {
@@ -167,7 +168,9 @@ impl Store {
             for id in conversations.iter().filter(|_| !(come.is_empty() && gone.is_empty())) {
                 for person in &come {
                     let change = Self::change_by_team(&mut tx, id, person, asking).await?;
-                    if let ParticipantsAre::Refused(error) = self.included(&mut tx, &change, asking.at).await? {
+                    if let ParticipantsAre::Refused(error) =
+                        self.included(&mut tx, &change, asking.at).await?
+                    {
                         self.leave(tx).await?;
                         return Ok(Err(error));
                     }
@@ -260,9 +263,7 @@ impl Store {
                 continue;
             }
             let change = Self::change_by_team(&mut tx, id, person, asking).await?;
-            if let ParticipantsAre::Refused(error) =
-                self.excluded(&mut tx, &change, None, asking.at).await?
-            {
+            if let ParticipantsAre::Refused(error) = self.excluded(&mut tx, &change, None, asking.at).await? {
                 self.leave(tx).await?;
                 return Ok(Err(error));
             }
@@ -288,11 +289,12 @@ impl Store {
         tx: &mut Transaction,
         team: &TeamId,
     ) -> Result<Vec<ConversationId>, StoreError> {
-        let rows: Vec<(String,)> =
-            sqlx::query_as("SELECT conversation_id FROM conversation_teams WHERE team_id = $1 ORDER BY conversation_id")
-                .bind(team.as_str())
-                .fetch_all(&mut **tx)
-                .await?;
+        let rows: Vec<(String,)> = sqlx::query_as(
+            "SELECT conversation_id FROM conversation_teams WHERE team_id = $1 ORDER BY conversation_id",
+        )
+        .bind(team.as_str())
+        .fetch_all(&mut **tx)
+        .await?;
         rows.iter().map(|(id,)| parsed(TEAMS, id)).collect()
     }
 

@@ -1,9 +1,7 @@
 //! Files are looked at. Whenever Parlour ends meanwhile, file and words arrive once, in order, and the file without what its pixels
 //! do not show.
 
-use parlour_integration_tests::{
-    LIMIT, books::Books, proxy::Fate, read, say, trial::Trial, witness,
-};
+use parlour_integration_tests::{LIMIT, books::Books, proxy::Fate, read, say, trial::Trial, witness};
 use tokio::time::{Duration, Instant, sleep};
 
 use super::{Killed, Scene, places_of, practice};

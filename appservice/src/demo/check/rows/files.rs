@@ -18,7 +18,10 @@ fn picture() -> Vec<u8> {
     png.extend(chunk(b"IHDR", &[0, 0, 0, 1, 0, 0, 0, 1, 8, 0, 0, 0, 0]));
     png.extend(chunk(b"tEXt", b"Comment\0taken at 53.3498 N 6.2603 W"));
     // One grey pixel: a zlib stream of one stored block.
-    png.extend(chunk(b"IDAT", &[0x78, 0x01, 0x01, 0x02, 0x00, 0xfd, 0xff, 0x00, 0x80, 0x00, 0x82, 0x00, 0x81]));
+    png.extend(chunk(
+        b"IDAT",
+        &[0x78, 0x01, 0x01, 0x02, 0x00, 0xfd, 0xff, 0x00, 0x80, 0x00, 0x82, 0x00, 0x81],
+    ));
     png.extend(chunk(b"IEND", &[]));
     png
 }
@@ -26,7 +29,10 @@ fn picture() -> Vec<u8> {
 /// CRC-32 as PNG has it (ISO 3309).
 fn crc(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })
+        (0..8).fold(
+            crc ^ u32::from(*byte),
+            |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 },
+        )
     })
 }
 
@@ -67,5 +73,8 @@ pub(super) async fn with_words(scene: &Scene) -> Evidence {
     if !opened.starts_with(b"\x89PNG") || opened.windows(7).any(|bytes| bytes == b"53.3498") {
         return Err("the image still says where it was taken".to_owned().into());
     }
-    Ok(format!("{:?}; then {} and {} came, the image without its place", told.body, image.event_id, words.event_id))
+    Ok(format!(
+        "{:?}; then {} and {} came, the image without its place",
+        told.body, image.event_id, words.event_id
+    ))
 }

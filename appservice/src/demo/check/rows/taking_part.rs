@@ -49,10 +49,13 @@ pub(super) async fn comes_and_goes(scene: &Scene) -> Evidence {
     say(murphy, &talk.hub, "S3 after they went").await?;
     let after = read(ann, &anns, "S3 after they went").await?;
     for (client, room) in [(kim, &talk.hub), (ben, &bens)] {
-        let (_, page) = client.http().call(Method::GET, &room_path(room, "messages?dir=b&limit=5"), None).await?;
+        let (_, page) =
+            client.http().call(Method::GET, &room_path(room, "messages?dir=b&limit=5"), None).await?;
         let events = page["chunk"].as_array().map_or(&[][..], Vec::as_slice);
         let sent_at = |event: &serde_json::Value| event["origin_server_ts"].as_u64().unwrap_or_default();
-        if events.iter().any(|event| event["type"] == "m.room.encrypted" && sent_at(event) >= u64::from(after.sent_at.get())) {
+        if events.iter().any(|event| {
+            event["type"] == "m.room.encrypted" && sent_at(event) >= u64::from(after.sent_at.get())
+        }) {
             return Err(format!("{} can fetch what was said after they went", client.user_id()).into());
         }
     }

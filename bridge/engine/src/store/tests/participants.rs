@@ -73,9 +73,12 @@ pub(super) async fn who_is_excluded_does_not_take_part_until_they_are_included(d
     let people = store.people_in(&world.conversation).await.expect("read");
     let names: Vec<_> = people.participants.iter().map(|p| p.person.name.as_str()).collect();
     assert_eq!(names, ["Ben Carey", "Dr Murphy"]);
-    assert_eq!(people.former_patients().map(|p| p.id.clone()).collect::<Vec<_>>(), [ann.id.clone()]);
+    assert_eq!(people.former_patients().map(|p| p.id.clone()).collect::<Vec<_>>(), std::slice::from_ref(&ann.id));
     assert!(!people.is_open(&world.anns) && people.is_open(&world.hub));
-    assert!(store.may_see(&world.conversation, &ann.id).await.expect("read"), "what was hers to read is hers");
+    assert!(
+        store.may_see(&world.conversation, &ann.id).await.expect("read"),
+        "what was hers to read is hers"
+    );
     assert_eq!(legs().await, before + 2, "staff and Ann are told");
     assert_eq!(to_set(&world).await, [world.anns.id.clone(), world.hub.id.clone()]);
     assert_eq!(store.exclude(&away, AT).await.expect("kept"), ParticipantsAre::AsBefore);
@@ -91,7 +94,11 @@ pub(super) async fn who_is_excluded_does_not_take_part_until_they_are_included(d
     assert_eq!(store.include(&back, AT).await.expect("kept"), ParticipantsAre::Changed);
     let people = store.people_in(&world.conversation).await.expect("read");
     assert_eq!((people.participants.len(), people.former.len()), (3, 0));
-    assert_eq!(store.portals(&world.conversation).await.expect("read").len(), 3, "the same spoke opens again");
+    assert_eq!(
+        store.portals(&world.conversation).await.expect("read").len(),
+        3,
+        "the same spoke opens again"
+    );
     assert_eq!(legs().await, before + 4);
     assert_eq!(store.include(&back, AT).await.expect("kept"), ParticipantsAre::AsBefore);
 
@@ -101,7 +108,7 @@ pub(super) async fn who_is_excluded_does_not_take_part_until_they_are_included(d
     store.portal_is_ready(&world.anns.id).await.expect("kept");
     store.not_joined(&world.anns.id, &ann.user_id).await.expect("kept");
     assert_eq!(store.include(&back, AT).await.expect("kept"), ParticipantsAre::Changed);
-    assert_eq!(to_set(&world).await, [world.anns.id.clone()]);
+    assert_eq!(to_set(&world).await, std::slice::from_ref(&world.anns.id));
 }
 
 pub(super) async fn a_conversation_has_an_owner_and_somebody_of_the_staff(database: &TestDatabase) {
@@ -142,7 +149,7 @@ pub(super) async fn a_conversation_has_an_owner_and_somebody_of_the_staff(databa
     let people = store.people_in(&world.conversation).await.expect("read");
     assert_eq!(people.staff().count(), 1);
     assert!(!store.has_joined(&world.hub.id, &kim.user_id).await.expect("read"));
-    assert_eq!(to_set(&world).await, [world.hub.id.clone()]);
+    assert_eq!(to_set(&world).await, std::slice::from_ref(&world.hub.id));
 
     // Whoever was put out wrote before that, or not at all.
     let former = people.former.iter().find(|former| former.person.id == murphy.id).expect("Murphy");
@@ -171,11 +178,11 @@ pub(super) async fn a_new_patient_has_a_spoke_that_is_made(database: &TestDataba
     let come = change(&world, &murphy, &cara, 100);
     assert_eq!(store.include(&come, AT).await.expect("kept"), ParticipantsAre::Changed);
     let unready = store.unready_portals(&world.conversation).await.expect("read");
-    assert_eq!(unready.iter().map(|portal| portal.id.clone()).collect::<Vec<_>>(), [come.spoke.clone()]);
+    assert_eq!(unready.iter().map(|portal| portal.id.clone()).collect::<Vec<_>>(), std::slice::from_ref(&come.spoke));
     assert!(!store.conversation(&world.conversation).await.expect("read").expect("there").ready);
     // Whoever has made what was there before does not say that this is made.
     assert!(!store.conversation_is_ready(&world.conversation).await.expect("asked"));
-    assert_eq!(to_set(&world).await, [world.hub.id.clone()], "its topic; what has no room yet is made");
+    assert_eq!(to_set(&world).await, std::slice::from_ref(&world.hub.id), "its topic; what has no room yet is made");
 }
 
 pub(super) async fn what_was_to_be_set_meanwhile_still_is(database: &TestDatabase) {
@@ -184,12 +191,14 @@ pub(super) async fn what_was_to_be_set_meanwhile_still_is(database: &TestDatabas
     let (murphy, kim) = (person(&world, &world.murphy).await, kim(&world).await);
     all_are_set(&world).await;
     store.include(&change(&world, &murphy, &kim, 100), AT).await.expect("kept");
-    let [hub] = &store.portals_to_set(&world.conversation).await.expect("read")[..] else { panic!("the hub") };
+    let [hub] = &store.portals_to_set(&world.conversation).await.expect("read")[..] else {
+        panic!("the hub")
+    };
     store.joined(&hub.id, &kim.user_id).await.expect("kept");
     store.exclude(&change(&world, &murphy, &kim, 110), AT).await.expect("kept");
     store.portal_is_set(&hub.id, hub.revision).await.expect("kept");
-    assert_eq!(to_set(&world).await, [world.hub.id.clone()], "Kim is still in it");
-    assert_eq!(store.strangers_in(&hub.id).await.expect("read"), [kim.user_id.clone()]);
+    assert_eq!(to_set(&world).await, std::slice::from_ref(&world.hub.id), "Kim is still in it");
+    assert_eq!(store.strangers_in(&hub.id).await.expect("read"), std::slice::from_ref(&kim.user_id));
     let members = store.members(std::slice::from_ref(&hub.id)).await.expect("read");
     let reads = members.get(&hub.id).is_some_and(|members| members.readers.contains(&kim.user_id));
     assert!(!reads, "nothing more is encrypted for Kim");
