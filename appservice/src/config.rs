@@ -31,6 +31,9 @@ pub struct Config {
     /// the first start. It must not lie in `data`.
     #[serde(default = "default_master_key_file")]
     pub master_key_file: PathBuf,
+    /// Whether clients are allowed that know nothing of cross-signing.
+    #[serde(default)]
+    pub allow_unsigned_clients: bool,
     /// What files it takes.
     #[serde(default)]
     pub attachments: Attachments,

@@ -90,6 +90,7 @@ impl Parlour {
             patience_for_signatures: extras.patience.unwrap_or(PATIENCE_FOR_SIGNATURES),
             patience_for_words: extras.patience.unwrap_or(PATIENCE_FOR_WORDS),
             files: config.attachments.files()?,
+            allow_unsigned_clients: config.allow_unsigned_clients,
             care: extras.care.unwrap_or(CARE),
             idle: extras.idle.unwrap_or(IDLE),
             fault: extras.fault,

@@ -156,8 +156,8 @@ CREATE TABLE devices_seen (
 -- What the homeserver sent, exactly as it came: sealed with the patient's key in a spoke, with the conversation's in a
 -- hub, with the practice's where it is no event at all. dedup_key is the event id, or a digest of what has none;
 -- of what concerns no portal only the key is kept.
--- state: waiting, wordless (a file about which its sender, who is named then, has not said anything yet), done, or skipped
--- (nothing of ours).
+-- state: waiting, wordless (a file about which its sender has not said anything yet), unsigned (from a device that its sender
+-- has not signed yet), done, or skipped (nothing of ours). kept_of: the sender of what is wordless or unsigned.
 CREATE TABLE inbox (
     seq             BIGINT PRIMARY KEY,
     dedup_key       TEXT NOT NULL UNIQUE,
@@ -166,7 +166,7 @@ CREATE TABLE inbox (
     event           BYTEA,
     received_at     BIGINT NOT NULL,
     state           TEXT NOT NULL,
-    wordless_by     TEXT
+    kept_of         TEXT
 );
 CREATE INDEX inbox_waiting ON inbox (state, conversation_id, seq);
 

@@ -189,8 +189,8 @@ impl Refusal {
                  must be on record."
             }
             Self::UnsignedDevice => {
-                "Not delivered: the device you wrote from is not verified; please verify it in \
-                                     your app's security settings and send this again."
+                "Not delivered yet: the device you wrote from is not verified. Please verify it in your app's security \
+                 settings; then this is delivered by itself."
             }
             Self::SpoofedSender => {
                 "Not delivered: this message was not encrypted by the account that sent it."

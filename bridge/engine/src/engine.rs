@@ -5,6 +5,7 @@ mod rounds;
 mod taking_part;
 
 use std::{
+    collections::HashMap,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     sync::{
@@ -64,6 +65,9 @@ pub struct Settings {
     pub patience_for_keys: Duration,
     /// How long an event of an unsigned device waits for the signature before its sender is told.
     pub patience_for_signatures: Duration,
+    /// Whether clients are allowed that know nothing of cross-signing: what accounts without an identity write is believed, and
+    /// messages are encrypted for devices that nobody has signed.
+    pub allow_unsigned_clients: bool,
     /// How long a file waits for words of its sender's.
     pub patience_for_words: Duration,
     /// How often the ghosts' own inboxes are emptied.
@@ -136,6 +140,8 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tries: Tries,
     pub(crate) counts: Counts,
+    /// How often people's devices may have changed, and up to which of those times a conversation was looked at.
+    device_news: std::sync::Mutex<(u64, HashMap<ConversationId, u64>)>,
     pub(crate) looks: Looks,
     changes: Changes,
     wakes: mpsc::UnboundedSender<Wake>,
@@ -192,6 +198,18 @@ impl Core {
         }
     }
 
+    /// People's devices may have changed: what was kept because of one may be passed on.
+    pub(crate) fn devices_may_have_changed(&self) {
+        self.device_news.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+    }
+
+    /// Whether devices may have changed since what is kept in a conversation was looked at last; from now on it was.
+    pub(crate) fn looks_anew(&self, conversation: &ConversationId) -> bool {
+        let mut news = self.device_news.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = news.0;
+        news.1.insert(conversation.clone(), now) != Some(now)
+    }
+
     /// Has these conversations' relays look.
     pub(crate) fn wake_relays(&self, conversations: Vec<ConversationId>) {
         conversations.into_iter().for_each(|conversation| self.wake(Wake::Relay(conversation)));
@@ -246,7 +264,12 @@ impl Engine {
         }
         // Once there were any, a room may still have them that was not set since.
         let sets_topics = !words.is_empty() || had_words.is_some();
-        let machines = Machines::new(homeserver.clone(), store.clone(), Arc::clone(&clock));
+        let machines = Machines::new(
+            homeserver.clone(),
+            store.clone(),
+            Arc::clone(&clock),
+            settings.allow_unsigned_clients,
+        );
         // They were awake when the process before this one ended, and may have something in their inboxes.
         let spoke_last = store.spoke_last(settings.idle).await?;
         let looks = Looks::default();
@@ -275,6 +298,7 @@ impl Engine {
             clock,
             tries: Tries::default(),
             counts: Counts::default(),
+            device_news: std::sync::Mutex::new((1, HashMap::new())),
             looks,
             changes: Changes::default(),
             wakes,

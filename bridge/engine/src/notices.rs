@@ -118,6 +118,14 @@ pub(crate) const LANES: &str = "This reply goes to the patient it answers and to
 pub(crate) const WORDS: &str =
     "Please write a few words about this file within ten minutes: it is delivered together with them.";
 
+/// What the bot says to staff when something of a patient's is kept (TRUST-1).
+pub(crate) fn unsigned(name: &str) -> String {
+    format!(
+        "{name} has written from a device that is not verified. It is kept, and delivered here once the device is verified; \
+         until then please reach {name} in another way."
+    )
+}
+
 /// What the bot says in a portal when another mode holds there from now on.
 pub(crate) fn switched(kind: PortalKind, mode: Mode) -> &'static str {
     match (kind, mode) {

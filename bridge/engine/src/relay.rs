@@ -1,7 +1,7 @@
 //! The relay: reads what people wrote, gathers the facts, asks the rules, and writes down what follows.
 
 mod deleting;
-mod files;
+mod kept;
 mod place;
 mod room;
 mod tries;
@@ -22,7 +22,7 @@ use crate::{
     intake::Event,
     keyed::Again,
     notices,
-    store::{InboxRow, MegolmIndex, NewLeg, Outcome, People, Portal, RelayedMessage},
+    store::{InboxRow, KeptUntil, MegolmIndex, NewLeg, Outcome, People, Portal, RelayedMessage},
 };
 
 pub(crate) use tries::Tries;
@@ -59,10 +59,14 @@ impl Core {
         }
         let mut waiting = HashSet::new();
         let mut after = 0;
-        let mut again = match self.look_at_the_wordless(conversation).await {
+        let kept = async {
+            self.look_at_the_unsigned(conversation).await?;
+            self.look_at_the_wordless(conversation).await
+        };
+        let mut again = match kept.await {
             Ok(again) => again,
             Err(error) => {
-                tracing::warn!(%conversation, %error, "files that wait for words are looked at again");
+                tracing::warn!(%conversation, %error, "what is kept is looked at again");
                 Again::After(AFTER_AN_ERROR)
             }
         };
@@ -179,8 +183,12 @@ impl Core {
                     return self.finish(row, &outcome, None).await;
                 }
                 // KEY-4: what was delivered before a backup was restored is not called undelivered.
-                let refusal =
-                    if self.stands_already(row, &event).await? { Refusal::Unrecorded } else { refusal };
+                let stands = self.stands_already(row, &event).await?;
+                if refusal == Refusal::UnsignedDevice && !stands {
+                    let outcome = self.unsigned(row, &event).await?;
+                    return self.finish(row, &outcome, None).await;
+                }
+                let refusal = if stands { Refusal::Unrecorded } else { refusal };
                 self.refused(row, &event, refusal).await?
             }
         };
@@ -203,9 +211,8 @@ impl Core {
             | Outcome::Left { departure: None, .. }
             | Outcome::Revised { .. }
             | Outcome::Switched { notice: None, .. } => Vec::new(),
-            Outcome::Refused { notice, .. }
-            | Outcome::Wordless { notice, .. }
-            | Outcome::Switched { notice: Some(notice), .. } => {
+            Outcome::Kept { notices, .. } => notices.iter().map(|leg| leg.portal.clone()).collect(),
+            Outcome::Refused { notice, .. } | Outcome::Switched { notice: Some(notice), .. } => {
                 vec![notice.portal.clone()]
             }
             Outcome::Left { departure: Some(departure), .. } => {
@@ -227,7 +234,7 @@ impl Core {
         }
         self.changed(&row.conversation);
         Ok(match outcome {
-            Outcome::Wordless { .. } => Handled::Parked(self.settings.patience_for_words),
+            Outcome::Kept { until: KeptUntil::Words, .. } => Handled::Parked(self.settings.patience_for_words),
             _ => Handled::Done,
         })
     }
@@ -272,7 +279,7 @@ impl Core {
         let raw: &RawValue = serde_json::from_str(&row.event)?;
         let bot = self.ghosts.bot().await?;
         Ok(match bot.decipher(&room_id, &event.sender, raw).await? {
-            Ok(read) => match rules::may_trust(read.trust) {
+            Ok(read) => match rules::may_trust(read.trust, self.settings.allow_unsigned_clients) {
                 // KEY-3: each place of a session is one event's.
                 Ok(()) => match self.store.event_at(&read.index).await? {
                     Some(other) if other != event.event_id => Reading::Refused(Refusal::Replayed),

@@ -46,7 +46,7 @@ async fn each_kind_is_refused_with_its_code() {
         ("a reaction of words", reaction, "REACT-2"),
         ("a sticker", sticker, "KIND-1"),
         ("an edit of another's", edit, "EDIT-1"),
-        ("an image", image, "KIND-1"),
+        ("an image that is not encrypted", image, "ENC-1"),
         ("too long", long, "SIZE-1"),
         ("garbled", garbled, "KEY-1"),
     ] {
@@ -133,10 +133,10 @@ async fn lanes_that_cannot_be_told_are_refused_and_staff_alone_are_not() {
     // Among staff alone everything has reached everybody already: nothing is refused.
     let alone = stage.begin(&murphy, "alone", "two-way", &["kim"], &[]).await;
     kim.wait_for_room(LIMIT, |room| room.room_id == alone.hub()).await.expect("in the room");
-    let image = json!({ "msgtype": "m.image", "body": "rota.png", "url": "mxc://x/y" });
-    send(&murphy, &alone.hub(), "m.room.message", image).await;
+    let place = json!({ "msgtype": "m.location", "body": "the surgery", "geo_uri": "geo:53.3,-6.2" });
+    send(&murphy, &alone.hub(), "m.room.message", place).await;
     say(&kim, &alone.hub(), "thank you").await;
-    // A word that goes through Parlour, so that whatever it would have said of the image is there before.
+    // A word that goes through Parlour, so that whatever it would have said of the place is there before.
     let clear = put(&kim, &alone.hub(), "send/m.room.message/1", text("clear")).await;
     assert!(refusal(&kim, &alone.hub(), &clear).await.contains("(ENC-1)"));
     let seen = kim.messages(&alone.hub()).await.expect("messages");

@@ -104,7 +104,10 @@ impl Machine {
                 VerificationLevel::UnsignedDevice
                 | VerificationLevel::None(_)
                 | VerificationLevel::VerificationViolation,
-            ) => SenderTrust::Unsigned,
+            ) => match self.keys.get_user_identity(sender).await? {
+                Some(_) => SenderTrust::Unsigned,
+                None => SenderTrust::NoIdentity,
+            },
             VerificationState::Unverified(VerificationLevel::MismatchedSender) => SenderTrust::Mismatched,
         };
         let Some(index) = index_of(&encrypted) else { return Ok(Err(Unreadable::Garbled)) };

@@ -18,7 +18,7 @@ pub struct Published {
     pub user_id: OwnedUserId,
     /// The device.
     pub device_id: OwnedDeviceId,
-    /// Whether its owner's cross-signing identity has signed it.
+    /// Whether its owner's cross-signing identity has signed it, or it counts without.
     pub signed: bool,
     /// Whether it says that it is a dehydrated one (MSC3814).
     pub dehydrated: bool,
@@ -41,13 +41,13 @@ pub(super) struct KnownDevices {
 }
 
 impl Device {
-    fn of(device: &matrix_sdk_crypto::Device, reachable: &HashSet<String>) -> Self {
+    fn of(device: &matrix_sdk_crypto::Device, reachable: &HashSet<String>, allow_unsigned: bool) -> Self {
         let key = device.curve25519_key().map(|key| key.to_base64());
         Self {
             published: Published {
                 user_id: device.user_id().to_owned(),
                 device_id: device.device_id().to_owned(),
-                signed: device.is_cross_signed_by_owner(),
+                signed: allow_unsigned || device.is_cross_signed_by_owner(),
                 dehydrated: device.is_dehydrated(),
             },
             reachable: key.is_some_and(|key| reachable.contains(&key)),
@@ -110,7 +110,7 @@ impl Machine {
         let keys: Vec<_> = devices.filter_map(|device| Some(device.curve25519_key()?.to_base64())).collect();
         let reachable = self.keys.with_olm(&keys).await?;
         for (user_id, devices) in found {
-            let devices: Vec<_> = devices.devices().map(|device| Device::of(&device, &reachable)).collect();
+            let devices: Vec<_> = devices.devices().map(|device| Device::of(&device, &reachable, self.allow_unsigned)).collect();
             // A device that cannot be reached may begin Olm itself at any time; and what changed meanwhile is not known.
             let all_can = !devices.is_empty() && devices.iter().all(|device| device.reachable);
             let mut known = self.devices();

@@ -30,6 +30,8 @@ pub struct Machine {
     pub(super) olm: RwLock<OlmMachine>,
     pub(super) keys: MachineStore,
     pub(super) homeserver: Homeserver,
+    /// Whether devices count that nobody has signed.
+    pub(super) allow_unsigned: bool,
     /// Sharing and encrypting are one step: encrypting without a live session is not survivable.
     pub(super) sealing: Mutex<()>,
     pub(super) devices: std::sync::Mutex<KnownDevices>,
@@ -44,13 +46,20 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(intent: Intent, olm: OlmMachine, keys: MachineStore, homeserver: Homeserver) -> Self {
+    pub(super) fn new(
+        intent: Intent,
+        olm: OlmMachine,
+        keys: MachineStore,
+        homeserver: Homeserver,
+        allow_unsigned: bool,
+    ) -> Self {
         let olm = RwLock::new(olm);
         Self {
             intent,
             olm,
             keys,
             homeserver,
+            allow_unsigned,
             sealing: Mutex::new(()),
             devices: std::sync::Mutex::default(),
             learned: std::sync::Mutex::default(),

@@ -23,6 +23,8 @@ pub struct Machines {
     homeserver: Homeserver,
     store: Store,
     clock: Arc<dyn Clock>,
+    /// Whether devices count that nobody has signed.
+    allow_unsigned: bool,
     awake: Mutex<HashMap<OwnedUserId, Awake>>,
     /// Held for reading while a machine wakes, for writing while all hear of changed devices: none misses a change.
     waking: RwLock<()>,
@@ -37,8 +39,8 @@ struct Awake {
 impl Machines {
     /// None awake yet.
     #[must_use]
-    pub fn new(homeserver: Homeserver, store: Store, clock: Arc<dyn Clock>) -> Self {
-        Self { homeserver, store, clock, awake: Mutex::default(), waking: RwLock::default() }
+    pub fn new(homeserver: Homeserver, store: Store, clock: Arc<dyn Clock>, allow_unsigned: bool) -> Self {
+        Self { homeserver, store, clock, allow_unsigned, awake: Mutex::default(), waking: RwLock::default() }
     }
 
     /// The machine of one of our users, who is made on the homeserver first where needed: account, device, keys,
@@ -147,7 +149,7 @@ impl Machines {
         let olm = OlmMachine::with_store(&intent.user_id, device_id, keys.clone(), None).await?;
         // What changed while we were down was told to nobody.
         olm.mark_all_tracked_users_as_dirty().await?;
-        Ok(Machine::new(intent.clone(), olm, keys.clone(), self.homeserver.clone()))
+        Ok(Machine::new(intent.clone(), olm, keys.clone(), self.homeserver.clone(), self.allow_unsigned))
     }
 
     /// Tells every machine that is awake whose devices have changed. Written down first: afterwards nothing would tell of
@@ -322,7 +324,7 @@ mod tests {
         };
         store.put_person(&person).await.expect("kept");
         let homeserver = Homeserver::new("http://127.0.0.1:9", Secret::new(String::new())).expect("a client");
-        let machines = Arc::new(Machines::new(homeserver, store.clone(), Arc::new(Still)));
+        let machines = Arc::new(Machines::new(homeserver, store.clone(), Arc::new(Still), false));
         // A machine wakes: the others cannot hear meanwhile.
         let waking = machines.waking.read().await;
         let hears = tokio::spawn({

@@ -166,7 +166,11 @@ impl Machine {
                     batch.iter().enumerate().filter(|(place, _)| outcomes[*place].is_none())
                 {
                     let settings = EncryptionSettings {
-                        sharing_strategy: CollectStrategy::IdentityBasedStrategy,
+                        sharing_strategy: if self.allow_unsigned {
+                            CollectStrategy::AllDevices
+                        } else {
+                            CollectStrategy::IdentityBasedStrategy
+                        },
                         ..EncryptionSettings::default()
                     };
                     let users = to_seal.readers.iter().map(Deref::deref);

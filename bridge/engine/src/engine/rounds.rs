@@ -209,6 +209,7 @@ impl Engine {
             self.make_unfinished().await?;
         }
         if !goes_on || !news.devices.is_empty() {
+            self.core.devices_may_have_changed();
             self.look_everywhere().await?;
         } else if news.keys {
             self.core.wake_relays(self.core.store.conversations_waiting().await?);

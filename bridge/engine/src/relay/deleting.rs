@@ -24,7 +24,7 @@ impl Core {
             return Ok(Some(Outcome::Nothing));
         }
         let Some((message, by)) = self.store.said_by(&row.portal, &redacted, &event.sender).await? else {
-            self.wordless_is_taken_back(row, event).await?;
+            self.kept_is_taken_back(row, event).await?;
             let known = self.store.message_at(&row.portal, &redacted).await?;
             // Only whoever has the bot's rights may delete what another has said; the record and the copies stay.
             return Ok(known.is_none().then_some(Outcome::Nothing));

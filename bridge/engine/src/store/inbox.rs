@@ -1,6 +1,8 @@
 //! What came in, and what became of it: one commit a transaction, one commit a message.
 
-use parlour_domain::{ConversationId, LegId, MessageId, Mode, PersonId, PortalId, Said, Timestamp};
+use parlour_domain::{
+    ConversationId, LegId, MessageId, Mode, PersonId, PortalId, Refusal, Said, Timestamp,
+};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
 
 use super::{
@@ -102,14 +104,16 @@ pub enum Outcome {
         /// That the event goes from where it was written, if it does.
         void: Option<Box<NewLeg>>,
     },
-    /// A file about which nothing was said yet: it waits for words of its sender's.
-    Wordless {
+    /// It is kept until something else happens.
+    Kept {
+        /// What for.
+        until: KeptUntil,
         /// The event.
         event_id: OwnedEventId,
         /// Who sent it.
         sender: OwnedUserId,
-        /// The bot's words to them.
-        notice: Box<NewLeg>,
+        /// The bot's words to them, and to staff.
+        notices: Vec<NewLeg>,
     },
     /// Whoever said it has deleted it before it was read.
     Unread {
@@ -151,6 +155,33 @@ pub enum Outcome {
         /// The bot's words to those who are in it.
         notice: Option<Box<NewLeg>>,
     },
+}
+
+/// What an event is kept for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptUntil {
+    /// It is a file, and its sender is to say something about it.
+    Words,
+    /// Its sender is to sign the device that it came from.
+    Signature,
+}
+
+impl KeptUntil {
+    /// The state of its row.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Words => "wordless",
+            Self::Signature => "unsigned",
+        }
+    }
+
+    /// The line in the ledger, and its code.
+    fn line(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::Words => ("told-words", None),
+            Self::Signature => ("kept", Some(Refusal::UnsignedDevice.code())),
+        }
+    }
 }
 
 /// Somebody has gone by their own client.
@@ -314,7 +345,7 @@ impl Store {
     /// When the database fails.
     pub async fn conversations_waiting(&self) -> Result<Vec<ConversationId>, StoreError> {
         let rows: Vec<(String,)> = sqlx::query_as(
-            "SELECT DISTINCT conversation_id FROM inbox WHERE state IN ('waiting', 'wordless')",
+            "SELECT DISTINCT conversation_id FROM inbox WHERE state IN ('waiting', 'wordless', 'unsigned')",
         )
         .fetch_all(&self.pool)
         .await?;
@@ -342,25 +373,27 @@ impl Store {
         self.opened(conversation, rows).await
     }
 
-    /// The files in a conversation about which nothing was said yet, oldest first: all, or those of one sender in one portal.
+    /// What is kept in a conversation, at most 100, oldest first: all, or what one sender wrote in one portal.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn wordless(
+    pub async fn kept(
         &self,
         conversation: &ConversationId,
+        until: KeptUntil,
         of: Option<(&PortalId, &UserId)>,
     ) -> Result<Vec<InboxRow>, StoreError> {
         let (portal, sender) = of.unzip();
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT i.seq, i.dedup_key, i.portal_id, p.patient_id, i.event, i.received_at
              FROM inbox i JOIN portals p ON p.id = i.portal_id
-             WHERE i.state = 'wordless' AND i.conversation_id = $1
-                 AND ($2 = '' OR (i.portal_id = $2 AND i.wordless_by = $3)) ORDER BY i.seq LIMIT 100",
+             WHERE i.state = $4 AND i.conversation_id = $1
+                 AND ($2 = '' OR (i.portal_id = $2 AND i.kept_of = $3)) ORDER BY i.seq LIMIT 100",
         )
         .bind(conversation.as_str())
         .bind(portal.map_or("", PortalId::as_str))
         .bind(sender.map_or("", UserId::as_str))
+        .bind(until.as_str())
         .fetch_all(&self.pool)
         .await?;
         self.opened(conversation, rows).await
@@ -417,10 +450,11 @@ impl Store {
         let mut tx = self.begin().await?;
         match outcome {
             Outcome::Nothing => {}
-            Outcome::Wordless { event_id, sender, notice } => {
-                ledger(&mut tx, &row.conversation, event_id, None, "told-words", None, at).await?;
-                self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
-                sqlx::query("UPDATE inbox SET wordless_by = $2 WHERE seq = $1")
+            Outcome::Kept { until, event_id, sender, notices } => {
+                let (what, code) = until.line();
+                ledger(&mut tx, &row.conversation, event_id, None, what, code, at).await?;
+                self.add(&mut tx, notices, None, at).await?;
+                sqlx::query("UPDATE inbox SET kept_of = $2 WHERE seq = $1")
                     .bind(row.seq)
                     .bind(sender.as_str())
                     .execute(&mut *tx)
@@ -465,9 +499,12 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         }
-        let state = if matches!(outcome, Outcome::Wordless { .. }) { "wordless" } else { "done" };
+        let state = match outcome {
+            Outcome::Kept { until, .. } => until.as_str(),
+            _ => "done",
+        };
         let next =
-            "UPDATE inbox SET state = $2 WHERE seq = $1 AND state IN ('waiting', 'wordless') AND state <> $2";
+            "UPDATE inbox SET state = $2 WHERE seq = $1 AND state IN ('waiting', 'wordless', 'unsigned') AND state <> $2";
         let result = sqlx::query(next).bind(row.seq).bind(state).execute(&mut *tx).await?;
         one_row(INBOX, &result)?;
         self.commit(tx, CommitPoint::EventDecided).await

@@ -38,7 +38,7 @@ pub use copy::CopyError;
 pub use database::DatabaseUrl;
 pub use deleting::Deletion;
 pub use figures::Figures;
-pub use inbox::{Arrived, Departure, InboxRow, MegolmIndex, Outcome, RelayedMessage};
+pub use inbox::{Arrived, Departure, InboxRow, KeptUntil, MegolmIndex, Outcome, RelayedMessage};
 pub use machine::MachineStore;
 pub use outbox::{Leg, LegContent, NewLeg, Says};
 pub use participants::{Participant, ParticipantChange, ParticipantsAre, People};

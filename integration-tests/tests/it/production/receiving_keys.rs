@@ -262,6 +262,26 @@ async fn key_never_comes() {
     stage.close().await;
 }
 
+/// A client of somebody's that knows nothing of their identity.
+async fn plain_client(stage: &Stage, name: &str) -> matrix_sdk::Client {
+    let person = stage.person(name);
+    let client = matrix_sdk::Client::builder()
+        .homeserver_url(stage.world.homeserver_url())
+        .build()
+        .await
+        .expect("a client");
+    client.matrix_auth().login_username(&person.user_id, &person.password).send().await.expect("signed in");
+    client.sync_once(matrix_sdk::config::SyncSettings::new()).await.expect("a sync");
+    client
+}
+
+async fn plainly(client: &matrix_sdk::Client, room: &ruma::RoomId, words: &str) -> OwnedEventId {
+    let room = client.get_room(room).expect("the room");
+    let content = json!({ "msgtype": "m.text", "body": words });
+    room.send_raw("m.room.message", content).await.expect("sent").response.event_id
+}
+
+/// What a device that nobody has signed writes is kept, and delivered with its time when the device is signed.
 #[tokio::test(flavor = "multi_thread")]
 async fn unsigned_sender_device() {
     let stage =
@@ -272,22 +292,70 @@ async fn unsigned_sender_device() {
     ann.wait_for_room(LIMIT, |room| room.room_id == spoke).await.expect("in the room");
 
     // Another device of hers, without the recovery passphrase: nothing signs it.
-    let person = stage.person("ann");
-    let device = matrix_sdk::Client::builder()
-        .homeserver_url(stage.world.homeserver_url())
-        .build()
-        .await
-        .expect("a client");
-    device.matrix_auth().login_username(&person.user_id, &person.password).send().await.expect("signed in");
-    device.sync_once(matrix_sdk::config::SyncSettings::new()).await.expect("a sync");
-    let room = device.get_room(&spoke).expect("the room");
-    let content = json!({ "msgtype": "m.text", "body": "from an unsigned device" });
-    let refused = room.send_raw("m.room.message", content).await.expect("sent").response.event_id;
-    assert!(refusal(&ann, &spoke, &refused).await.contains("(TRUST-1)"));
+    let device = plain_client(&stage, "ann").await;
+    let kept = plainly(&device, &spoke, "from an unsigned device").await;
+    assert!(refusal(&ann, &spoke, &kept).await.contains("(TRUST-1)"));
+    let more = plainly(&device, &spoke, "and one more").await;
+    assert!(refusal(&ann, &spoke, &more).await.contains("(TRUST-1)"));
+    let gone = plainly(&device, &spoke, "taken back").await;
+    assert!(refusal(&ann, &spoke, &gone).await.contains("(TRUST-1)"));
+    put(&ann, &spoke, &format!("redact/{gone}/1"), json!({})).await;
     say(&ann, &spoke, "from a signed device").await;
-    read(&murphy, &hub, "from a signed device").await;
+    let later = read(&murphy, &hub, "from a signed device").await;
     let seen = murphy.messages(&hub).await.expect("messages");
     assert!(seen.iter().all(|message| message.body != "from an unsigned device"));
+    let told = seen.iter().filter(|message| message.body.contains("a device that is not verified")).count();
+    assert_eq!(told, 1, "staff are told once");
+
+    // She verifies it, and what it has written is delivered.
+    let device_id = device.device_id().expect("a device").to_owned();
+    let own = ann.matrix().encryption().get_device(ann.user_id(), &device_id).await.expect("asked");
+    own.expect("her device").verify().await.expect("signed");
+    let delivered = read(&murphy, &hub, "from an unsigned device").await;
+    assert!(delivered.sent_at < later.sent_at, "with its own time");
+    read(&murphy, &hub, "and one more").await;
+    say(&ann, &spoke, "thank you").await;
+    read(&murphy, &hub, "thank you").await;
+    let seen = murphy.messages(&hub).await.expect("messages");
+    assert!(seen.iter().all(|message| message.body != "taken back"));
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// Where the practice allows it, clients take part that know nothing of cross-signing; a device that its owner's identity has not
+/// signed still does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_without_cross_signing_where_they_are_allowed() {
+    let patience = Some(Duration::from_secs(2));
+    let mut stage = Stage::open_with(Extras { patience, ..Extras::default() }).await;
+    stage.world.config.allow_unsigned_clients = true;
+    let stage = stage.without_parlour(async {}).await;
+    stage.world.parlour.receiving().await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "allowed", "two-way", &[], &["ann", "eve"]).await;
+    let (hub, anns, eves) = (talk.hub(), talk.spoke(stage.person("ann")), talk.spoke(stage.person("eve")));
+    ann.wait_for_room(LIMIT, |room| room.room_id == anns).await.expect("in the room");
+    let eve = plain_client(&stage, "eve").await;
+    plainly(&eve, &eves, "without an identity").await;
+    read(&murphy, &hub, "without an identity").await;
+    say(&murphy, &hub, "for everybody").await;
+    read(&ann, &anns, "for everybody").await;
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    let reads = async || {
+        eve.sync_once(matrix_sdk::config::SyncSettings::new()).await.expect("a sync");
+        let room = eve.get_room(&eves).expect("the room");
+        let page = room.messages(matrix_sdk::room::MessagesOptions::backward()).await.expect("messages");
+        page.chunk.iter().any(|event| event.raw().json().get().contains("for everybody"))
+    };
+    while !reads().await {
+        assert!(tokio::time::Instant::now() < deadline, "Eve reads it");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let device = plain_client(&stage, "ann").await;
+    let kept = plainly(&device, &anns, "from an unsigned device").await;
+    assert!(refusal(&ann, &anns, &kept).await.contains("(TRUST-1)"), "Ann has an identity");
     for client in [murphy, ann] {
         client.stop().await;
     }

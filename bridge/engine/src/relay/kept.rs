@@ -1,0 +1,143 @@
+//! What is kept until something else happens: files about which nothing was said yet (S11), which go out together with words of
+//! their sender's; and what came from a device that its sender has not signed yet (TRUST-1).
+
+use parlour_domain::{ConversationId, PortalKind, Refusal, Said, Timestamp, rules};
+
+use super::Reading;
+use crate::{
+    crypto::CryptoError,
+    engine::Core,
+    intake::Event,
+    keyed::Again,
+    notices,
+    store::{InboxRow, KeptUntil, NewLeg, Outcome, RelayedMessage},
+};
+
+impl Core {
+    /// A file came without a word: its sender is asked for some, once.
+    pub(super) fn wordless(&self, row: &InboxRow, event: &Event) -> Outcome {
+        let words = notices::WORDS.to_owned();
+        let notice = self.leg_ids.notice(&event.event_id, &row.portal, "words", words, self.clock.now());
+        kept(event, KeptUntil::Words, vec![notice])
+    }
+
+    /// It came from a device that its sender has not signed: they are told, and staff, if they have not been.
+    pub(super) async fn unsigned(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
+        let (code, words) = super::told(Refusal::UnsignedDevice);
+        tracing::info!(conversation = %row.conversation, event_id = %event.event_id, code, "kept");
+        let now = self.clock.now();
+        let mut notices = vec![self.leg_ids.notice(&event.event_id, &row.portal, code, words, now)];
+        let of = Some((&row.portal, &*event.sender));
+        let others = self.store.kept(&row.conversation, KeptUntil::Signature, of).await?;
+        let people = self.store.people_in(&row.conversation).await?;
+        let patient = people.patients().find(|patient| patient.person.user_id == event.sender);
+        if let Some(patient) = patient.filter(|_| others.is_empty()) {
+            let portals = self.store.portals(&row.conversation).await?;
+            let hub = portals.iter().find(|portal| portal.kind() == PortalKind::Hub);
+            let words = notices::unsigned(patient.person.name.as_str());
+            notices.extend(hub.map(|hub| self.leg_ids.word(&event.event_id, &hub.id, words, now)));
+        }
+        Ok(kept(event, KeptUntil::Signature, notices))
+    }
+
+    /// Passes on what was kept and comes from devices that are signed by now. It is looked at once for all news of devices
+    /// together.
+    pub(super) async fn look_at_the_unsigned(&self, conversation: &ConversationId) -> Result<(), CryptoError> {
+        if !self.looks_anew(conversation) {
+            return Ok(());
+        }
+        for row in self.store.kept(conversation, KeptUntil::Signature, None).await? {
+            let Ok(event) = serde_json::from_str::<Event>(&row.event) else { continue };
+            if let Reading::Read(read) = self.read(&row, &event).await?
+                && rules::is_message(&read.event_type, read.content["msgtype"].as_str())
+            {
+                let decided = self.decide(&row, &event, &read.event_type, &read.content, false).await?;
+                self.finish(&row, &decided, Some((&read.index, &event.event_id))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody says something: the files that they have sent just before, for the same people, go out ahead of it. One that
+    /// may not pass is refused by itself.
+    pub(super) async fn words_came(
+        &self,
+        row: &InboxRow,
+        event: &Event,
+        message: &RelayedMessage,
+    ) -> Result<(), CryptoError> {
+        if !matches!(message.said, Said::Message(_)) {
+            return Ok(());
+        }
+        let within = i64::try_from(self.settings.patience_for_words.as_millis()).unwrap_or(i64::MAX);
+        let said_at = Timestamp::from(event.origin_server_ts);
+        for wordless in self.store.kept(&row.conversation, KeptUntil::Words, Some((&row.portal, &event.sender))).await? {
+            let Ok(file) = serde_json::from_str::<Event>(&wordless.event) else { continue };
+            let waited = said_at.millis() - Timestamp::from(file.origin_server_ts).millis();
+            if wordless.seq > row.seq || waited > within {
+                continue;
+            }
+            let Reading::Read(read) = self.read(&wordless, &file).await? else { continue };
+            let decided = self.decide(&wordless, &file, &read.event_type, &read.content, true).await?;
+            if let Outcome::Relayed(attachment) = &decided
+                && !is_for_the_same(attachment, message)
+            {
+                continue;
+            }
+            self.finish(&wordless, &decided, Some((&read.index, &file.event_id))).await?;
+        }
+        Ok(())
+    }
+
+    /// Refuses the files that have waited for too long; when the next one will have (ATT-1).
+    pub(super) async fn look_at_the_wordless(
+        &self,
+        conversation: &ConversationId,
+    ) -> Result<Again, CryptoError> {
+        let mut again = Again::WhenWoken;
+        for row in self.store.kept(conversation, KeptUntil::Words, None).await? {
+            match self.patience_left(&row, self.settings.patience_for_words) {
+                Some(left) => again = again.or_after(left),
+                None => {
+                    let outcome = match serde_json::from_str::<Event>(&row.event) {
+                        Ok(event) => self.refused(&row, &event, Refusal::NoWords).await?,
+                        Err(_) => Outcome::Nothing,
+                    };
+                    self.finish(&row, &outcome, None).await?;
+                }
+            }
+        }
+        Ok(again)
+    }
+
+    /// Whoever sent something that is kept takes it back: it goes nowhere.
+    pub(super) async fn kept_is_taken_back(&self, row: &InboxRow, event: &Event) -> Result<(), CryptoError> {
+        let Some(redacted) = event.redacts() else { return Ok(()) };
+        for until in [KeptUntil::Words, KeptUntil::Signature] {
+            let of = Some((&row.portal, &*event.sender));
+            for kept in self.store.kept(&row.conversation, until, of).await? {
+                if serde_json::from_str::<Event>(&kept.event).is_ok_and(|kept| kept.event_id == redacted) {
+                    let outcome = Outcome::Unread { event_id: redacted.clone(), voids: Vec::new() };
+                    self.finish(&kept, &outcome, None).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn kept(event: &Event, until: KeptUntil, notices: Vec<NewLeg>) -> Outcome {
+    let (event_id, sender) = (event.event_id.clone(), event.sender.clone());
+    Outcome::Kept { until, event_id, sender, notices }
+}
+
+/// Whether two messages reach the same people.
+fn is_for_the_same(one: &RelayedMessage, other: &RelayedMessage) -> bool {
+    let portals = |message: &RelayedMessage| {
+        let mut portals: Vec<_> = message.legs.iter().map(|leg| leg.portal.clone()).collect();
+        portals.retain(|portal| *portal != message.portal);
+        portals.sort();
+        portals
+    };
+    portals(one) == portals(other)
+}
