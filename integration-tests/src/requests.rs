@@ -38,7 +38,7 @@ pub fn point_of(method: &str, path: &str) -> Option<CommitPoint> {
         ("client", "POST", ["createRoom"]) => CommitPoint::CreateRoom,
         ("client", "PUT", ["rooms", _, "state", ..]) => CommitPoint::SetState,
         ("client", "GET", ["rooms", _, "state", ..]) => CommitPoint::ReadState,
-        ("client", "GET", ["rooms", _, "context", _]) => CommitPoint::ReadState,
+        ("client", "GET", ["rooms", _, "context", _] | ["rooms", _, "members"]) => CommitPoint::ReadState,
         ("client", "GET", ["rooms", _, "messages"]) => CommitPoint::ReadHistory,
         ("client", "GET", ["rooms", _, "event", _]) => CommitPoint::ReadHistory,
         ("client", "GET", ["joined_rooms"]) => CommitPoint::ReadRooms,

@@ -389,6 +389,20 @@ impl Homeserver {
         Ok(levels.map(|levels| levels["content"].take()))
     }
 
+    /// Who is in a room, or invited into it (Matrix v1.19 client-server §GET /rooms/{roomId}/members).
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn members(&self, intent: &Intent, room: &RoomId) -> Result<Vec<OwnedUserId>, HomeserverError> {
+        let path = format!("/_matrix/client/v3/rooms/{}/members?not_membership=leave", encoded(room.as_str()));
+        let asked = self.call(CommitPoint::ReadState, Some(intent), http::Method::GET, &path, &Value::Null);
+        let members = asked.await?;
+        let events = members["chunk"].as_array().ok_or(HomeserverError::Nonsense("/members"))?;
+        let is_in = |event: &&Value| matches!(event["content"]["membership"].as_str(), Some("join" | "invite"));
+        let members = events.iter().filter(is_in).filter_map(|event| event["state_key"].as_str());
+        Ok(members.filter_map(|user_id| UserId::parse(user_id).ok()).collect())
+    }
+
     /// The rooms that one of our users is in.
     ///
     /// # Errors

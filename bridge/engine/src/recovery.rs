@@ -11,9 +11,13 @@
 
 use std::sync::atomic::Ordering;
 
-use parlour_domain::{PortalId, PortalKind, Timestamp};
+use parlour_domain::{PORTAL_EVENT, Person, PortalId, PortalKind, Timestamp};
 
-use crate::{crypto::CryptoError, engine::Core, store::StoreError};
+use crate::{
+    crypto::CryptoError,
+    engine::Core,
+    store::{Portal, StoreError},
+};
 
 /// How often all rooms are read back, a second after each other, while some of them fail: what still fails then is left
 /// alone.
@@ -74,10 +78,12 @@ impl Core {
         let begun: Timestamp = self.clock.now();
         let _nobody_else = self.catching_up.lock().await;
         let read = self.read_all_back().await?;
+        self.find_members().await?;
         if self.store.homeserver_is_back().await? {
             self.store.all_are_to_be_set(begun).await?;
         } else {
             self.find_modes().await?;
+            self.find_people().await?;
         }
         let bot = self.ghosts.bot().await?;
         let mut unknown = 0;
@@ -111,6 +117,64 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Who is in which room is asked anew: database and homeserver are of different times.
+    async fn find_members(&self) -> Result<(), CryptoError> {
+        let bot = self.ghosts.bot().await?;
+        for portal in self.store.portals_made().await? {
+            let Some(room_id) = &portal.room_id else { continue };
+            match self.homeserver.members(bot.intent(), room_id).await {
+                Ok(members) => self.store.members_are(&portal.id, &members).await?,
+                Err(error) if error.is_passing() => return Err(error.into()),
+                Err(error) => tracing::error!(portal = %portal.id, %error, "a room does not tell who is in it"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Who was included or excluded after the backup stays so: the rooms tell. Staff are in the hub or not; the room of a patient
+    /// says whether they take part.
+    async fn find_people(&self) -> Result<(), CryptoError> {
+        let everybody = self.store.people().await?;
+        for conversation in self.store.conversations().await? {
+            let id = &conversation.id;
+            let (portals, people) = (self.store.portals(id).await?, self.store.people_in(id).await?);
+            let owner = everybody.iter().find(|person| person.id == conversation.owner);
+            let hub = portals.iter().find(|portal| portal.kind() == PortalKind::Hub);
+            let (Some(owner), Some(hub)) = (owner, hub.filter(|hub| hub.room_id.is_some())) else { continue };
+            let takes_part = |person: &Person| people.participants.iter().any(|p| p.person.id == person.id);
+            let mut changes = Vec::new();
+            for person in everybody.iter().filter(|person| person.role.is_staff()) {
+                let is_in = self.store.has_joined(&hub.id, &person.user_id).await?;
+                if is_in != takes_part(person) {
+                    changes.push((person, is_in));
+                }
+            }
+            for spoke in portals.iter().filter(|portal| portal.room_id.is_some()) {
+                let patient = everybody.iter().find(|person| Some(&person.id) == spoke.patient.as_ref());
+                let Some(patient) = patient else { continue };
+                let is_open = self.says_it_is_open(spoke).await?
+                    && self.store.has_joined(&spoke.id, &patient.user_id).await?;
+                if is_open != takes_part(patient) {
+                    changes.push((patient, is_open));
+                }
+            }
+            // Those who came first, so that the last of the staff is not refused to go.
+            changes.sort_by_key(|(_, comes)| !comes);
+            for (person, comes) in changes {
+                self.participation_is_found(hub, owner, person, comes).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a spoke says that its patient takes part.
+    async fn says_it_is_open(&self, spoke: &Portal) -> Result<bool, CryptoError> {
+        let Some(room_id) = &spoke.room_id else { return Ok(false) };
+        let bot = self.ghosts.bot().await?;
+        let says = self.homeserver.state(bot.intent(), room_id, PORTAL_EVENT).await?;
+        Ok(says.is_none_or(|says| says["open"] != false))
     }
 
     /// Reads all rooms back; which. One that cannot be read holds up the others for some seconds, and no longer.

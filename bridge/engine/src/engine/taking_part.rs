@@ -7,7 +7,7 @@ use parlour_domain::{
 use super::{Core, Engine, EngineError};
 use crate::{
     notices,
-    store::{Asking, NewLeg, ParticipantChange, ParticipantsAre, Portal, Says, Team},
+    store::{Asking, NewLeg, ParticipantChange, ParticipantsAre, Portal, Says, StoreError, Team},
 };
 
 impl Core {
@@ -21,7 +21,7 @@ impl Core {
     ) -> Result<ParticipantChange, EngineError> {
         let portals = self.store.portals(id).await?;
         let hub = portals.iter().find(|portal| portal.kind() == PortalKind::Hub);
-        let hub = hub.ok_or(crate::store::StoreError::Malformed("portals"))?;
+        let hub = hub.ok_or(StoreError::Malformed("portals"))?;
         let word = |portal: &Portal, words: String| NewLeg {
             id: LegId::from_bytes(self.ghosts.chance.bytes()),
             portal: portal.id.clone(),
@@ -39,9 +39,45 @@ impl Core {
             // Of the staff themselves the hub tells who is in it.
             to_staff: (!whom.role.is_staff()).then(|| word(hub, to_staff(whom.name.as_str()))),
             to_patient: spoke.map(|spoke| word(spoke, to_patient.to_owned())),
+            found: false,
             by_name: true,
             succession: LegId::from_bytes(self.ghosts.chance.bytes()),
         })
+    }
+
+    /// A room tells, after a backup was restored, that somebody takes part or does not.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing has changed.
+    pub(crate) async fn participation_is_found(
+        &self,
+        hub: &Portal,
+        owner: &Person,
+        whom: &Person,
+        comes: bool,
+    ) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let change = ParticipantChange {
+            conversation: hub.conversation.clone(),
+            // The owner may do either.
+            by: owner.clone(),
+            whom: whom.clone(),
+            hub: hub.id.clone(),
+            spoke: PortalId::from_bytes(self.ghosts.chance.bytes()),
+            to_staff: None,
+            to_patient: None,
+            found: true,
+            by_name: true,
+            succession: LegId::from_bytes(self.ghosts.chance.bytes()),
+        };
+        let outcome = match comes {
+            true => self.store.include(&change, now).await?,
+            false => self.store.exclude(&change, now).await?,
+        };
+        if let ParticipantsAre::Refused(error) = outcome {
+            tracing::error!(conversation = %hub.conversation, %error, "who takes part is not as its rooms tell");
+        }
+        Ok(())
     }
 
     /// Has everybody look who has to do with a change of who takes part.

@@ -88,6 +88,7 @@ impl Core {
                     spoke: home.id.clone(),
                     to_staff: Some(self.leg_ids.word(&event.event_id, &hub.id, notices::left(name), now)),
                     to_patient: None,
+                    found: false,
                     by_name: false,
                     succession: id("succession"),
                 },

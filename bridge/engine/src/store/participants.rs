@@ -109,6 +109,8 @@ pub struct ParticipantChange {
     pub to_staff: Option<NewLeg>,
     /// What the bot says to a patient who has a spoke.
     pub to_patient: Option<NewLeg>,
+    /// Whether a room has told of it, after a backup was restored: nobody asks for it now.
+    pub found: bool,
     /// Whether they are named themselves; else they come by a team, and go with it.
     pub by_name: bool,
     /// As which leg the bot says who owns the conversation from now on, if somebody else does.
@@ -204,6 +206,26 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         rows.into_iter().map(|(user_id,)| super::matrix_id("portal_members", user_id)).collect()
+    }
+
+    /// These users are in a portal's room, and no others, as the homeserver tells.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing of it is kept.
+    pub async fn members_are(&self, portal: &PortalId, members: &[OwnedUserId]) -> Result<(), StoreError> {
+        let mut tx = self.begin_unordered().await?;
+        sqlx::query("DELETE FROM portal_members WHERE portal_id = $1")
+            .bind(portal.as_str())
+            .execute(&mut *tx)
+            .await?;
+        for user_id in members {
+            sqlx::query("INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2)")
+                .bind(portal.as_str())
+                .bind(user_id.as_str())
+                .execute(&mut *tx)
+                .await?;
+        }
+        self.commit(tx, CommitPoint::MemberCame).await
     }
 
     /// Includes somebody in a conversation. Who takes part and is not in their room is brought back.
@@ -302,8 +324,9 @@ impl Store {
                     .await?;
             }
         }
-        let about = About { event_id: None, message: None, by: Some(&change.by.id) };
-        line(tx, id, about, "included", Some(whom.id.as_str()), at).await?;
+        let by = Some(&change.by.id).filter(|_| !change.found);
+        let what = if change.found { "included-found" } else { "included" };
+        line(tx, id, About { event_id: None, message: None, by }, what, Some(whom.id.as_str()), at).await?;
         let to_patient = change.to_patient.as_ref().filter(|_| returned);
         for word in [change.to_staff.as_ref(), to_patient].into_iter().flatten() {
             self.add(tx, std::slice::from_ref(word), None, at).await?;
@@ -364,8 +387,13 @@ impl Store {
             Self::portal_is_to_be_set(tx, id, Some(&whom.id), at).await?;
         }
         Self::portal_is_to_be_set(tx, id, None, at).await?;
-        let what = if event_id.is_some() { "left" } else { "excluded" };
-        let about = About { event_id, message: None, by: Some(&change.by.id) };
+        let what = match event_id {
+            Some(_) => "left",
+            None if change.found => "excluded-found",
+            None => "excluded",
+        };
+        let by = Some(&change.by.id).filter(|_| !change.found);
+        let about = About { event_id, message: None, by };
         line(tx, id, about, what, Some(whom.id.as_str()), at).await?;
         for word in [&change.to_staff, &change.to_patient].into_iter().flatten() {
             self.add(tx, std::slice::from_ref(word), None, at).await?;

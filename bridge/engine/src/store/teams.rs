@@ -334,6 +334,7 @@ impl Store {
             spoke: PortalId::from_bytes((asking.fresh)()),
             to_staff: None,
             to_patient: None,
+            found: false,
             by_name: false,
             succession: LegId::from_bytes((asking.fresh)()),
         })

@@ -39,6 +39,7 @@ fn change(world: &World, by: &Person, whom: &Person, n: u8) -> ParticipantChange
         spoke: PortalId::from_bytes([n; 16]),
         to_staff: Some(word(&world.hub.id, n)),
         to_patient: (whom.id == world.ann).then(|| word(&world.anns.id, n + 1)),
+        found: false,
         by_name: true,
         succession: LegId::from_bytes([n + 2; 16]),
     }
