@@ -131,6 +131,13 @@ CREATE TABLE portal_members (
     PRIMARY KEY (portal_id, user_id)
 );
 
+-- Who was invited into a hub and has no device yet that its history could be handed on to.
+CREATE TABLE history_due (
+    portal_id TEXT NOT NULL REFERENCES portals (id),
+    user_id   TEXT NOT NULL,
+    PRIMARY KEY (portal_id, user_id)
+);
+
 -- When the homeserver was asked for somebody's devices last (null: never), and what was heard of changed devices since that
 -- was dealt with: how often, and when last.
 CREATE TABLE device_looks (

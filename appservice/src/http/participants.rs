@@ -32,13 +32,19 @@ struct Asked {
 }
 
 /// Whoever may not see a conversation does not learn that it is there, nor who is known to the practice.
-async fn asked(store: &Store, caller: &Person, (id, whom): (String, String)) -> Result<Asked, Refused> {
+async fn asked(
+    store: &Store,
+    caller: &Person,
+    (id, whom): (String, String),
+    goes: bool,
+) -> Result<Asked, Refused> {
     let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     if !store.may_see(&id, &caller.id).await? {
         return Err(Refused::NotFound);
     }
     let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
-    if caller.user_id == whom {
+    // Everybody may go themselves; nobody else than those who say who takes part lets anybody in.
+    if goes && caller.user_id == whom {
         return Ok(Asked { conversation, whom: Whom::Person(caller.clone()) });
     }
     parlour_domain::may_change(caller, &conversation.owner).map_err(|_| TakingPartError::NotYours)?;
@@ -61,7 +67,7 @@ pub(crate) async fn include(
     Path(path): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Value>), Refused> {
     let store = edge.engine.store();
-    let Asked { conversation, whom } = asked(store, &caller, path).await?;
+    let Asked { conversation, whom } = asked(store, &caller, path, false).await?;
     let included = match &whom {
         Whom::Team(team) => edge.engine.include_team(&conversation.id, team, &caller).await,
         Whom::Person(person) => edge.engine.include(&conversation.id, person, &caller).await,
@@ -83,7 +89,7 @@ pub(crate) async fn exclude(
     State(edge): State<Arc<Edge>>,
     Path(path): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Value>), Refused> {
-    let Asked { conversation, whom } = asked(edge.engine.store(), &caller, path).await?;
+    let Asked { conversation, whom } = asked(edge.engine.store(), &caller, path, true).await?;
     match &whom {
         Whom::Team(team) => edge.engine.exclude_team(&conversation.id, team, &caller).await?,
         Whom::Person(person) => edge.engine.exclude(&conversation.id, person, &caller).await?,
@@ -96,8 +102,13 @@ async fn answer(
     caller: &Person,
     id: &ConversationId,
 ) -> Result<(StatusCode, Json<Value>), Refused> {
-    let all = edge.engine.set_within(id, SET_WITHIN).await?;
     let store = edge.engine.store();
+    if !caller.role.is_staff() {
+        // How long it takes tells of others.
+        let conversation = store.conversation(id).await?.ok_or(Refused::NotFound)?;
+        return Ok((StatusCode::OK, Json(whole_of(store, caller, &conversation).await?)));
+    }
+    let all = edge.engine.set_within(id, SET_WITHIN).await?;
     let conversation = store.conversation(id).await?.ok_or(Refused::NotFound)?;
     let status = if all && conversation.ready { StatusCode::OK } else { StatusCode::ACCEPTED };
     let whole = match store.may_see(id, &caller.id).await? {

@@ -100,6 +100,14 @@ impl Words {
         Ok(Self { form, body: body.to_owned(), html })
     }
 
+    /// Whether they say anything: something that can be read, or an emoji, and not marks or blanks alone.
+    #[must_use]
+    pub fn say_something(&self) -> bool {
+        self.body
+            .chars()
+            .any(|c| c.is_alphanumeric() || ('\u{2190}'..='\u{fe00}').contains(&c) || c >= '\u{1f000}')
+    }
+
     /// How they are meant.
     #[must_use]
     pub fn form(&self) -> Form {

@@ -65,14 +65,15 @@ impl Core {
             return Ok(Err(Refusal::FileDamaged));
         }
         let bot = self.ghosts.bot().await?;
+        let _few = self.looking_at_files.acquire().await;
         let sealed = match self.homeserver.download(bot.intent(), url, files.most_bytes).await {
             Ok(Some(sealed)) => sealed,
             Ok(None) => return Ok(Err(Refusal::FileTooLarge)),
-            Err(error) if error.is_passing() => return Err(error.into()),
+            Err(error) if error.is_passing() => return Err(CryptoError::FileAway(error)),
             Err(_) => return Ok(Err(Refusal::FileDamaged)),
         };
         let (shown, file, kinds) = (attachment.shown, attachment.file.clone(), files.kinds.clone());
-        let looked = tokio::task::spawn_blocking(move || look(shown, &file, &kinds, &sealed)).await;
+        let looked = tokio::task::spawn_blocking(move || look(shown, &file, &kinds, sealed)).await;
         let seen = match looked {
             Ok(Ok(seen)) => seen,
             Ok(Err(refusal)) => return Ok(Err(refusal)),
@@ -95,7 +96,10 @@ impl Core {
         seen.kind.mimetype().clone_into(&mut checked.mimetype);
         (checked.measures.bytes, checked.measures.pixels) = (seen.bytes, seen.pixels);
         if let Some((sealed, info)) = seen.anew {
-            let url = self.homeserver.upload(bot.intent(), sealed).await?;
+            let url = match self.homeserver.upload(bot.intent(), sealed).await {
+                Err(error) if error.is_passing() => return Err(CryptoError::FileAway(error)),
+                url => url?,
+            };
             let mut file = serde_json::to_value(&info)?;
             file["url"] = json!(url);
             checked.file = SealedFile::of(&file).ok_or(HomeserverError::Nonsense("POST /upload"))?;
@@ -105,13 +109,15 @@ impl Core {
 }
 
 /// Opens a file and looks what is in it.
-fn look(shown: Shown, file: &SealedFile, kinds: &[Kind], mut sealed: &[u8]) -> Result<Seen, Refusal> {
+fn look(shown: Shown, file: &SealedFile, kinds: &[Kind], sealed: Vec<u8>) -> Result<Seen, Refusal> {
     let info: MediaEncryptionInfo =
         serde_json::from_value(file.to_json()).map_err(|_| Refusal::FileDamaged)?;
     let mut plain = Vec::with_capacity(sealed.len());
-    let mut opening = AttachmentDecryptor::new(&mut sealed, info).map_err(|_| Refusal::FileDamaged)?;
+    let mut reading = &*sealed;
+    let mut opening = AttachmentDecryptor::new(&mut reading, info).map_err(|_| Refusal::FileDamaged)?;
     // The hash is looked at in the end.
     opening.read_to_end(&mut plain).map_err(|_| Refusal::FileDamaged)?;
+    drop(sealed);
     // ATT-2: what it is, its bytes say.
     let kind = files::kind_of(&plain).filter(|kind| kinds.contains(kind)).ok_or(Refusal::FileKind)?;
     if shown == Shown::Image && !kind.is_image() {

@@ -20,7 +20,7 @@ use parlour_domain::{
 };
 use ruma::{OwnedServerName, UserId};
 use tokio::{
-    sync::{Mutex, Notify, mpsc, watch},
+    sync::{Mutex, Notify, Semaphore, mpsc, watch},
     task::JoinSet,
 };
 
@@ -140,6 +140,8 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tries: Tries,
     pub(crate) counts: Counts,
+    /// So many files are looked at at the same time: each may be large.
+    pub(crate) looking_at_files: Semaphore,
     /// How often people's devices may have changed, and up to which of those times a conversation was looked at.
     device_news: std::sync::Mutex<(u64, HashMap<ConversationId, u64>)>,
     pub(crate) looks: Looks,
@@ -203,11 +205,15 @@ impl Core {
         self.device_news.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
     }
 
-    /// Whether devices may have changed since what is kept in a conversation was looked at last; from now on it was.
-    pub(crate) fn looks_anew(&self, conversation: &ConversationId) -> bool {
-        let mut news = self.device_news.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = news.0;
-        news.1.insert(conversation.clone(), now) != Some(now)
+    /// The news of devices, if what is kept in a conversation was not looked at since they came.
+    pub(crate) fn news_of_devices(&self, conversation: &ConversationId) -> Option<u64> {
+        let news = self.device_news.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(news.0).filter(|now| news.1.get(conversation) != Some(now))
+    }
+
+    /// What is kept in a conversation was looked at with these news.
+    pub(crate) fn news_are_known(&self, conversation: &ConversationId, known: u64) {
+        self.device_news.lock().unwrap_or_else(PoisonError::into_inner).1.insert(conversation.clone(), known);
     }
 
     /// Has these conversations' relays look.
@@ -238,6 +244,8 @@ pub struct Engine {
 /// The setting that keeps which emergency words the rooms have.
 const EMERGENCY: &str = "emergency-words";
 const A_MOMENT: Duration = Duration::from_millis(200);
+/// How many files are looked at at the same time.
+const FILES_AT_ONCE: usize = 2;
 
 impl Engine {
     /// Opens the store and starts; does not wait for the homeserver, which may come later.
@@ -298,6 +306,7 @@ impl Engine {
             clock,
             tries: Tries::default(),
             counts: Counts::default(),
+            looking_at_files: Semaphore::new(FILES_AT_ONCE),
             device_news: std::sync::Mutex::new((1, HashMap::new())),
             looks,
             changes: Changes::default(),

@@ -58,7 +58,7 @@ faults! {
     /// Reactions are not passed on.
     ReactionsLost = "reactions-lost",
     /// Files pass without a word about them.
-    FilesUnlooked = "files-unlooked",
+    FilesWordless = "files-wordless",
     /// Nobody is known to have read anything.
     ReadingUnseen = "reading-unseen",
     /// A deletion stays in the room where it was made.

@@ -341,9 +341,23 @@ impl Homeserver {
         room: &RoomId,
         user: &UserId,
     ) -> Result<bool, HomeserverError> {
+        Ok(self.membership(intent, room, user).await?.is_some_and(|membership| membership == "join"))
+    }
+
+    /// How somebody stands to a room: `join`, `invite`, `leave`, `ban`; none when they never were in it (Matrix v1.19
+    /// client-server §m.room.member).
+    ///
+    /// # Errors
+    /// [`HomeserverError`].
+    pub async fn membership(
+        &self,
+        intent: &Intent,
+        room: &RoomId,
+        user: &UserId,
+    ) -> Result<Option<String>, HomeserverError> {
         let event = format!("m.room.member/{}", encoded(user.as_str()));
         let member = self.state(intent, room, &event).await?;
-        Ok(member.is_some_and(|content| content["membership"] == "join"))
+        Ok(member.and_then(|content| Some(content["membership"].as_str()?.to_owned())))
     }
 
     /// A state event's content; none when there is none. The path is its type, and its state key after a slash when
@@ -394,11 +408,13 @@ impl Homeserver {
     /// # Errors
     /// [`HomeserverError`].
     pub async fn members(&self, intent: &Intent, room: &RoomId) -> Result<Vec<OwnedUserId>, HomeserverError> {
-        let path = format!("/_matrix/client/v3/rooms/{}/members?not_membership=leave", encoded(room.as_str()));
+        let path =
+            format!("/_matrix/client/v3/rooms/{}/members?not_membership=leave", encoded(room.as_str()));
         let asked = self.call(CommitPoint::ReadState, Some(intent), http::Method::GET, &path, &Value::Null);
         let members = asked.await?;
         let events = members["chunk"].as_array().ok_or(HomeserverError::Nonsense("/members"))?;
-        let is_in = |event: &&Value| matches!(event["content"]["membership"].as_str(), Some("join" | "invite"));
+        let is_in =
+            |event: &&Value| matches!(event["content"]["membership"].as_str(), Some("join" | "invite"));
         let members = events.iter().filter(is_in).filter_map(|event| event["state_key"].as_str());
         Ok(members.filter_map(|user_id| UserId::parse(user_id).ok()).collect())
     }

@@ -127,7 +127,9 @@ impl Core {
             match self.homeserver.members(bot.intent(), room_id).await {
                 Ok(members) => self.store.members_are(&portal.id, &members).await?,
                 Err(error) if error.is_passing() => return Err(error.into()),
-                Err(error) => tracing::error!(portal = %portal.id, %error, "a room does not tell who is in it"),
+                Err(error) => {
+                    tracing::error!(portal = %portal.id, %error, "a room does not tell who is in it")
+                }
             }
         }
         Ok(())

@@ -44,6 +44,8 @@ enum Handled {
 }
 
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+/// When a file is looked at again that was not to be had.
+const FILE_AWAY: Duration = Duration::from_secs(5);
 /// To so few portals a message goes ahead of what goes to many.
 const FEW: usize = 8;
 /// How often handling an event may fail, or panic, for a reason that does not pass.
@@ -59,20 +61,14 @@ impl Core {
         }
         let mut waiting = HashSet::new();
         let mut after = 0;
-        let kept = async {
-            self.look_at_the_unsigned(conversation).await?;
-            self.look_at_the_wordless(conversation).await
-        };
-        let mut again = match kept.await {
-            Ok(again) => again,
-            Err(error) => {
-                tracing::warn!(%conversation, %error, "what is kept is looked at again");
-                Again::After(AFTER_AN_ERROR)
-            }
-        };
+        let mut again = Again::WhenWoken;
+        if let Err(error) = self.look_at_the_unsigned(conversation).await {
+            tracing::warn!(%conversation, %error, "what is kept is looked at again");
+            again = Again::After(AFTER_AN_ERROR);
+        }
         loop {
             let rows = match self.store.waiting(conversation, after).await {
-                Ok(rows) if rows.is_empty() => return again,
+                Ok(rows) if rows.is_empty() => return self.look_at_the_wordless(conversation, again).await,
                 Ok(rows) => rows,
                 Err(error) => {
                     tracing::error!(%conversation, %error, "the inbox could not be read");
@@ -114,7 +110,29 @@ impl Core {
         self.finish(row, &outcome, None).await
     }
 
+    /// Handles a row. A file that is not to be had just now makes its sender wait, and nobody else.
     async fn handle(
+        &self,
+        row: &InboxRow,
+        behind: &[InboxRow],
+        waiting: &mut HashSet<OwnedUserId>,
+    ) -> Result<Handled, CryptoError> {
+        match self.handled(row, behind, waiting).await {
+            Err(CryptoError::FileAway(error)) => {
+                let event: Event = serde_json::from_str(&row.event)?;
+                if self.patience_left(row, self.settings.patience_for_words).is_none() {
+                    let outcome = self.refused(row, &event, Refusal::FileUnchecked).await?;
+                    return self.finish(row, &outcome, None).await;
+                }
+                tracing::warn!(conversation = %row.conversation, seq = row.seq, %error, "a file is looked at again");
+                waiting.insert(event.sender);
+                Ok(Handled::Parked(FILE_AWAY))
+            }
+            handled => handled,
+        }
+    }
+
+    async fn handled(
         &self,
         row: &InboxRow,
         behind: &[InboxRow],
@@ -138,8 +156,8 @@ impl Core {
             return self.finish(row, &outcome, None).await;
         }
         if let Some(revision) = event.tells_revision() {
-            let since = Timestamp::from(event.origin_server_ts);
-            return self.finish(row, &Outcome::Revised { revision, since }, None).await;
+            let outcome = self.revised(row, &event, revision).await?;
+            return self.finish(row, &outcome, None).await;
         }
         if waiting.contains(&event.sender) {
             return Ok(Handled::Done);
@@ -209,8 +227,8 @@ impl Core {
             Outcome::Unread { voids, .. } => voids.iter().map(|leg| leg.portal.clone()).collect(),
             Outcome::Nothing
             | Outcome::Left { departure: None, .. }
-            | Outcome::Revised { .. }
             | Outcome::Switched { notice: None, .. } => Vec::new(),
+            Outcome::Revised { notices, .. } => notices.iter().map(|leg| leg.portal.clone()).collect(),
             Outcome::Kept { notices, .. } => notices.iter().map(|leg| leg.portal.clone()).collect(),
             Outcome::Refused { notice, .. } | Outcome::Switched { notice: Some(notice), .. } => {
                 vec![notice.portal.clone()]
@@ -224,7 +242,7 @@ impl Core {
                 self.store.portals(&row.conversation).await?.into_iter().map(|portal| portal.id).collect()
             }
             Outcome::Relayed(message) => {
-                let answer = message.closed.iter().map(|(_, answer)| answer);
+                let answer = message.closed.iter().map(|(_, answer)| answer).chain(&message.tells_lanes);
                 message.legs.iter().chain(answer).map(|leg| leg.portal.clone()).collect()
             }
         };
@@ -232,9 +250,15 @@ impl Core {
         if portals.len() <= FEW {
             portals.iter().for_each(|portal| self.turns.hurry(portal));
         }
+        if let Outcome::Switched { .. } = outcome {
+            // It may have been switched by somebody else than us.
+            self.wake_maker(&row.conversation);
+        }
         self.changed(&row.conversation);
         Ok(match outcome {
-            Outcome::Kept { until: KeptUntil::Words, .. } => Handled::Parked(self.settings.patience_for_words),
+            Outcome::Kept { until: KeptUntil::Words, .. } => {
+                Handled::Parked(self.settings.patience_for_words)
+            }
             _ => Handled::Done,
         })
     }
@@ -330,7 +354,7 @@ impl Core {
             facts.may_send_one_way = self.might_write(home, event).await?;
         }
         let relation = Relation::of(content);
-        let place = self.place(home, relation).await?;
+        let place = self.place(home, sender, relation).await?;
         let said =
             rules::may_post(&facts).and_then(|()| rules::may_relay(event_type, content, relation)).and_then(
                 |said| place.may_hold(&said, sender, faulty!(self.settings, EditsByAll)).map(|()| said),
@@ -347,10 +371,10 @@ impl Core {
         let is_target = |target: &&Portal| people.hears(target, at) && is_target(target, home, &lane);
         let targets: Vec<_> = portals.iter().filter(is_target).collect();
         let said = match said {
-            // Among staff alone it has reached everybody.
-            Said::Attachment(attachment) if portals.len() > 1 => {
-                if attachment.caption.is_none() && !has_words && !faulty!(self.settings, FilesUnlooked) {
-                    return Ok(self.wordless(row, event));
+            // Where it goes nowhere, it has reached everybody.
+            Said::Attachment(attachment) if !targets.is_empty() => {
+                if attachment.caption.is_none() && !has_words && !faulty!(self.settings, FilesWordless) {
+                    return self.wordless(row, event).await;
                 }
                 match self.checked(&attachment).await? {
                     Ok(checked) => Said::Attachment(Box::new(checked)),
@@ -369,12 +393,15 @@ impl Core {
             legs.iter_mut().for_each(|leg| leg.id = LegId::from_bytes(self.ghosts.chance.bytes()));
             event_id = EventId::parse(format!("{event_id}.{id}")).unwrap_or(event_id);
         }
-        let narrowed = home.kind() == PortalKind::Hub && matches!(lane, Lane::Only(_));
-        let tells_lanes = narrowed && !conversation.lanes_told && said.kind() == "message";
-        if tells_lanes {
-            let words = notices::LANES.to_owned();
-            legs.push(self.leg_ids.notice(&event.event_id, &home.id, "lanes", words, self.clock.now()));
-        }
+        let addressed = match &lane {
+            Lane::Only(patient) if home.kind() == PortalKind::Hub => Some(patient.clone()),
+            Lane::Only(_) | Lane::Everybody => None,
+        };
+        let tells_lanes =
+            (addressed.is_some() && !conversation.lanes_told && said.kind() == "message").then(|| {
+                let words = notices::LANES.to_owned();
+                self.leg_ids.notice(&event.event_id, &home.id, "lanes", words, self.clock.now())
+            });
         Ok(Outcome::Relayed(Box::new(RelayedMessage {
             id,
             conversation: conversation.id,
@@ -398,6 +425,7 @@ impl Core {
             closed: self.out_of_hours(event, home, &relation),
             legs,
             tells_lanes,
+            addressed,
         })))
     }
 

@@ -4,7 +4,7 @@
 
 use futures_util::{StreamExt as _, stream};
 use parlour_domain::{ConversationId, PORTAL_EVENT, PortalKind};
-use ruma::{RoomId, UserId};
+use ruma::{OwnedUserId, RoomId, UserId};
 use serde_json::{Value, json};
 
 use crate::{
@@ -64,7 +64,7 @@ impl Core {
             return Ok(self.store.portal_is_set(&portal.id, portal.revision).await?);
         }
         let party = Party::Making(portal.conversation.clone());
-        for user_id in self.store.strangers_in(&portal.id).await? {
+        for user_id in self.strangers_in(portal, room_id, people).await? {
             let bot = self.ghosts.bot().await?;
             self.turns.take(&party, self.homeserver.kick(bot.intent(), room_id, &user_id)).await?;
             self.store.not_joined(&portal.id, &user_id).await?;
@@ -79,20 +79,43 @@ impl Core {
             let topic = topic(&self.settings, portal, people).unwrap_or_default();
             self.set_state(&party, room_id, "m.room.topic", &json!({ "topic": topic })).await?;
         }
+        let mut outcome = Ok(());
         for participant in people_of(portal, people) {
             let user_id = &participant.person.user_id;
             if self.store.has_joined(&portal.id, user_id).await? {
                 continue;
             }
-            match portal.kind() {
-                PortalKind::Hub => self.invite(&party, portal, room_id, user_id).await?,
-                PortalKind::Spoke => self.join_person(&party, portal, room_id, user_id).await?,
-            }
+            let came = match portal.kind() {
+                PortalKind::Hub => self.invite(&party, portal, room_id, user_id).await,
+                PortalKind::Spoke => self.join_person(&party, portal, room_id, user_id).await,
+            };
+            // One who cannot come keeps no other from it.
+            outcome = outcome.and(came);
             self.looks.news.notify_one();
             // Something may be held for them.
             self.wake_senders(std::slice::from_ref(&portal.id));
         }
+        outcome?;
         Ok(self.store.portal_is_set(&portal.id, portal.revision).await?)
+    }
+
+    /// Whoever is in a hub, or invited into it, and does not take part: as its room tells, which knows more than was written down
+    /// before a crash.
+    async fn strangers_in(
+        &self,
+        portal: &Portal,
+        room_id: &RoomId,
+        people: &People,
+    ) -> Result<Vec<OwnedUserId>, CryptoError> {
+        if portal.kind() == PortalKind::Spoke {
+            return Ok(Vec::new());
+        }
+        let bot = self.ghosts.bot().await?;
+        let mut members = self.homeserver.members(bot.intent(), room_id).await?;
+        members.retain(|user_id| {
+            !self.ghosts.is_ours(user_id) && !people.staff().any(|staff| staff.person.user_id == *user_id)
+        });
+        Ok(members)
     }
 
     /// Invites one of the staff into the hub, who then sees the whole of it (MSC4268): what can be read there is handed on to
@@ -106,13 +129,28 @@ impl Core {
     ) -> Result<(), CryptoError> {
         let bot = self.ghosts.bot().await?;
         match bot.share_history(room_id, user_id).await {
-            Err(error) if !error.may_pass() => {
-                tracing::error!(portal = %portal.id, %error, "history is not handed on");
-            }
-            shared => shared?,
+            Ok(true) => {}
+            // A new starter may sign in tomorrow.
+            Ok(false) => self.store.history_is_due(&portal.id, user_id).await?,
+            Err(error) if error.may_pass() => return Err(error),
+            Err(error) => tracing::error!(portal = %portal.id, %error, "history is not handed on"),
         }
         self.turns.take(party, self.homeserver.invite(bot.intent(), room_id, user_id)).await?;
         Ok(self.store.joined(&portal.id, user_id).await?)
+    }
+
+    /// Hands history on to those who were invited when they had no device for it.
+    ///
+    /// # Errors
+    /// When homeserver or database fail; the next time goes on where this one stopped.
+    pub(crate) async fn share_what_is_due(&self) -> Result<(), CryptoError> {
+        for (portal, user_id) in self.store.history_due().await? {
+            let Some(room_id) = self.store.portal(&portal).await?.room_id else { continue };
+            if self.ghosts.bot().await?.share_history(&room_id, &user_id).await? {
+                self.store.history_is_shared(&portal, &user_id).await?;
+            }
+        }
+        Ok(())
     }
 
     /// `PUT /rooms/{roomId}/state/{eventType}` as the bot (Matrix v1.19 client-server §Sending events to a room). The same

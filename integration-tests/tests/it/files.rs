@@ -1,7 +1,10 @@
 //! Files (S11): they pass with words about them, are looked at by their bytes, and lose what their pixels do not show.
 
 use parlour::{demo::client::Client, run::Extras};
-use parlour_integration_tests::{LIMIT, Stage, put, read, refusal, say, send};
+use parlour_engine::CommitPoint;
+use parlour_integration_tests::{
+    LIMIT, Stage, proxy::Fate, put, read, refusal, requests::point_of, say, send,
+};
 use ruma::RoomId;
 use serde_json::json;
 use tokio::time::Duration;
@@ -81,6 +84,22 @@ async fn a_file_waits_for_words_and_both_go_out_in_order() {
     read(&ben, &bens, "the end").await;
     assert!(files(&ben, &bens).await.is_empty());
 
+    // In a group, words about one's own file may answer it, or what the bot has said of it.
+    for (number, to_the_bot) in [false, true].into_iter().enumerate() {
+        let name = format!("to-all-{number}.pdf");
+        let file = murphy.send_file(&hub, "m.file", &name, pdf, None).await.expect("sent");
+        refusal(&murphy, &hub, &file).await;
+        let word =
+            murphy.wait_for(&hub, LIMIT, |m| m.in_reply_to.as_deref() == Some(&*file)).await.expect("a word");
+        let answered = if to_the_bot { &word.event_id } else { &file };
+        let words = format!("about it, {number}");
+        murphy.reply(&hub, answered, &words).await.expect("sent");
+        for (client, room) in [(&ann, &anns), (&ben, &bens)] {
+            read(client, room, &words).await;
+            assert_eq!(files(client, room).await.last().map(|(name, _)| name.clone()), Some(name.clone()));
+        }
+    }
+
     // Taken back while it waits, it goes nowhere; deleted later, it disappears.
     let gone = ann.send_file(&anns, "m.file", "gone.pdf", pdf, None).await.expect("sent");
     refusal(&ann, &anns, &gone).await;
@@ -88,6 +107,36 @@ async fn a_file_waits_for_words_and_both_go_out_in_order() {
     say(&ann, &anns, "never mind").await;
     read(&murphy, &hub, "never mind").await;
     assert_eq!(files(&murphy, &hub).await.len(), 3);
+    for client in [murphy, ann, ben] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// A file that the homeserver does not give out for a while keeps its sender waiting, and nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_not_to_be_had_keeps_nobody_else_waiting() {
+    let (stage, proxies) = Stage::open_between_proxies(Extras::default()).await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let ben = stage.sign_in("ben").await;
+    let talk = stage.begin(&murphy, "S11 away", "two-way", &[], &["ann", "ben"]).await;
+    let (hub, anns, bens) = (talk.hub(), talk.spoke(stage.person("ann")), talk.spoke(stage.person("ben")));
+    say(&ann, &anns, "hello").await;
+    read(&murphy, &hub, "hello").await;
+    proxies.to_homeserver.judge(|method, path| match point_of(method, path) {
+        Some(CommitPoint::Download) => Fate::Answer(500, "{}"),
+        _ => Fate::Pass,
+    });
+    ann.send_file(&anns, "m.file", "first.pdf", b"%PDF-1.4", Some("with a caption")).await.expect("sent");
+    ann.send_file(&anns, "m.file", "second.pdf", b"%PDF-1.4", None).await.expect("sent");
+    say(&ann, &anns, "behind them").await;
+    say(&ben, &bens, "Ben goes on").await;
+    read(&murphy, &hub, "Ben goes on").await;
+    assert!(files(&murphy, &hub).await.is_empty());
+    proxies.to_homeserver.pass_all();
+    read(&murphy, &hub, "behind them").await;
+    let names: Vec<_> = files(&murphy, &hub).await.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["first.pdf", "second.pdf"]);
     for client in [murphy, ann, ben] {
         client.stop().await;
     }

@@ -346,6 +346,51 @@ async fn what_was_written_before_reaches_no_newcomer() {
     stage.close().await;
 }
 
+/// A new starter who signs in only after they were included reads what was said before, all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_signs_in_after_they_were_included_reads_what_was_said_before() {
+    let stage = Stage::open().await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "S3 starter", "two-way", &[], &["ann"]).await;
+    let (hub, anns) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&ann, &anns, "from before").await;
+    read(&murphy, &hub, "from before").await;
+    included(&stage, &murphy, &talk, "sam").await;
+    let sam = stage.sign_in("sam").await;
+    sam.accept(&hub, LIMIT).await.expect("invited");
+    sam.history(&hub, 100).await.expect("messages");
+    read(&sam, &hub, "from before").await;
+    for client in [murphy, ann, sam] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// Whoever is let into a hub by somebody else than the practice API is put out again.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_take_part_does_not_stay() {
+    let stage = Stage::open().await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "S3 strangers", "two-way", &[], &["ann"]).await;
+    let (hub, anns) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&murphy, &hub, "hello").await;
+    read(&ann, &anns, "hello").await;
+    let (engine, sam) = (stage.world.parlour.engine(), stage.person("sam").user_id.clone());
+    let bot = engine.bot().expect("the bot");
+    engine.homeserver().join(&bot, &hub, &sam).await.expect("let in");
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    while engine.homeserver().has_joined(&bot, &hub, &sam).await.expect("an answer") {
+        assert!(tokio::time::Instant::now() < deadline, "Sam is still there");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    say(&ann, &anns, "only for Dr Murphy").await;
+    read(&murphy, &hub, "only for Dr Murphy").await;
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
 /// A team takes part like one of the staff: whoever comes into it has its conversations, whoever leaves it goes from all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_starter_has_the_teams_conversations_and_a_leaver_goes_from_all_in_one_act() {

@@ -38,7 +38,7 @@ pub(super) fn all(scene: &Scene) -> Vec<BoxFuture<'_, Row>> {
         row(
             "S11",
             "a file passes with words about it, and no other",
-            "files-unlooked",
+            "files-wordless",
             files::with_words(scene),
         ),
         row("S12", "sent and read, for each person, by name", "reading-unseen", reading::read_by(scene)),

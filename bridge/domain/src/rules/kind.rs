@@ -58,6 +58,7 @@ fn attachment(shown: Shown, content: &Value) -> Result<Attachment, Refusal> {
     } else {
         None
     };
+    let caption = caption.filter(Words::say_something);
     Ok(Attachment {
         shown,
         name: file_name(name.unwrap_or(body)),
@@ -166,6 +167,24 @@ mod tests {
                 message,
                 file("m.file", "x.pdf", Some("x.pdf")),
                 Ok(("message", "m.file", "x.pdf")),
+            ),
+            (
+                "a dot is none",
+                message,
+                file("m.file", ".", Some("x.pdf")),
+                Ok(("message", "m.file", "x.pdf")),
+            ),
+            (
+                "a blank is none",
+                message,
+                file("m.file", "\u{200b}", Some("x.pdf")),
+                Ok(("message", "m.file", "x.pdf")),
+            ),
+            (
+                "an emoji is one",
+                message,
+                file("m.file", "👍", Some("x.pdf")),
+                Ok(("message", "m.file", "👍")),
             ),
             (
                 "white space is none",

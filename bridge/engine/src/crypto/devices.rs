@@ -110,7 +110,10 @@ impl Machine {
         let keys: Vec<_> = devices.filter_map(|device| Some(device.curve25519_key()?.to_base64())).collect();
         let reachable = self.keys.with_olm(&keys).await?;
         for (user_id, devices) in found {
-            let devices: Vec<_> = devices.devices().map(|device| Device::of(&device, &reachable, self.allow_unsigned)).collect();
+            let devices: Vec<_> = devices
+                .devices()
+                .map(|device| Device::of(&device, &reachable, self.allow_unsigned))
+                .collect();
             // A device that cannot be reached may begin Olm itself at any time; and what changed meanwhile is not known.
             let all_can = !devices.is_empty() && devices.iter().all(|device| device.reachable);
             let mut known = self.devices();

@@ -380,7 +380,7 @@ async fn look_who_is_there(weak: Weak<Engine>) {
         let looked = async {
             let news = async {
                 while core.deal_with_device_news().await? {}
-                Ok(())
+                core.share_what_is_due().await
             };
             let news = news.await;
             if is_time { news.and(core.look_for_the_waited_for().await) } else { news }

@@ -150,7 +150,7 @@ impl Engine {
         let fresh = || self.core.ghosts.chance.bytes();
         let asking = Asking { by, at: self.core.clock.now(), fresh: &fresh };
         let touched = self.core.store.change_team(team, name, members, asking).await?;
-        self.core.teams_are(touched)
+        self.core.teams_are(touched).await
     }
 
     /// Includes a team in a conversation.
@@ -166,7 +166,7 @@ impl Engine {
         let fresh = || self.core.ghosts.chance.bytes();
         let asking = Asking { by, at: self.core.clock.now(), fresh: &fresh };
         let touched = self.core.store.include_team(id, team, asking).await?;
-        self.core.teams_are(touched)
+        self.core.teams_are(touched).await
     }
 
     /// Excludes a team from a conversation.
@@ -182,14 +182,20 @@ impl Engine {
         let fresh = || self.core.ghosts.chance.bytes();
         let asking = Asking { by, at: self.core.clock.now(), fresh: &fresh };
         let touched = self.core.store.exclude_team(id, team, asking).await?;
-        self.core.teams_are(touched)
+        self.core.teams_are(touched).await
     }
 }
 
 impl Core {
-    fn teams_are(&self, touched: Result<Vec<ConversationId>, TakingPartError>) -> Result<(), EngineError> {
+    async fn teams_are(
+        &self,
+        touched: Result<Vec<ConversationId>, TakingPartError>,
+    ) -> Result<(), EngineError> {
         for id in touched? {
             self.wake_maker(&id);
+            // The bot may have said whose it is now.
+            let portals = self.store.portals(&id).await?;
+            self.wake_senders(&portals.iter().take(1).map(|hub| hub.id.clone()).collect::<Vec<_>>());
             self.changed(&id);
         }
         Ok(())

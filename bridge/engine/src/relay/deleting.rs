@@ -63,7 +63,7 @@ impl Core {
                 standing.push(leg);
             }
         }
-        (message.legs, message.tells_lanes, message.closed) = (standing, false, None);
+        (message.legs, message.tells_lanes, message.closed) = (standing, None, None);
         Ok(Outcome::Relayed(message))
     }
 

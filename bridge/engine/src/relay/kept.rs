@@ -1,6 +1,8 @@
 //! What is kept until something else happens: files about which nothing was said yet (S11), which go out together with words of
 //! their sender's; and what came from a device that its sender has not signed yet (TRUST-1).
 
+use std::time::Duration;
+
 use parlour_domain::{ConversationId, PortalKind, Refusal, Said, Timestamp, rules};
 
 use super::Reading;
@@ -13,12 +15,18 @@ use crate::{
     store::{InboxRow, KeptUntil, NewLeg, Outcome, RelayedMessage},
 };
 
+/// How long it takes at most until a file is looked at again whose words may be among what waits.
+const WORDS_MAY_COME: Duration = Duration::from_secs(5);
+
 impl Core {
-    /// A file came without a word: its sender is asked for some, once.
-    pub(super) fn wordless(&self, row: &InboxRow, event: &Event) -> Outcome {
+    /// A file came without a word: its sender is asked for some, once for all that wait for them.
+    pub(super) async fn wordless(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
+        let of = Some((&row.portal, &*event.sender));
+        let others = self.store.kept(&row.conversation, KeptUntil::Words, of).await?;
         let words = notices::WORDS.to_owned();
         let notice = self.leg_ids.notice(&event.event_id, &row.portal, "words", words, self.clock.now());
-        kept(event, KeptUntil::Words, vec![notice])
+        let notices = if others.is_empty() { vec![notice] } else { Vec::new() };
+        Ok(kept(event, KeptUntil::Words, notices))
     }
 
     /// It came from a device that its sender has not signed: they are told, and staff, if they have not been.
@@ -42,19 +50,24 @@ impl Core {
 
     /// Passes on what was kept and comes from devices that are signed by now. It is looked at once for all news of devices
     /// together.
-    pub(super) async fn look_at_the_unsigned(&self, conversation: &ConversationId) -> Result<(), CryptoError> {
-        if !self.looks_anew(conversation) {
-            return Ok(());
-        }
+    pub(super) async fn look_at_the_unsigned(
+        &self,
+        conversation: &ConversationId,
+    ) -> Result<(), CryptoError> {
+        let Some(news) = self.news_of_devices(conversation) else { return Ok(()) };
         for row in self.store.kept(conversation, KeptUntil::Signature, None).await? {
             let Ok(event) = serde_json::from_str::<Event>(&row.event) else { continue };
             if let Reading::Read(read) = self.read(&row, &event).await?
                 && rules::is_message(&read.event_type, read.content["msgtype"].as_str())
             {
                 let decided = self.decide(&row, &event, &read.event_type, &read.content, false).await?;
+                if let Outcome::Relayed(message) = &decided {
+                    self.words_came(&row, &event, message).await?;
+                }
                 self.finish(&row, &decided, Some((&read.index, &event.event_id))).await?;
             }
         }
+        self.news_are_known(conversation, news);
         Ok(())
     }
 
@@ -66,48 +79,70 @@ impl Core {
         event: &Event,
         message: &RelayedMessage,
     ) -> Result<(), CryptoError> {
-        if !matches!(message.said, Said::Message(_)) {
+        if !matches!(&message.said, Said::Message(words) if words.say_something()) {
             return Ok(());
         }
         let within = i64::try_from(self.settings.patience_for_words.as_millis()).unwrap_or(i64::MAX);
         let said_at = Timestamp::from(event.origin_server_ts);
-        for wordless in self.store.kept(&row.conversation, KeptUntil::Words, Some((&row.portal, &event.sender))).await? {
+        let of = Some((&row.portal, &*event.sender));
+        for wordless in self.store.kept(&row.conversation, KeptUntil::Words, of).await? {
             let Ok(file) = serde_json::from_str::<Event>(&wordless.event) else { continue };
             let waited = said_at.millis() - Timestamp::from(file.origin_server_ts).millis();
             if wordless.seq > row.seq || waited > within {
                 continue;
             }
             let Reading::Read(read) = self.read(&wordless, &file).await? else { continue };
-            let decided = self.decide(&wordless, &file, &read.event_type, &read.content, true).await?;
-            if let Outcome::Relayed(attachment) = &decided
-                && !is_for_the_same(attachment, message)
-            {
-                continue;
-            }
+            let decided = match self.decide(&wordless, &file, &read.event_type, &read.content, true).await {
+                Ok(Outcome::Relayed(attachment)) if attachment.addressed != message.addressed => continue,
+                Ok(decided) => decided,
+                Err(CryptoError::FileAway(error)) => {
+                    if self.patience_left(&wordless, self.settings.patience_for_words).is_some() {
+                        return Err(CryptoError::FileAway(error));
+                    }
+                    self.refused(&wordless, &file, Refusal::FileUnchecked).await?
+                }
+                Err(error) if error.may_pass() => return Err(error),
+                Err(error) => {
+                    // What is wrong with the file is not the words' fault.
+                    tracing::error!(conversation = %row.conversation, seq = wordless.seq, %error, "a file is given up");
+                    self.refused(&wordless, &file, Refusal::OurFault).await?
+                }
+            };
             self.finish(&wordless, &decided, Some((&read.index, &file.event_id))).await?;
         }
         Ok(())
     }
 
-    /// Refuses the files that have waited for too long; when the next one will have (ATT-1).
-    pub(super) async fn look_at_the_wordless(
-        &self,
-        conversation: &ConversationId,
-    ) -> Result<Again, CryptoError> {
-        let mut again = Again::WhenWoken;
-        for row in self.store.kept(conversation, KeptUntil::Words, None).await? {
-            match self.patience_left(&row, self.settings.patience_for_words) {
-                Some(left) => again = again.or_after(left),
-                None => {
-                    let outcome = match serde_json::from_str::<Event>(&row.event) {
-                        Ok(event) => self.refused(&row, &event, Refusal::NoWords).await?,
-                        Err(_) => Outcome::Nothing,
-                    };
-                    self.finish(&row, &outcome, None).await?;
+    /// Refuses the files that have waited for too long, unless something still waits to be handled where they are; when the next
+    /// one will have (ATT-1).
+    pub(super) async fn look_at_the_wordless(&self, conversation: &ConversationId, again: Again) -> Again {
+        let looked = async {
+            let mut again = again;
+            for row in self.store.kept(conversation, KeptUntil::Words, None).await? {
+                let left = match self.patience_left(&row, self.settings.patience_for_words) {
+                    None if self.store.waits_in(&row.portal).await? => Some(WORDS_MAY_COME),
+                    left => left,
+                };
+                match left {
+                    Some(left) => again = again.or_after(left),
+                    None => {
+                        let outcome = match serde_json::from_str::<Event>(&row.event) {
+                            Ok(event) => self.refused(&row, &event, Refusal::NoWords).await?,
+                            Err(_) => Outcome::Nothing,
+                        };
+                        self.finish(&row, &outcome, None).await?;
+                    }
                 }
             }
+            Ok::<_, CryptoError>(again)
+        };
+        match looked.await {
+            Ok(again) => again,
+            Err(error) => {
+                tracing::warn!(%conversation, %error, "files that wait for words are looked at again");
+                Again::After(super::AFTER_AN_ERROR)
+            }
         }
-        Ok(again)
     }
 
     /// Whoever sent something that is kept takes it back: it goes nowhere.
@@ -129,15 +164,4 @@ impl Core {
 fn kept(event: &Event, until: KeptUntil, notices: Vec<NewLeg>) -> Outcome {
     let (event_id, sender) = (event.event_id.clone(), event.sender.clone());
     Outcome::Kept { until, event_id, sender, notices }
-}
-
-/// Whether two messages reach the same people.
-fn is_for_the_same(one: &RelayedMessage, other: &RelayedMessage) -> bool {
-    let portals = |message: &RelayedMessage| {
-        let mut portals: Vec<_> = message.legs.iter().map(|leg| leg.portal.clone()).collect();
-        portals.retain(|portal| *portal != message.portal);
-        portals.sort();
-        portals
-    };
-    portals(one) == portals(other)
 }

@@ -4,6 +4,7 @@ use parlour_domain::{
     Person, PortalKind, Refusal, Said,
     rules::{self, About, Lane, LaneFacts, NamingFacts, Pointed, Reach, Relation},
 };
+use ruma::{EventId, OwnedEventId};
 use serde_json::Value;
 
 use crate::{
@@ -41,8 +42,19 @@ impl Place {
 
 impl Core {
     /// What a relation points at, in terms of the record.
-    pub(super) async fn place(&self, home: &Portal, relation: Relation<'_>) -> Result<Place, CryptoError> {
+    pub(super) async fn place(
+        &self,
+        home: &Portal,
+        sender: &Person,
+        relation: Relation<'_>,
+    ) -> Result<Place, CryptoError> {
         let (answers, thread) = match relation {
+            // Who answers their own file, or the bot's question about it, says something of it.
+            Relation::Answer { answers: Some(answers), thread }
+                if self.is_wordless(home, sender, answers).await? =>
+            {
+                (None, thread)
+            }
             Relation::Answer { answers, thread } => (answers, thread),
             Relation::Edit(about) | Relation::Reaction(about) => (Some(about), None),
             Relation::None | Relation::Other => (None, None),
@@ -54,12 +66,22 @@ impl Core {
         Ok(Place { answers: known(answers).await?, thread: known(thread).await? })
     }
 
+    async fn is_wordless(
+        &self,
+        home: &Portal,
+        sender: &Person,
+        pointed: Pointed<'_>,
+    ) -> Result<bool, CryptoError> {
+        match event_of(pointed) {
+            Some(event) => Ok(self.store.is_about_the_wordless(&home.id, &sender.user_id, &event).await?),
+            None => Ok(false),
+        }
+    }
+
     async fn known(&self, home: &Portal, pointed: Pointed<'_>) -> Result<Option<Recorded>, CryptoError> {
-        // What no homeserver takes as an id is in no record, and a database may not even take the question.
-        let sane = |id: &&str| id.len() <= MOST_ID_BYTES && !id.chars().any(char::is_control);
-        match pointed.event_id().filter(sane).map(ruma::EventId::parse) {
-            Some(Ok(event_id)) => Ok(self.store.message_at(&home.id, &event_id).await?),
-            _ => Ok(None),
+        match event_of(pointed) {
+            Some(event_id) => Ok(self.store.message_at(&home.id, &event_id).await?),
+            None => Ok(None),
         }
     }
 
@@ -84,7 +106,10 @@ impl Core {
             .collect();
         let mentions = [content, new].map(|content| content["m.mentions"]["user_ids"].as_array());
         let mentions: Vec<_> = mentions.into_iter().flatten().flatten().filter_map(Value::as_str).collect();
-        let everybody: Vec<_> = people.everybody().collect();
+        // Names that colleagues here share are no patient's; a patient who has gone is named all the same.
+        let staff = people.staff().map(|staff| &staff.person);
+        let patients = people.patients().map(|patient| &patient.person).chain(people.former_patients());
+        let everybody: Vec<_> = staff.chain(patients).collect();
         rules::lane(&LaneFacts {
             spokes: people.roster().spokes,
             gone: people.former_patients().map(|person| person.id.clone()).collect(),
@@ -99,4 +124,10 @@ impl Core {
             }),
         })
     }
+}
+
+/// The event that is pointed at. What no homeserver takes as an id is in no record, and a database may not even take the question.
+fn event_of(pointed: Pointed<'_>) -> Option<OwnedEventId> {
+    let sane = |id: &&str| id.len() <= MOST_ID_BYTES && !id.chars().any(char::is_control);
+    EventId::parse(pointed.event_id().filter(sane)?).ok()
 }

@@ -9,7 +9,7 @@ use crate::{
     intake::{Event, may_write, mode_in},
     notices,
     relay::is_at_home,
-    store::{Departure, InboxRow, Outcome, ParticipantChange, Portal},
+    store::{Departure, InboxRow, NewLeg, Outcome, ParticipantChange, Portal},
 };
 
 impl Core {
@@ -41,13 +41,45 @@ impl Core {
         Ok(Outcome::Switched { event_id: event.event_id.clone(), mode, since, notice })
     }
 
-    /// Somebody is in a portal: what was held for them goes out.
+    /// The hub was set to a revision: who was included by then takes part from here on, and staff hear of it.
+    pub(super) async fn revised(
+        &self,
+        row: &InboxRow,
+        event: &Event,
+        revision: i64,
+    ) -> Result<Outcome, CryptoError> {
+        let people = self.store.people_in(&row.conversation).await?;
+        let new = people.patients().filter(|patient| patient.since.is_none() && patient.revision <= revision);
+        let notices = new.map(|patient| {
+            let words = notices::includes(patient.person.name.as_str());
+            let kind = format!("included {}", patient.person.id);
+            NewLeg {
+                id: self.leg_ids.id(&kind, &event.event_id, &row.portal),
+                ..self.leg_ids.word(&event.event_id, &row.portal, words, self.clock.now())
+            }
+        });
+        let since = Timestamp::from(event.origin_server_ts);
+        Ok(Outcome::Revised { revision, since, notices: notices.collect() })
+    }
+
+    /// Somebody is in a portal: what was held for them goes out. Who does not take part, and was let in all the same, is put out
+    /// again.
     pub(super) async fn came(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
-        if let Some(Ok(user_id)) = event.state_key.as_deref().map(UserId::parse)
-            && !self.store.has_joined(&row.portal, &user_id).await?
-        {
+        let Some(Ok(user_id)) = event.state_key.as_deref().map(UserId::parse) else {
+            return Ok(Outcome::Nothing);
+        };
+        if !self.store.has_joined(&row.portal, &user_id).await? {
             self.store.joined(&row.portal, &user_id).await?;
             self.wake_senders(std::slice::from_ref(&row.portal));
+        }
+        let portal = self.store.portal(&row.portal).await?;
+        if portal.kind() == PortalKind::Hub && !self.ghosts.is_ours(&user_id) {
+            let people = self.store.people_in(&row.conversation).await?;
+            if !people.staff().any(|staff| staff.person.user_id == user_id) {
+                tracing::warn!(conversation = %row.conversation, "somebody is in a hub who does not take part");
+                self.store.hub_is_to_be_set(&row.conversation, self.clock.now()).await?;
+                self.wake_maker(&row.conversation);
+            }
         }
         Ok(Outcome::Nothing)
     }
@@ -65,8 +97,9 @@ impl Core {
             return Ok(Outcome::Nothing);
         };
         let bot = self.ghosts.bot().await?;
-        if self.homeserver.has_joined(bot.intent(), &room_id, &user_id).await? {
-            // They have come back, and this came late.
+        let membership = self.homeserver.membership(bot.intent(), &room_id, &user_id).await?;
+        if matches!(membership.as_deref(), Some("join" | "invite")) {
+            // They have come back, or are invited again, and this came late.
             return Ok(Outcome::Nothing);
         }
         let by_themselves = event.sender == user_id;

@@ -1,8 +1,6 @@
 //! What came in, and what became of it: one commit a transaction, one commit a message.
 
-use parlour_domain::{
-    ConversationId, LegId, MessageId, Mode, PersonId, PortalId, Refusal, Said, Timestamp,
-};
+use parlour_domain::{ConversationId, LegId, MessageId, Mode, PersonId, PortalId, Refusal, Said, Timestamp};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
 
 use super::{
@@ -67,8 +65,10 @@ pub struct RelayedMessage {
     pub legs: Vec<NewLeg>,
     /// Until when the practice is closed, and the bot's answer that says so: once for each such time in each portal.
     pub closed: Option<(i64, NewLeg)>,
-    /// Whether the bot's word about lanes is among the legs, so that it is said once.
-    pub tells_lanes: bool,
+    /// The bot's word about lanes, which it says once in a conversation.
+    pub tells_lanes: Option<NewLeg>,
+    /// The only patient whom it was addressed to; none is everybody, however many they are.
+    pub addressed: Option<PersonId>,
 }
 
 /// Which place of which Megolm session an event was encrypted with.
@@ -143,6 +143,8 @@ pub enum Outcome {
         revision: i64,
         /// Since when, by the homeserver's clock.
         since: Timestamp,
+        /// The bot's words to staff: who takes part from here on.
+        notices: Vec<NewLeg>,
     },
     /// From here on another mode holds in the portal.
     Switched {
@@ -399,6 +401,42 @@ impl Store {
         self.opened(conversation, rows).await
     }
 
+    /// Whether something waits to be handled in a portal.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn waits_in(&self, portal: &PortalId) -> Result<bool, StoreError> {
+        let row: Option<(i64,)> =
+            sqlx::query_as("SELECT seq FROM inbox WHERE state = 'waiting' AND portal_id = $1 LIMIT 1")
+                .bind(portal.as_str())
+                .fetch_optional(&self.pool)
+                .await?;
+        Ok(row.is_some())
+    }
+
+    /// Whether an event of a portal is a file of this sender's that waits for words, or what the bot has said of one.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn is_about_the_wordless(
+        &self,
+        portal: &PortalId,
+        sender: &UserId,
+        event: &EventId,
+    ) -> Result<bool, StoreError> {
+        let row: Option<(i64,)> = sqlx::query_as(
+            "SELECT i.seq FROM inbox i WHERE i.state = 'wordless' AND i.portal_id = $1 AND i.kept_of = $2
+                 AND (i.dedup_key = $3 OR EXISTS (SELECT 1 FROM outbox o
+                     WHERE o.portal_id = i.portal_id AND o.event_id = $3 AND o.notice_about = i.dedup_key)) LIMIT 1",
+        )
+        .bind(portal.as_str())
+        .bind(sender.as_str())
+        .bind(event.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.is_some())
+    }
+
     async fn opened(
         &self,
         conversation: &ConversationId,
@@ -479,8 +517,9 @@ impl Store {
                 }
                 Self::is_gone(&mut tx, &row.portal, user_id, *gone_at).await?;
             }
-            Outcome::Revised { revision, since } => {
+            Outcome::Revised { revision, since, notices } => {
                 Self::revised(&mut tx, &row.conversation, (*revision, *since)).await?;
+                self.add(&mut tx, notices, None, at).await?;
             }
             Outcome::Switched { event_id, mode, since, notice } => {
                 self.switched(&mut tx, row, event_id, (*mode, *since), at).await?;
@@ -503,8 +542,7 @@ impl Store {
             Outcome::Kept { until, .. } => until.as_str(),
             _ => "done",
         };
-        let next =
-            "UPDATE inbox SET state = $2 WHERE seq = $1 AND state IN ('waiting', 'wordless', 'unsigned') AND state <> $2";
+        let next = "UPDATE inbox SET state = $2 WHERE seq = $1 AND state IN ('waiting', 'wordless', 'unsigned') AND state <> $2";
         let result = sqlx::query(next).bind(row.seq).bind(state).execute(&mut *tx).await?;
         one_row(INBOX, &result)?;
         self.commit(tx, CommitPoint::EventDecided).await
@@ -542,13 +580,17 @@ impl Store {
         map(tx, &message.portal, &message.id, &message.event_id).await?;
         let (conversation, event) = (&message.conversation, &message.event_id);
         ledger(tx, conversation, event, Some(&message.id), "accepted", None, at).await?;
-        if message.tells_lanes {
-            sqlx::query("UPDATE conversations SET lanes_told = 1 WHERE id = $1")
-                .bind(message.conversation.as_str())
-                .execute(&mut **tx)
-                .await?;
-        }
         self.add(tx, &message.legs, Some(&message.id), at).await?;
+        if let Some(word) = &message.tells_lanes {
+            let first =
+                sqlx::query("UPDATE conversations SET lanes_told = 1 WHERE id = $1 AND lanes_told = 0")
+                    .bind(message.conversation.as_str())
+                    .execute(&mut **tx)
+                    .await?;
+            if first.rows_affected() == 1 {
+                self.add(tx, std::slice::from_ref(word), None, at).await?;
+            }
+        }
         if let Some((until, answer)) = &message.closed {
             let first = sqlx::query(
                 "UPDATE portals SET told_closed = $2 WHERE id = $1 AND (told_closed IS NULL OR told_closed <> $2)",

@@ -24,6 +24,8 @@ pub struct Participant {
     pub may_send_one_way: bool,
     /// Since when, by the homeserver's clock; none until the hub has told.
     pub since: Option<Timestamp>,
+    /// The revision by which the hub tells.
+    pub revision: i64,
 }
 
 /// A person who took part in a conversation, and does not any more.
@@ -136,24 +138,29 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn people_in(&self, id: &ConversationId) -> Result<People, StoreError> {
-        type Row = (String, String, String, Vec<u8>, Option<Vec<u8>>, Option<i64>, Option<i64>);
+        type Row = (String, String, String, Vec<u8>, Option<Vec<u8>>, Option<i64>, Option<i64>, i64);
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT p.id, p.user_id, p.role, p.name, p.record_number, x.may_send_one_way, x.since
+            "SELECT p.id, p.user_id, p.role, p.name, p.record_number, x.may_send_one_way, x.since, x.revision
              FROM participants x JOIN people p ON p.id = x.person_id WHERE x.conversation_id = $1
-             UNION ALL SELECT p.id, p.user_id, p.role, p.name, p.record_number, NULL, x.gone_at
+             UNION ALL SELECT p.id, p.user_id, p.role, p.name, p.record_number, NULL, x.gone_at, 0
              FROM former_participants x JOIN people p ON p.id = x.person_id WHERE x.conversation_id = $1",
         )
         .bind(id.as_str())
         .fetch_all(&self.pool)
         .await?;
         let mut people = People::default();
-        for (id, user_id, role, name, number, may_send, at) in rows {
+        for (id, user_id, role, name, number, may_send, at, revision) in rows {
             let row: PersonRow = (id, user_id, role, name, number);
             let person = self.person_of_row(row).await?;
             match may_send {
                 Some(may_send) => {
                     let since = at.map(Timestamp::from_millis);
-                    people.participants.push(Participant { person, may_send_one_way: may_send == 1, since });
+                    people.participants.push(Participant {
+                        person,
+                        may_send_one_way: may_send == 1,
+                        since,
+                        revision,
+                    });
                 }
                 None => {
                     people.former.push(Former { person, gone_at: at.map(Timestamp::from_millis) });
@@ -191,21 +198,14 @@ impl Store {
         Ok(row.is_some())
     }
 
-    /// The people that are in a portal's room and may not be, as far as is known: staff who do not take part any more.
+    /// A hub is to be set anew: somebody is in it who does not take part.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn strangers_in(&self, hub: &PortalId) -> Result<Vec<OwnedUserId>, StoreError> {
-        let rows: Vec<(String,)> = sqlx::query_as(
-            "SELECT i.user_id FROM portal_members i JOIN portals p ON p.id = i.portal_id
-             JOIN people r ON r.user_id = i.user_id
-             WHERE i.portal_id = $1 AND p.patient_id IS NULL AND NOT EXISTS (
-                 SELECT 1 FROM participants t WHERE t.conversation_id = p.conversation_id AND t.person_id = r.id)",
-        )
-        .bind(hub.as_str())
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter().map(|(user_id,)| super::matrix_id("portal_members", user_id)).collect()
+    pub async fn hub_is_to_be_set(&self, id: &ConversationId, at: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.begin_unordered().await?;
+        Self::portal_is_to_be_set(&mut tx, id, None, at).await?;
+        self.commit(tx, CommitPoint::ParticipantsKept).await
     }
 
     /// These users are in a portal's room, and no others, as the homeserver tells.
@@ -226,6 +226,43 @@ impl Store {
                 .await?;
         }
         self.commit(tx, CommitPoint::MemberCame).await
+    }
+
+    /// Somebody who was invited has no device yet that history could be handed on to.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn history_is_due(&self, portal: &PortalId, user_id: &UserId) -> Result<(), StoreError> {
+        let sql = "INSERT INTO history_due (portal_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        let due = sqlx::query(sql).bind(portal.as_str()).bind(user_id.as_str());
+        self.alone(CommitPoint::MemberCame, due).await.map(drop)
+    }
+
+    /// To whom history is to be handed on when they have a device, in which portal: those who are in it, or invited.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn history_due(&self) -> Result<Vec<(PortalId, OwnedUserId)>, StoreError> {
+        let rows: Vec<(String, String)> = sqlx::query_as(
+            "SELECT d.portal_id, d.user_id FROM history_due d
+             JOIN portal_members i ON i.portal_id = d.portal_id AND i.user_id = d.user_id LIMIT 100",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let due = rows.into_iter().map(|(portal, user_id)| {
+            Ok((parsed("portals", &portal)?, super::matrix_id("portal_members", user_id)?))
+        });
+        due.collect()
+    }
+
+    /// History was handed on to somebody.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn history_is_shared(&self, portal: &PortalId, user_id: &UserId) -> Result<(), StoreError> {
+        let sql = "DELETE FROM history_due WHERE portal_id = $1 AND user_id = $2";
+        let shared = sqlx::query(sql).bind(portal.as_str()).bind(user_id.as_str());
+        self.alone(CommitPoint::MemberCame, shared).await.map(drop)
     }
 
     /// Includes somebody in a conversation. Who takes part and is not in their room is brought back.
@@ -327,8 +364,8 @@ impl Store {
         let by = Some(&change.by.id).filter(|_| !change.found);
         let what = if change.found { "included-found" } else { "included" };
         line(tx, id, About { event_id: None, message: None, by }, what, Some(whom.id.as_str()), at).await?;
-        let to_patient = change.to_patient.as_ref().filter(|_| returned);
-        for word in [change.to_staff.as_ref(), to_patient].into_iter().flatten() {
+        // Staff hear of it when the hub says so: from then on what they write goes there.
+        if let Some(word) = change.to_patient.as_ref().filter(|_| returned) {
             self.add(tx, std::slice::from_ref(word), None, at).await?;
         }
         Ok(ParticipantsAre::Changed)

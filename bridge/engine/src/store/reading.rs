@@ -199,7 +199,7 @@ impl Store {
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT c.portal_id, p.conversation_id, p.patient_id, c.person_id, c.event_id, c.alone, c.at, i.seq
              FROM receipts c JOIN inbox i ON i.dedup_key = c.event_id JOIN portals p ON p.id = c.portal_id
-             WHERE i.state <> 'waiting' ORDER BY i.seq LIMIT $1",
+             WHERE i.state NOT IN ('waiting', 'wordless') ORDER BY i.seq LIMIT $1",
         )
         .bind(MOST_AT_ONCE)
         .fetch_all(&mut **tx)
@@ -261,7 +261,7 @@ impl Store {
         sqlx::query(
             "INSERT INTO read_places (portal_id, person_id, seq)
              SELECT $1, $2, CASE WHEN MIN(i.seq) IS NULL OR MIN(i.seq) > $3 THEN CAST($3 AS BIGINT) ELSE MIN(i.seq) - 1 END
-             FROM inbox i WHERE i.state = 'waiting' AND i.conversation_id = $4
+             FROM inbox i WHERE i.state IN ('waiting', 'wordless') AND i.conversation_id = $4
              ON CONFLICT (portal_id, person_id) DO UPDATE SET seq = excluded.seq WHERE excluded.seq > read_places.seq",
         )
         .bind(receipt.portal.as_str())

@@ -40,6 +40,8 @@ pub struct Asking<'a> {
 pub type Touched = Result<Vec<ConversationId>, TakingPartError>;
 
 const TEAMS: &str = "teams";
+const MEMBERS: &str = "SELECT p.id, p.user_id, p.role, p.name, p.record_number
+     FROM team_members m JOIN people p ON p.id = m.person_id WHERE m.team_id = $1";
 
 fn place(id: &TeamId) -> Place<'_> {
     Place { table: TEAMS, column: "name", row: id.as_str() }
@@ -98,13 +100,18 @@ impl Store {
     }
 
     async fn members_of(&self, team: &TeamId) -> Result<Vec<Person>, StoreError> {
-        let rows: Vec<PersonRow> = sqlx::query_as(
-            "SELECT p.id, p.user_id, p.role, p.name, p.record_number
-             FROM team_members m JOIN people p ON p.id = m.person_id WHERE m.team_id = $1",
-        )
-        .bind(team.as_str())
-        .fetch_all(&self.pool)
-        .await?;
+        let rows: Vec<PersonRow> = sqlx::query_as(MEMBERS).bind(team.as_str()).fetch_all(&self.pool).await?;
+        self.people_of_rows(rows).await
+    }
+
+    /// The same within a transaction: as it is when it becomes true.
+    async fn members_now(&self, tx: &mut Transaction, team: &TeamId) -> Result<Vec<Person>, StoreError> {
+        let rows: Vec<PersonRow> = sqlx::query_as(MEMBERS).bind(team.as_str()).fetch_all(&mut **tx).await?;
+        self.people_of_rows(rows).await
+    }
+
+    /// Staff, whose names are sealed with the practice's key, which is known.
+    async fn people_of_rows(&self, rows: Vec<PersonRow>) -> Result<Vec<Person>, StoreError> {
         let mut members = Vec::with_capacity(rows.len());
         for row in rows {
             members.push(self.person_of_row(row).await?);
@@ -152,8 +159,9 @@ impl Store {
         if let Some(members) = members {
             let is_one =
                 |people: &[Person], person: &Person| people.iter().any(|other| other.id == person.id);
-            let come: Vec<_> = members.iter().filter(|member| !is_one(&team.members, member)).collect();
-            let gone: Vec<_> = team.members.iter().filter(|member| !is_one(members, member)).collect();
+            let before = self.members_now(&mut tx, &team.id).await?;
+            let come: Vec<_> = members.iter().filter(|member| !is_one(&before, member)).collect();
+            let gone: Vec<_> = before.iter().filter(|member| !is_one(members, member)).collect();
             for person in &come {
                 Self::comes_into(&mut tx, &team.id, &person.id).await?;
             }
@@ -225,7 +233,7 @@ impl Store {
         .bind(team.id.as_str())
         .execute(&mut *tx)
         .await?;
-        for person in &team.members {
+        for person in &self.members_now(&mut tx, &team.id).await? {
             let change = Self::change_by_team(&mut tx, id, person, asking).await?;
             if let ParticipantsAre::Refused(error) = self.included(&mut tx, &change, asking.at).await? {
                 self.leave(tx).await?;
@@ -251,7 +259,7 @@ impl Store {
             .bind(team.id.as_str())
             .execute(&mut *tx)
             .await?;
-        for person in &team.members {
+        for person in &self.members_now(&mut tx, &team.id).await? {
             let named: Option<(i64,)> = sqlx::query_as(
                 "SELECT by_name FROM participants WHERE conversation_id = $1 AND person_id = $2 AND by_name = 1",
             )

@@ -33,7 +33,8 @@ use deleting::{
 };
 use participants::{
     a_conversation_has_an_owner_and_somebody_of_the_staff, a_new_patient_has_a_spoke_that_is_made,
-    what_was_to_be_set_meanwhile_still_is, who_is_excluded_does_not_take_part_until_they_are_included,
+    a_team_takes_part_as_it_is_when_that_becomes_true, what_was_to_be_set_meanwhile_still_is,
+    who_is_excluded_does_not_take_part_until_they_are_included,
 };
 use progress::{
     it_is_known_how_far_a_conversation_is_made, it_is_known_how_far_a_message_has_come,
@@ -114,6 +115,7 @@ on_both! {
     who_is_excluded_does_not_take_part_until_they_are_included
     a_conversation_has_an_owner_and_somebody_of_the_staff
     a_new_patient_has_a_spoke_that_is_made
+    a_team_takes_part_as_it_is_when_that_becomes_true
     what_was_to_be_set_meanwhile_still_is
     a_clock_that_was_set_back_renews_all_the_same
     a_homeserver_that_is_back_is_known_until_it_is_dealt_with
@@ -233,7 +235,8 @@ fn said(world: &World, event: &str, said: Said, about: Option<&MessageId>, legs:
         lane: None,
         legs,
         closed: None,
-        tells_lanes: false,
+        tells_lanes: None,
+        addressed: None,
     }))
 }
 

@@ -1,10 +1,15 @@
 //! What a store promises of who takes part.
 
-use parlour_domain::{LegId, Mode, Person, PersonId, PortalId, Role, TakingPartError, Timestamp};
+use parlour_domain::{
+    Chance as _, LegId, Mode, Person, PersonId, PortalId, Role, TakingPartError, TeamId, TeamName, Timestamp,
+};
 use ruma::UserId;
 
 use super::{
-    super::{Departure, NewLeg, Outcome, ParticipantChange, ParticipantsAre, Says, testing::TestDatabase},
+    super::{
+        Asking, Departure, NewLeg, Outcome, ParticipantChange, ParticipantsAre, Says, Team,
+        testing::{Counting, TestDatabase},
+    },
     AT, InboxRow, World, arrived, event_id, waiting, world,
 };
 
@@ -74,7 +79,10 @@ pub(super) async fn who_is_excluded_does_not_take_part_until_they_are_included(d
     let people = store.people_in(&world.conversation).await.expect("read");
     let names: Vec<_> = people.participants.iter().map(|p| p.person.name.as_str()).collect();
     assert_eq!(names, ["Ben Carey", "Dr Murphy"]);
-    assert_eq!(people.former_patients().map(|p| p.id.clone()).collect::<Vec<_>>(), std::slice::from_ref(&ann.id));
+    assert_eq!(
+        people.former_patients().map(|p| p.id.clone()).collect::<Vec<_>>(),
+        std::slice::from_ref(&ann.id)
+    );
     assert!(!people.is_open(&world.anns) && people.is_open(&world.hub));
     assert!(
         store.may_see(&world.conversation, &ann.id).await.expect("read"),
@@ -100,7 +108,7 @@ pub(super) async fn who_is_excluded_does_not_take_part_until_they_are_included(d
         3,
         "the same spoke opens again"
     );
-    assert_eq!(legs().await, before + 4);
+    assert_eq!(legs().await, before + 3, "Ann is told at once, staff when the hub says so");
     assert_eq!(store.include(&back, AT).await.expect("kept"), ParticipantsAre::AsBefore);
 
     // Of whoever has gone missing in their room it is known, and they are brought back.
@@ -179,11 +187,18 @@ pub(super) async fn a_new_patient_has_a_spoke_that_is_made(database: &TestDataba
     let come = change(&world, &murphy, &cara, 100);
     assert_eq!(store.include(&come, AT).await.expect("kept"), ParticipantsAre::Changed);
     let unready = store.unready_portals(&world.conversation).await.expect("read");
-    assert_eq!(unready.iter().map(|portal| portal.id.clone()).collect::<Vec<_>>(), std::slice::from_ref(&come.spoke));
+    assert_eq!(
+        unready.iter().map(|portal| portal.id.clone()).collect::<Vec<_>>(),
+        std::slice::from_ref(&come.spoke)
+    );
     assert!(!store.conversation(&world.conversation).await.expect("read").expect("there").ready);
     // Whoever has made what was there before does not say that this is made.
     assert!(!store.conversation_is_ready(&world.conversation).await.expect("asked"));
-    assert_eq!(to_set(&world).await, std::slice::from_ref(&world.hub.id), "its topic; what has no room yet is made");
+    assert_eq!(
+        to_set(&world).await,
+        std::slice::from_ref(&world.hub.id),
+        "its topic; what has no room yet is made"
+    );
 }
 
 pub(super) async fn what_was_to_be_set_meanwhile_still_is(database: &TestDatabase) {
@@ -199,8 +214,52 @@ pub(super) async fn what_was_to_be_set_meanwhile_still_is(database: &TestDatabas
     store.exclude(&change(&world, &murphy, &kim, 110), AT).await.expect("kept");
     store.portal_is_set(&hub.id, hub.revision).await.expect("kept");
     assert_eq!(to_set(&world).await, std::slice::from_ref(&world.hub.id), "Kim is still in it");
-    assert_eq!(store.strangers_in(&hub.id).await.expect("read"), std::slice::from_ref(&kim.user_id));
     let members = store.members(std::slice::from_ref(&hub.id)).await.expect("read");
     let reads = members.get(&hub.id).is_some_and(|members| members.readers.contains(&kim.user_id));
     assert!(!reads, "nothing more is encrypted for Kim");
+}
+
+pub(super) async fn a_team_takes_part_as_it_is_when_that_becomes_true(database: &TestDatabase) {
+    let world = world(database).await;
+    let store = &world.store;
+    let (murphy, kim) = (person(&world, &world.murphy).await, kim(&world).await);
+    let sam = Person { id: PersonId::from_bytes([79; 16]), ..kim.clone() };
+    let sam = Person { user_id: UserId::parse("@sam:x").expect("a user id"), ..sam };
+    store.put_person(&sam).await.expect("kept");
+    let fresh = || Counting.bytes();
+    let asking = Asking { by: &murphy, at: AT, fresh: &fresh };
+    let id = TeamId::from_bytes([80; 16]);
+    let name: TeamName = "Reception".parse().expect("a name");
+    let stale = Team { id: id.clone(), name, members: vec![kim.clone()] };
+    store.add_team(&stale).await.expect("kept");
+    let members = std::slice::from_ref(&sam);
+    store
+        .change_team(&stale, Some(&"Front desk".parse().expect("a name")), Some(members), asking)
+        .await
+        .expect("kept")
+        .expect("allowed");
+    let [team] = &store.teams().await.expect("read")[..] else { panic!("one team") };
+    assert_eq!((team.name.as_str(), &team.members), ("Front desk", &vec![sam.clone()]));
+    // Whoever asks with what they knew before includes those who are in it now.
+    let touched = store.include_team(&world.conversation, &stale, asking).await.expect("kept");
+    assert_eq!(touched, Ok(vec![world.conversation.clone()]));
+    let staff = async || {
+        let people = store.people_in(&world.conversation).await.expect("read");
+        people.staff().map(|staff| staff.person.id.clone()).collect::<Vec<_>>()
+    };
+    assert!(!staff().await.contains(&kim.id) && staff().await.contains(&sam.id));
+    assert_eq!(store.teams_in(&world.conversation).await.expect("read"), std::slice::from_ref(&id));
+    // Named as well, Sam stays when the team goes.
+    let named = change(&world, &murphy, &sam, 100);
+    store.include(&named, AT).await.expect("kept");
+    store.exclude_team(&world.conversation, team, asking).await.expect("kept").expect("allowed");
+    assert!(staff().await.contains(&sam.id));
+    // A leaver goes from all of the team's, also where they were named; the last of the staff is stood in for.
+    store.include_team(&world.conversation, team, asking).await.expect("kept").expect("allowed");
+    store.exclude(&change(&world, &murphy, &murphy, 110), AT).await.expect("kept");
+    assert_eq!(staff().await, std::slice::from_ref(&sam.id));
+    store.change_team(team, None, Some(&[]), asking).await.expect("kept").expect("allowed");
+    assert_eq!(staff().await, std::slice::from_ref(&murphy.id));
+    let conversation = store.conversation(&world.conversation).await.expect("read").expect("there");
+    assert_eq!(conversation.owner, murphy.id);
 }
