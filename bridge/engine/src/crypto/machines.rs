@@ -154,7 +154,7 @@ impl Machines {
 
     /// Tells every machine that is awake whose devices have changed. Written down first: afterwards nothing would tell of
     /// it again; and nobody reads that before the machines have heard.
-    pub(super) async fn devices_changed(&self, changed: &DeviceLists) -> Result<(), StoreError> {
+    pub(crate) async fn devices_changed(&self, changed: &DeviceLists) -> Result<(), StoreError> {
         let _waking = self.waking.write().await;
         self.store.devices_may_have_changed(&changed.changed, self.clock.now()).await?;
         let machines = self.all_awake().await;

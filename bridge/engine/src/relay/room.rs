@@ -1,7 +1,7 @@
 //! What the state of a portal's room says: who comes and leaves, and who may write.
 
 use parlour_domain::{Mode, PortalKind, Timestamp};
-use ruma::{RoomId, UserId};
+use ruma::{RoomId, UserId, api::client::sync::sync_events::DeviceLists};
 
 use crate::{
     crypto::CryptoError,
@@ -11,6 +11,9 @@ use crate::{
     relay::is_at_home,
     store::{Departure, InboxRow, NewLeg, Outcome, ParticipantChange, Portal},
 };
+
+/// Since when those take part with whom a conversation was made.
+const FROM_THE_BEGINNING: Timestamp = Timestamp::from_millis(0);
 
 impl Core {
     /// Who may write from here on: what stands before it was written under the mode of before (S16).
@@ -72,14 +75,23 @@ impl Core {
             self.store.joined(&row.portal, &user_id).await?;
             self.wake_senders(std::slice::from_ref(&row.portal));
         }
+        if self.ghosts.is_ours(&user_id) {
+            return Ok(Outcome::Nothing);
+        }
+        let people = self.store.people_in(&row.conversation).await?;
+        let participant = people.participants.iter().find(|p| p.person.user_id == user_id);
+        if participant.is_some_and(|participant| participant.since != Some(FROM_THE_BEGINNING)) {
+            // The homeserver tells of nobody's devices what has changed while they shared no room with us.
+            let mut changed = DeviceLists::new();
+            changed.changed.push(user_id.clone());
+            self.ghosts.machines.devices_changed(&changed).await?;
+            self.looks.news.notify_one();
+        }
         let portal = self.store.portal(&row.portal).await?;
-        if portal.kind() == PortalKind::Hub && !self.ghosts.is_ours(&user_id) {
-            let people = self.store.people_in(&row.conversation).await?;
-            if !people.staff().any(|staff| staff.person.user_id == user_id) {
-                tracing::warn!(conversation = %row.conversation, "somebody is in a hub who does not take part");
-                self.store.hub_is_to_be_set(&row.conversation, self.clock.now()).await?;
-                self.wake_maker(&row.conversation);
-            }
+        if portal.kind() == PortalKind::Hub && participant.is_none_or(|p| !p.person.role.is_staff()) {
+            tracing::warn!(conversation = %row.conversation, "somebody is in a hub who does not take part");
+            self.store.hub_is_to_be_set(&row.conversation, self.clock.now()).await?;
+            self.wake_maker(&row.conversation);
         }
         Ok(Outcome::Nothing)
     }
