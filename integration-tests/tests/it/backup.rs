@@ -4,8 +4,12 @@
 use std::{path::Path, process::Output};
 
 use parlour::demo::client::Client;
-use parlour_integration_tests::{LIMIT, Talk, read, say, trial::Trial};
+use parlour_integration_tests::{
+    LIMIT, Talk, crowd::Caller, read, room_path, say, token, trial::Trial, witness,
+};
+use reqwest::Method;
 use ruma::RoomId;
+use serde_json::json;
 use tokio::process::Command;
 
 const PARLOUR: &str = env!("CARGO_BIN_EXE_parlour-under-test");
@@ -123,4 +127,70 @@ async fn a_practice_on_postgresql_comes_back_from_its_backup() {
     if let Some(postgres) = parlour_test_postgres::shared() {
         drill(Some(postgres.create_database().expect("a database"))).await;
     }
+}
+
+/// Whoever was excluded after the backup that was put in place stays so, and whoever was included: the rooms tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_part_is_not_undone_by_a_backup() {
+    let mut trial = Trial::open(PARLOUR, None, 0, None).await;
+    let (murphy, kim) = (trial.sign_in("murphy", "first").await, trial.sign_in("kim", "first").await);
+    let sam = trial.sign_in("sam", "first").await;
+    let (ann, ben) = (trial.sign_in("ann", "first").await, trial.sign_in("ben", "first").await);
+    let talk = trial.begin(&murphy, "people", &["kim"], &["ann", "ben"]).await;
+    let (hub, anns, bens) = (talk.hub(), talk.spoke(trial.person("ann")), talk.spoke(trial.person("ben")));
+    say(&kim, &hub, "before").await;
+    read(&ann, &anns, "before").await;
+    read(&ben, &bens, "before").await;
+    trial.quiet().await;
+    let copy = trial.data.join("copy");
+    back_up(&trial, &copy).await;
+    let caller = Caller::new(&trial.public_url(), &token(&murphy));
+    for name in ["kim", "ben"] {
+        let (status, told) = caller.exclude(talk.id(), &trial.person(name).user_id).await.expect("an answer");
+        assert_eq!(status, 200, "{told}");
+    }
+    let (status, told) = caller.include(talk.id(), &trial.person("sam").user_id).await.expect("an answer");
+    assert_eq!(status, 200, "{told}");
+    sam.accept(&hub, LIMIT).await.expect("invited");
+    say(&sam, &hub, "Sam is here").await;
+    read(&ann, &anns, "Sam is here").await;
+    trial.quiet().await;
+
+    trial.kill_parlour().await;
+    let file = trial.data.join("parlour").join("parlour.db");
+    for end in ["-wal", "-shm"] {
+        let mut beside = file.clone().into_os_string();
+        beside.push(end);
+        drop(std::fs::remove_file(beside));
+    }
+    std::fs::copy(copy.join("parlour.database"), &file).expect("put in place");
+    trial.start_parlour().await;
+    let bot = ruma::UserId::parse("@_parlour_bot:demo.parlour.local").expect("a user id");
+    for client in [&murphy, &sam, &ann] {
+        client.matrix().encryption().request_user_identity(&bot).await.expect("asked");
+    }
+    let told = caller.one(talk.id()).await;
+    let ids = |list: &str| {
+        let people = told[list].as_array().expect("people").iter();
+        people.map(|person| person["user_id"].as_str().expect("an id").to_owned()).collect::<Vec<_>>()
+    };
+    let id = |name: &str| trial.person(name).user_id.to_string();
+    assert_eq!(ids("staff"), [id("murphy"), id("sam")], "{told}");
+    assert_eq!((ids("patients"), ids("former_patients")), (vec![id("ann")], vec![id("ben")]), "{told}");
+    say(&murphy, &hub, "after it").await;
+    read(&ann, &anns, "after it").await;
+    read(&sam, &hub, "after it").await;
+    say(&ann, &anns, "yes").await;
+    read(&murphy, &hub, "yes").await;
+    for (client, room) in [(&kim, &hub), (&ben, &bens)] {
+        let path = room_path(room, "send/m.room.encrypted/x");
+        let body = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+        let (status, _) = client.http().call(Method::PUT, &path, Some(body)).await.expect("an answer");
+        assert_eq!(status, 403);
+    }
+    assert_eq!(witness::others_words(&ben, &bens, 1).await, ["before"]);
+    for client in [murphy, kim, sam, ann, ben] {
+        client.stop().await;
+    }
+    trial.close().await;
 }

@@ -318,6 +318,7 @@ async fn fifty_rooms_are_switched_soon() {
     let talk = stage.begin(&murphy, "S16 of fifty", "two-way", &[], &names).await;
     let rooms: Vec<OwnedRoomId> = talk.rooms();
     assert_eq!(rooms.len(), SPOKES + 1);
+    let mut took = Vec::new();
     for mode in ["one-way", "two-way"] {
         let begun = Instant::now();
         let (mut status, mut whole) = switch(&stage, &murphy, &talk, mode).await;
@@ -325,6 +326,7 @@ async fn fifty_rooms_are_switched_soon() {
             (status, whole) = switch(&stage, &murphy, &talk, mode).await;
         }
         println!("{SPOKES} rooms are {mode}: {:.2} s", begun.elapsed().as_secs_f64());
+        took.push(begun.elapsed());
         assert_eq!((status, &whole["switching"]), (200, &json!(0)), "{whole}");
         let wanted = if mode == "one-way" { 50 } else { 0 };
         for room in &rooms {
@@ -333,6 +335,8 @@ async fn fifty_rooms_are_switched_soon() {
             assert_eq!(levels["events_default"].as_i64().unwrap_or(0), wanted, "{room}");
         }
     }
+    // The other tests that run meanwhile may slow one of the two down.
+    assert!(took.iter().min().is_some_and(|shortest| *shortest <= Duration::from_secs(5)), "{took:?}");
     murphy.stop().await;
     stage.close().await;
 }
