@@ -2,12 +2,12 @@
 
 mod beginning;
 mod rounds;
+mod settings;
 mod taking_part;
 
 use std::{
     collections::HashMap,
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
     sync::{
         Arc, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -15,10 +15,8 @@ use std::{
     time::Duration,
 };
 
-use parlour_domain::{
-    Chance, Clock, ConversationId, EmergencyWords, Hours, PortalId, TakingPartError, Timestamp,
-};
-use ruma::{OwnedServerName, UserId};
+use parlour_domain::{Chance, Clock, ConversationId, EmergencyWords, PortalId, TakingPartError, Timestamp};
+use ruma::UserId;
 use tokio::{
     sync::{Mutex, Notify, Semaphore, mpsc, watch},
     task::JoinSet,
@@ -26,6 +24,8 @@ use tokio::{
 
 #[cfg(feature = "faults")]
 use crate::faults::faulty;
+pub use settings::Settings;
+
 use crate::{
     catch_up::{Sequence, Verdict},
     changes::Changes,
@@ -40,45 +40,9 @@ use crate::{
     secret::Secret,
     seen::Looks,
     sender::Sender,
-    store::{DatabaseUrl, Figures, MasterKey, Store, StoreError},
+    store::{Figures, MasterKey, Store, StoreError},
     turns::Turns,
 };
-
-/// What an engine is told at its start.
-#[derive(Clone)]
-pub struct Settings {
-    /// The homeserver's name, the part of user ids after the colon.
-    pub server_name: OwnedServerName,
-    /// The practice's name, as patients see it.
-    pub practice: String,
-    /// When it is there; none when nobody has said.
-    pub hours: Option<Hours>,
-    /// What to do in an emergency.
-    pub emergency: Option<EmergencyWords>,
-    /// The folder that the database lies in, when it is a file.
-    pub data: PathBuf,
-    /// The database.
-    pub database: DatabaseUrl,
-    /// What opens the database's sealed values.
-    pub master_key: MasterKey,
-    /// How long an event waits for its key before its sender is told.
-    pub patience_for_keys: Duration,
-    /// How long an event of an unsigned device waits for the signature before its sender is told.
-    pub patience_for_signatures: Duration,
-    /// Whether clients are allowed that know nothing of cross-signing: what accounts without an identity write is believed, and
-    /// messages are encrypted for devices that nobody has signed.
-    pub allow_unsigned_clients: bool,
-    /// How long a file waits for words of its sender's.
-    pub patience_for_words: Duration,
-    /// How often the ghosts' own inboxes are emptied.
-    pub care: Duration,
-    /// How long a ghost's Olm machine stays awake after its last use; looked after whenever the inboxes are emptied.
-    pub idle: Duration,
-    /// What files it takes.
-    pub files: crate::Files,
-    /// A promise broken on purpose, for tests of the checks.
-    pub fault: Option<crate::Fault>,
-}
 
 /// Why an engine cannot start.
 #[derive(Debug, thiserror::Error)]

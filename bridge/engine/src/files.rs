@@ -3,7 +3,7 @@
 //! What a name or a sender says of a file is never asked, for both may lie.
 
 mod images;
-#[cfg(test)]
+#[cfg(all(test, feature = "pictures"))]
 mod tests;
 
 use std::{fmt, str::FromStr};

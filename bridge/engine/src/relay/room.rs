@@ -8,7 +8,7 @@ use crate::{
     engine::Core,
     intake::{Event, may_write, mode_in},
     notices,
-    relay::is_at_home,
+    relay::standing::is_at_home,
     store::{Departure, InboxRow, NewLeg, Outcome, ParticipantChange, Portal},
 };
 

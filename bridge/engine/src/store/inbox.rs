@@ -1,10 +1,10 @@
 //! What came in, and what became of it: one commit a transaction, one commit a message.
 
-use parlour_domain::{ConversationId, LegId, MessageId, Mode, PersonId, PortalId, Refusal, Said, Timestamp};
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
+use parlour_domain::{ConversationId, LegId, MessageId, PersonId, PortalId, Said, Timestamp};
+use ruma::{EventId, OwnedEventId, OwnedRoomId};
 
 use super::{
-    Deletion, NewLeg, ParticipantChange, Store, StoreError, one_row, outbox, parsed, record,
+    NewLeg, Outcome, Store, StoreError, one_row, outbox, parsed, record,
     record::{ledger, map},
     seal::{Owner, Place},
     transaction::Transaction,
@@ -89,113 +89,8 @@ pub struct Touched {
     pub portals: Vec<PortalId>,
 }
 
-/// What became of an event.
-pub enum Outcome {
-    /// Nothing was to be done.
-    Nothing,
-    /// Refused, and its sender is told.
-    Refused {
-        /// The refused event.
-        event_id: OwnedEventId,
-        /// The code of the refusal.
-        code: &'static str,
-        /// The bot's words to the sender.
-        notice: Box<NewLeg>,
-        /// That the event goes from where it was written, if it does.
-        void: Option<Box<NewLeg>>,
-    },
-    /// It is kept until something else happens.
-    Kept {
-        /// What for.
-        until: KeptUntil,
-        /// The event.
-        event_id: OwnedEventId,
-        /// Who sent it.
-        sender: OwnedUserId,
-        /// The bot's words to them, and to staff.
-        notices: Vec<NewLeg>,
-    },
-    /// Whoever said it has deleted it before it was read.
-    Unread {
-        /// What was deleted.
-        event_id: OwnedEventId,
-        /// That copies go which stand in rooms since before a backup was restored.
-        voids: Vec<NewLeg>,
-    },
-    /// What somebody has said was deleted by themselves.
-    Deleted(Box<Deletion>),
-    /// On its way.
-    Relayed(Box<RelayedMessage>),
-    /// Somebody is no longer in the portal.
-    Left {
-        /// Who.
-        user_id: OwnedUserId,
-        /// The event by which they left.
-        event_id: OwnedEventId,
-        /// When, by the homeserver's clock.
-        at: Timestamp,
-        /// That they do not take part any more, when they have gone by themselves.
-        departure: Option<Box<Departure>>,
-    },
-    /// The hub is as it was to be by a revision.
-    Revised {
-        /// Which.
-        revision: i64,
-        /// Since when, by the homeserver's clock.
-        since: Timestamp,
-        /// The bot's words to staff: who takes part from here on.
-        notices: Vec<NewLeg>,
-    },
-    /// From here on another mode holds in the portal.
-    Switched {
-        /// The event that says so.
-        event_id: OwnedEventId,
-        /// The mode.
-        mode: Mode,
-        /// Since when, by the homeserver's clock.
-        since: Timestamp,
-        /// The bot's words to those who are in it.
-        notice: Option<Box<NewLeg>>,
-    },
-}
-
-/// What an event is kept for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeptUntil {
-    /// It is a file, and its sender is to say something about it.
-    Words,
-    /// Its sender is to sign the device that it came from.
-    Signature,
-}
-
-impl KeptUntil {
-    /// The state of its row.
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Words => "wordless",
-            Self::Signature => "unsigned",
-        }
-    }
-
-    /// The line in the ledger, and its code.
-    fn line(self) -> (&'static str, Option<&'static str>) {
-        match self {
-            Self::Words => ("told-words", None),
-            Self::Signature => ("kept", Some(Refusal::UnsignedDevice.code())),
-        }
-    }
-}
-
-/// Somebody has gone by their own client.
-pub struct Departure {
-    /// They do not take part any more.
-    pub change: ParticipantChange,
-    /// What the bot says to staff when nobody of them would be left: whoever has gone is brought back.
-    pub is_last: NewLeg,
-}
-
 const INBOX: &str = "inbox";
-type Row = (i64, String, String, Option<String>, Option<Vec<u8>>, i64);
+pub(super) type Row = (i64, String, String, Option<String>, Option<Vec<u8>>, i64);
 
 /// An event's row is its key: it is known before the row is there.
 fn place(dedup_key: &str) -> Place<'_> {
@@ -375,69 +270,8 @@ impl Store {
         self.opened(conversation, rows).await
     }
 
-    /// What is kept in a conversation, at most 100, oldest first: all, or what one sender wrote in one portal.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn kept(
-        &self,
-        conversation: &ConversationId,
-        until: KeptUntil,
-        of: Option<(&PortalId, &UserId)>,
-    ) -> Result<Vec<InboxRow>, StoreError> {
-        let (portal, sender) = of.unzip();
-        let rows: Vec<Row> = sqlx::query_as(
-            "SELECT i.seq, i.dedup_key, i.portal_id, p.patient_id, i.event, i.received_at
-             FROM inbox i JOIN portals p ON p.id = i.portal_id
-             WHERE i.state = $4 AND i.conversation_id = $1
-                 AND ($2 = '' OR (i.portal_id = $2 AND i.kept_of = $3)) ORDER BY i.seq LIMIT 100",
-        )
-        .bind(conversation.as_str())
-        .bind(portal.map_or("", PortalId::as_str))
-        .bind(sender.map_or("", UserId::as_str))
-        .bind(until.as_str())
-        .fetch_all(&self.pool)
-        .await?;
-        self.opened(conversation, rows).await
-    }
-
-    /// Whether something waits to be handled in a portal.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn waits_in(&self, portal: &PortalId) -> Result<bool, StoreError> {
-        let row: Option<(i64,)> =
-            sqlx::query_as("SELECT seq FROM inbox WHERE state = 'waiting' AND portal_id = $1 LIMIT 1")
-                .bind(portal.as_str())
-                .fetch_optional(&self.pool)
-                .await?;
-        Ok(row.is_some())
-    }
-
-    /// Whether an event of a portal is a file of this sender's that waits for words, or what the bot has said of one.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn is_about_the_wordless(
-        &self,
-        portal: &PortalId,
-        sender: &UserId,
-        event: &EventId,
-    ) -> Result<bool, StoreError> {
-        let row: Option<(i64,)> = sqlx::query_as(
-            "SELECT i.seq FROM inbox i WHERE i.state = 'wordless' AND i.portal_id = $1 AND i.kept_of = $2
-                 AND (i.dedup_key = $3 OR EXISTS (SELECT 1 FROM outbox o
-                     WHERE o.portal_id = i.portal_id AND o.event_id = $3 AND o.notice_about = i.dedup_key)) LIMIT 1",
-        )
-        .bind(portal.as_str())
-        .bind(sender.as_str())
-        .bind(event.as_str())
-        .fetch_optional(&self.pool)
-        .await?;
-        Ok(row.is_some())
-    }
-
-    async fn opened(
+    /// These rows, with their events as they came.
+    pub(super) async fn opened(
         &self,
         conversation: &ConversationId,
         rows: Vec<Row>,

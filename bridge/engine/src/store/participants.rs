@@ -2,18 +2,18 @@
 //! one commit.
 
 use parlour_domain::{
-    Candidate, ConversationId, LegId, Person, PersonId, PortalId, Roster, TakingPartError, Timestamp, heir,
-    may_exclude, may_include,
+    ConversationId, LegId, Person, PersonId, PortalId, Roster, TakingPartError, Timestamp, may_exclude,
+    may_include,
 };
-use ruma::{EventId, OwnedUserId, UserId};
+use ruma::EventId;
 
 use super::{
-    Departure, NewLeg, Portal, Says, Store, StoreError, one_row, parsed,
+    NewLeg, Portal, Store, StoreError, parsed,
     people::PersonRow,
     record::{About, line},
     transaction::Transaction,
 };
-use crate::{commit_point::CommitPoint, notices};
+use crate::commit_point::CommitPoint;
 
 /// A person who takes part in a conversation.
 #[derive(Clone, Debug)]
@@ -130,7 +130,7 @@ pub enum ParticipantsAre {
     Refused(TakingPartError),
 }
 
-const PARTICIPANTS: &str = "participants";
+pub(super) const PARTICIPANTS: &str = "participants";
 
 impl Store {
     /// Who takes part in a conversation, and who did.
@@ -196,73 +196,6 @@ impl Store {
         .fetch_optional(&self.pool)
         .await?;
         Ok(row.is_some())
-    }
-
-    /// A hub is to be set anew: somebody is in it who does not take part.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn hub_is_to_be_set(&self, id: &ConversationId, at: Timestamp) -> Result<(), StoreError> {
-        let mut tx = self.begin_unordered().await?;
-        Self::portal_is_to_be_set(&mut tx, id, None, at).await?;
-        self.commit(tx, CommitPoint::ParticipantsKept).await
-    }
-
-    /// These users are in a portal's room, and no others, as the homeserver tells.
-    ///
-    /// # Errors
-    /// When the database fails; then nothing of it is kept.
-    pub async fn members_are(&self, portal: &PortalId, members: &[OwnedUserId]) -> Result<(), StoreError> {
-        let mut tx = self.begin_unordered().await?;
-        sqlx::query("DELETE FROM portal_members WHERE portal_id = $1")
-            .bind(portal.as_str())
-            .execute(&mut *tx)
-            .await?;
-        for user_id in members {
-            sqlx::query("INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2)")
-                .bind(portal.as_str())
-                .bind(user_id.as_str())
-                .execute(&mut *tx)
-                .await?;
-        }
-        self.commit(tx, CommitPoint::MemberCame).await
-    }
-
-    /// Somebody who was invited has no device yet that history could be handed on to.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn history_is_due(&self, portal: &PortalId, user_id: &UserId) -> Result<(), StoreError> {
-        let sql = "INSERT INTO history_due (portal_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-        let due = sqlx::query(sql).bind(portal.as_str()).bind(user_id.as_str());
-        self.alone(CommitPoint::MemberCame, due).await.map(drop)
-    }
-
-    /// To whom history is to be handed on when they have a device, in which portal: those who are in it, or invited.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn history_due(&self) -> Result<Vec<(PortalId, OwnedUserId)>, StoreError> {
-        let rows: Vec<(String, String)> = sqlx::query_as(
-            "SELECT d.portal_id, d.user_id FROM history_due d
-             JOIN portal_members i ON i.portal_id = d.portal_id AND i.user_id = d.user_id LIMIT 100",
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        let due = rows.into_iter().map(|(portal, user_id)| {
-            Ok((parsed("portals", &portal)?, super::matrix_id("portal_members", user_id)?))
-        });
-        due.collect()
-    }
-
-    /// History was handed on to somebody.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn history_is_shared(&self, portal: &PortalId, user_id: &UserId) -> Result<(), StoreError> {
-        let sql = "DELETE FROM history_due WHERE portal_id = $1 AND user_id = $2";
-        let shared = sqlx::query(sql).bind(portal.as_str()).bind(user_id.as_str());
-        self.alone(CommitPoint::MemberCame, shared).await.map(drop)
     }
 
     /// Includes somebody in a conversation. Who takes part and is not in their room is brought back.
@@ -441,77 +374,6 @@ impl Store {
         Ok(ParticipantsAre::Changed)
     }
 
-    /// Somebody has gone by their own client: they do not take part any more, unless nobody of the staff would be left.
-    pub(super) async fn departed(
-        &self,
-        tx: &mut Transaction,
-        departure: &Departure,
-        event_id: &EventId,
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
-        let change = &departure.change;
-        if let ParticipantsAre::Refused(_) = self.excluded(tx, change, Some(event_id), at).await? {
-            Self::portal_is_to_be_set(tx, &change.conversation, None, at).await?;
-            self.add(tx, std::slice::from_ref(&departure.is_last), None, at).await?;
-        }
-        Ok(())
-    }
-
-    /// Somebody else owns a conversation whose owner has gone (JOIN-7).
-    async fn passes_on(
-        &self,
-        tx: &mut Transaction,
-        change: &ParticipantChange,
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
-        let id = &change.conversation;
-        let rows: Vec<(String, i64, i64)> = sqlx::query_as(
-            "SELECT t.person_id, t.may_send_one_way, COALESCE(t.since, 0) FROM participants t JOIN people p ON p.id = t.person_id
-             WHERE t.conversation_id = $1 AND p.role <> 'patient'",
-        )
-        .bind(id.as_str())
-        .fetch_all(&mut **tx)
-        .await?;
-        let candidate = |(person, may_send, since): &(String, i64, i64)| {
-            Ok::<_, StoreError>(Candidate {
-                person: parsed(PARTICIPANTS, person)?,
-                may_send_one_way: *may_send == 1,
-                since: Timestamp::from_millis(*since),
-            })
-        };
-        let staff: Vec<_> = rows.iter().map(candidate).collect::<Result<_, _>>()?;
-        // Somebody of the staff is left: JOIN-6.
-        let heir = &heir(&staff).ok_or(StoreError::Malformed(PARTICIPANTS))?.person;
-        sqlx::query("UPDATE conversations SET owner_id = $2 WHERE id = $1")
-            .bind(id.as_str())
-            .bind(heir.as_str())
-            .execute(&mut **tx)
-            .await?;
-        let named = sqlx::query(
-            "UPDATE participants SET may_send_one_way = 1 WHERE conversation_id = $1 AND person_id = $2",
-        )
-        .bind(id.as_str())
-        .bind(heir.as_str())
-        .execute(&mut **tx)
-        .await?;
-        one_row(PARTICIPANTS, &named)?;
-        let about = About { event_id: None, message: None, by: Some(&change.by.id) };
-        line(tx, id, about, "owner", Some(heir.as_str()), at).await?;
-        let row: PersonRow =
-            sqlx::query_as("SELECT id, user_id, role, name, record_number FROM people WHERE id = $1")
-                .bind(heir.as_str())
-                .fetch_one(&mut **tx)
-                .await?;
-        let words = notices::owns(self.person_of_row(row).await?.name.as_str());
-        let word = NewLeg {
-            id: change.succession.clone(),
-            portal: change.hub.clone(),
-            says: Says::Notice(words, None),
-            sent_at: at,
-        };
-        self.add(tx, std::slice::from_ref(&word), None, at).await
-    }
-
     async fn takes_part(
         tx: &mut Transaction,
         id: &ConversationId,
@@ -574,32 +436,6 @@ impl Store {
         .bind(id.as_str())
         .bind(revision)
         .bind(since.millis())
-        .execute(&mut **tx)
-        .await?;
-        Ok(())
-    }
-
-    /// Somebody is no longer in a portal's room, since this time. What they wrote there before is still delivered when they
-    /// took part.
-    pub(super) async fn is_gone(
-        tx: &mut Transaction,
-        portal: &PortalId,
-        user_id: &UserId,
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM portal_members WHERE portal_id = $1 AND user_id = $2")
-            .bind(portal.as_str())
-            .bind(user_id.as_str())
-            .execute(&mut **tx)
-            .await?;
-        sqlx::query(
-            "UPDATE former_participants SET gone_at = $3
-             WHERE gone_at IS NULL AND person_id = (SELECT r.id FROM people r WHERE r.user_id = $2)
-                 AND conversation_id = (SELECT p.conversation_id FROM portals p WHERE p.id = $1)",
-        )
-        .bind(portal.as_str())
-        .bind(user_id.as_str())
-        .bind(at.millis())
         .execute(&mut **tx)
         .await?;
         Ok(())
