@@ -55,6 +55,7 @@ async fn talk(
     }
     let mut chat = Chat::new(client, first.room_id.clone(), output);
     chat.enter(first).await?;
+    chat.accept_invitations().await?;
     let mut updates = client.updates();
     let mut lines = input.lines();
     let mut interrupt = pin!(ctrl_c());
@@ -66,7 +67,10 @@ async fn talk(
                 None => break,
             },
             changed = updates.changed() => match changed {
-                Ok(()) => chat.show_news().await?,
+                Ok(()) => {
+                    chat.accept_invitations().await?;
+                    chat.show_news().await?;
+                }
                 Err(_) => break,
             },
             _ = &mut interrupt => return Ok(()),
@@ -121,6 +125,16 @@ impl<'a, O: Write> Chat<'a, O> {
         self.show(&messages).await
     }
 
+    /// Staff who are included later are invited: this client accepts for them.
+    async fn accept_invitations(&mut self) -> Result<(), ClientError> {
+        match self.client.accept_all().await {
+            Ok(names) => names.iter().try_for_each(|name| {
+                self.print(&format!("--- You take part in \"{name}\" from now on: /rooms"))
+            }),
+            Err(error) => self.print(&format!("!  an invitation could not be accepted: {error}")),
+        }
+    }
+
     /// Shows what is new, and again what has become readable or was redacted.
     async fn show_news(&mut self) -> Result<(), ClientError> {
         let messages = self.client.messages(&self.room).await?;
@@ -143,12 +157,14 @@ impl<'a, O: Write> Chat<'a, O> {
             };
             let name = self.name(&message.sender).await;
             let lane = self.lane(message, messages).await;
-            let text = match &message.reading {
-                Reading::Undecryptable { why } => why,
-                _ => &message.body,
+            let text = match (&message.reading, message.content["filename"].as_str()) {
+                (Reading::Undecryptable { why }, _) => why.clone(),
+                (_, Some(file)) if file != message.body => format!("[{file}] {}", message.body),
+                (_, Some(file)) => format!("[{file}]"),
+                (_, None) => message.body.clone(),
             };
             let time = clock(message.sent_at);
-            self.print(&format!("{number:>3}  {time}  {name}{lane}  {now}   {}", clean(text)))?;
+            self.print(&format!("{number:>3}  {time}  {name}{lane}  {now}   {}", clean(&text)))?;
         }
         Ok(())
     }

@@ -115,6 +115,19 @@ impl Client {
         }
     }
 
+    /// Accepts all invitations that have come; the names of the rooms.
+    ///
+    /// # Errors
+    /// When the homeserver refuses.
+    pub async fn accept_all(&self) -> Result<Vec<String>, ClientError> {
+        let mut names = Vec::new();
+        for room in self.shared.sdk.invited_rooms() {
+            room.join().await?;
+            names.push(room.name().unwrap_or_default());
+        }
+        Ok(names)
+    }
+
     /// Accepts the invitation into a room, once it has come.
     ///
     /// # Errors

@@ -67,13 +67,14 @@ impl Core {
         }
         let made = async {
             // What stands is set first: from then on what is said goes also to whom there is no room for yet.
-            self.set_rooms(id).await?;
+            let stands = self.set_rooms(id).await;
             let made = match self.store.conversation(id).await? {
                 Some(conversation) if !conversation.ready => self.make_portals(&conversation).await,
                 _ => Ok(Progress::Done),
             };
             // Also when a room cannot be made.
             self.set_rooms(id).await?;
+            stands?;
             made
         };
         match made.await {

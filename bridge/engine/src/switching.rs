@@ -25,9 +25,6 @@ impl Core {
     /// # Errors
     /// The last one of homeserver and database; trying again goes on where it stopped.
     pub(crate) async fn set_rooms(&self, id: &ConversationId) -> Result<(), CryptoError> {
-        if faulty!(self.settings, SwitchForgotten) {
-            return Ok(());
-        }
         let portals = self.store.portals_to_set(id).await?;
         if portals.is_empty() {
             return Ok(());
@@ -69,7 +66,10 @@ impl Core {
             self.turns.take(&party, self.homeserver.kick(bot.intent(), room_id, &user_id)).await?;
             self.store.not_joined(&portal.id, &user_id).await?;
         }
-        let mode = mode(conversation, portal, people);
+        let mut mode = mode(conversation, portal, people);
+        if faulty!(self.settings, SwitchForgotten) && people.is_open(portal) {
+            mode = portal.mode.unwrap_or(mode);
+        }
         let says = says_what_it_is(portal, people, mode, Some(portal.revision));
         // What clients show comes first: it says nothing that is not about to be, and a room that is switched lacks nothing.
         self.set_state(&party, room_id, PORTAL_EVENT, &says).await?;

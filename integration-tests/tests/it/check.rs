@@ -53,10 +53,10 @@ async fn every_fault_makes_exactly_its_row_fail() {
         .collect()
         .await;
     assert_eq!(found.len(), Fault::OF_THE_CHECK.len());
-    for (fault, verdict) in found {
-        let failed = not_passed(&verdict);
-        let rows: Vec<_> = failed.iter().map(|(fault, _)| *fault).collect();
-        assert_eq!(rows, [fault], "{failed:#?}");
-        assert_eq!(verdict.code(), 1, "{fault}");
-    }
+    let wrong: Vec<_> = found
+        .iter()
+        .map(|(fault, verdict)| (fault, verdict.code(), not_passed(verdict)))
+        .filter(|(fault, code, failed)| *code != 1 || !matches!(&failed[..], [(row, _)] if row == *fault))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
