@@ -122,8 +122,10 @@ impl Client {
     pub async fn accept_all(&self) -> Result<Vec<String>, ClientError> {
         let mut names = Vec::new();
         for room in self.shared.sdk.invited_rooms() {
-            room.join().await?;
-            names.push(room.name().unwrap_or_default());
+            if is_invited(&room).await {
+                room.join().await?;
+                names.push(room.name().unwrap_or_default());
+            }
         }
         Ok(names)
     }
@@ -137,8 +139,9 @@ impl Client {
         let mut updates = self.updates();
         loop {
             updates.borrow_and_update();
-            let room = self.shared.sdk.get_room(room_id);
-            if let Some(room) = room.filter(|room| room.state() == RoomState::Invited) {
+            if let Some(room) = self.shared.sdk.get_room(room_id)
+                && is_invited(&room).await
+            {
                 return Ok(room.join().await?);
             }
             if !matches!(timeout_at(deadline, updates.changed()).await, Ok(Ok(()))) {
@@ -358,4 +361,11 @@ fn summary(room: &Room) -> RoomSummary {
         encrypted: room.state() == RoomState::Joined && room.encryption_state().is_encrypted(),
         joined_members: room.joined_members_count(),
     }
+}
+
+/// Whether somebody is invited, and by whom is known. A room is taken for one of an invitation a moment before the library has
+/// kept who invites: whoever joins then is never given its history, for it is taken from nobody else (MSC4268).
+async fn is_invited(room: &Room) -> bool {
+    room.state() == RoomState::Invited
+        && room.invite_details().await.is_ok_and(|details| details.inviter.is_some())
 }
