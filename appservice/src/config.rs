@@ -64,7 +64,7 @@ pub struct Practice {
 }
 
 /// When the practice is there on each day, as in `["09:00-13:00", "14:00-17:30"]`; a day that is not named is closed.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the days of the week")]
 pub struct Week {

@@ -1,6 +1,6 @@
 //! Conversations in the practice API: staff see their own whole, a patient sees what is theirs and nothing else.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -8,27 +8,47 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
 };
-use parlour_domain::{ConversationId, InvalidText, Mode, NewConversation, Person, Role, may_change};
-use parlour_engine::{Conversation, Request, Sending, Store};
-use ruma::OwnedUserId;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use parlour_domain::{ConversationId, InvalidText, Mode, NewConversation, Person, Role, TeamId, may_change};
+use parlour_engine::{Conversation, Request, Store};
+use ruma::{OwnedRoomId, OwnedUserId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
 
-use super::{Edge, auth::Caller, body::whole, error::Refused};
+use super::{Edge, auth::Caller, body::whole, error::Refused, events::SendingNow, openapi::mode};
 
 /// The largest body: a thousand patients by their user ids.
 const LARGEST_BODY: usize = 512 << 10;
 
-#[derive(Deserialize)]
+/// What a conversation is to be.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[schema(as = NewConversation)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
-    name: String,
-    subject: Option<String>,
-    mode: Mode,
+pub(crate) struct Wanted {
+    /// The staff's own name for it, in one line. Patients never see it.
+    #[schema(min_length = 1, max_length = 120)]
+    pub(super) name: String,
+    /// What patients see beside the practice's name, in one line.
+    #[schema(min_length = 1, max_length = 120)]
+    pub(super) subject: Option<String>,
+    /// Who may write.
+    #[schema(schema_with = mode)]
+    pub(super) mode: Mode,
+    /// Other staff who take part.
     #[serde(default)]
-    staff: Vec<OwnedUserId>,
+    #[schema(value_type = Vec<String>, max_items = 200)]
+    pub(super) staff: Vec<OwnedUserId>,
+    /// The patients; none makes it a conversation of staff alone.
     #[serde(default)]
-    patients: Vec<OwnedUserId>,
+    #[schema(value_type = Vec<String>, max_items = 1000)]
+    pub(super) patients: Vec<OwnedUserId>,
+}
+
+/// Names of people stand in it.
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wanted").finish_non_exhaustive()
+    }
 }
 
 /// How long an answer waits for the rooms.
@@ -36,14 +56,27 @@ pub(super) const A_MOMENT: Duration = Duration::from_secs(2);
 /// With more patients than this no homeserver makes the rooms within a moment.
 const MOST_IN_A_MOMENT: usize = 10;
 
-/// `POST /_parlour/v1/conversations` (S6-S9): 201 with the conversation when everybody is in it within a moment; else 202,
-/// `ready` false, and the rest is made. With an `Idempotency-Key`, the same request made again begins no other.
+/// Begins a conversation, for staff (S6-S9).
+///
+/// With an `Idempotency-Key`, the same request made again begins no other.
+#[utoipa::path(
+    post,
+    path = "/_parlour/v1/conversations",
+    tag = "conversations",
+    operation_id = "begin_conversation",
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible characters, chosen by the client.")),
+    request_body = Wanted,
+    responses(
+        (status = CREATED, body = Seen, description = "All rooms stand, with everybody in them."),
+        (status = ACCEPTED, body = Seen, description = "It is written down, `ready` is false, and its rooms are made."),
+    ),
+)]
 pub(crate) async fn begin(
     caller: Result<Caller, Refused>,
     State(edge): State<Arc<Edge>>,
     headers: HeaderMap,
     body: Body,
-) -> Result<(StatusCode, Json<Value>), Refused> {
+) -> Result<(StatusCode, Json<Seen>), Refused> {
     let body = whole(body, if caller.is_ok() { LARGEST_BODY } else { 0 }).await;
     let Caller(caller) = caller?;
     // Who may not begin one does not hear what would be wrong with it.
@@ -83,12 +116,16 @@ fn request_key(headers: &HeaderMap) -> Result<Option<&str>, Refused> {
     if fits && keys.next().is_none() { Ok(Some(key)) } else { Err(Refused::BadKey) }
 }
 
-/// What is to be another.
-#[derive(Deserialize)]
+/// What of a conversation is to be another: one of the two, or both.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ChangedConversation)]
 #[serde(deny_unknown_fields)]
-struct Changed {
+pub(crate) struct Changed {
+    /// Who may write.
+    #[schema(schema_with = mode, required = false)]
     mode: Option<Mode>,
-    /// Who may write besides the owner when it is one-way: all of them.
+    /// Who of the staff may write besides the owner when it is one-way: all of them.
+    #[schema(value_type = Option<Vec<String>>)]
     senders: Option<Vec<OwnedUserId>>,
 }
 
@@ -97,13 +134,25 @@ pub(super) const SMALL_BODY: usize = 64 << 10;
 /// How long an answer waits for the rooms to be as they are to be: to switch fifty of them takes less.
 pub(super) const SET_WITHIN: Duration = Duration::from_secs(5);
 
-/// `PATCH /_parlour/v1/conversations/{id}` (S16), for its owner, and for managers who take part: 200 when it holds in all rooms; 202 when that takes longer, and the rest is switched.
+/// Changes who may write, for its owner, and for managers who take part (S16).
+#[utoipa::path(
+    patch,
+    path = "/_parlour/v1/conversations/{id}",
+    tag = "conversations",
+    operation_id = "change_conversation",
+    params(("id" = String, Path, description = "The conversation.")),
+    request_body = Changed,
+    responses(
+        (status = OK, body = Seen, description = "It holds in all rooms."),
+        (status = ACCEPTED, body = Seen, description = "It is written down, and holds in all but `switching` rooms."),
+    ),
+)]
 pub(crate) async fn change(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
     Path(id): Path<String>,
     body: Body,
-) -> Result<(StatusCode, Json<Value>), Refused> {
+) -> Result<(StatusCode, Json<Seen>), Refused> {
     let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     let store = edge.engine.store();
     if !store.may_see(&id, &caller.id).await? {
@@ -143,25 +192,46 @@ pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refused>
     })
 }
 
-/// `GET /_parlour/v1/conversations`: the caller's own, newest first.
+/// Conversations, newest first.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Conversations {
+    conversations: Vec<Seen>,
+}
+
+/// The caller's own conversations.
+#[utoipa::path(
+    get,
+    path = "/_parlour/v1/conversations",
+    tag = "conversations",
+    operation_id = "conversations",
+    responses((status = OK, body = Conversations, description = "All of them, newest first.")),
+)]
 pub(crate) async fn list(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Conversations>, Refused> {
     let store = edge.engine.store();
     let mut all = Vec::new();
     for conversation in store.conversations_of(&caller.id).await? {
         all.push(shown(store, &caller, &conversation).await?);
     }
-    Ok(Json(json!({ "conversations": all })))
+    Ok(Json(Conversations { conversations: all }))
 }
 
-/// `GET /_parlour/v1/conversations/{id}`: one of the caller's own; any other is not there.
+/// One of the caller's own conversations; any other is not there.
+#[utoipa::path(
+    get,
+    path = "/_parlour/v1/conversations/{id}",
+    tag = "conversations",
+    operation_id = "conversation",
+    params(("id" = String, Path, description = "The conversation.")),
+    responses((status = OK, body = Seen, description = "As the caller may see it.")),
+)]
 pub(crate) async fn one(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Seen>, Refused> {
     let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     let store = edge.engine.store();
     if !store.may_see(&id, &caller.id).await? {
@@ -183,82 +253,161 @@ pub(super) async fn people(
     Ok(people)
 }
 
+/// Somebody.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Named {
+    #[schema(value_type = String)]
+    user_id: OwnedUserId,
+    name: String,
+}
+
+impl From<&Person> for Named {
+    fn from(person: &Person) -> Self {
+        Self { user_id: person.user_id.clone(), name: person.name.as_str().to_owned() }
+    }
+}
+
+/// A patient, and their room.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PatientInRoom {
+    #[serde(flatten)]
+    patient: Named,
+    /// Null until it is made.
+    #[schema(value_type = Option<String>)]
+    room_id: Option<OwnedRoomId>,
+}
+
+/// A conversation as staff see it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ForStaff {
+    #[schema(value_type = String)]
+    id: ConversationId,
+    /// The staff's own name for it.
+    name: String,
+    /// What patients see beside the practice's name.
+    subject: Option<String>,
+    /// Who may write.
+    #[schema(schema_with = mode)]
+    mode: Mode,
+    #[schema(value_type = Option<String>)]
+    owner: Option<OwnedUserId>,
+    /// Who may write besides the owner when it is one-way.
+    #[schema(value_type = Vec<String>)]
+    senders: Vec<OwnedUserId>,
+    /// Null until it is made.
+    #[schema(value_type = Option<String>)]
+    hub_room_id: Option<OwnedRoomId>,
+    staff: Vec<Named>,
+    patients: Vec<PatientInRoom>,
+    /// The ids of the teams that take part.
+    #[schema(value_type = Vec<String>)]
+    teams: Vec<TeamId>,
+    /// Those who took part and do not any more.
+    former_patients: Vec<PatientInRoom>,
+    /// Whether all rooms stand and everybody is in them.
+    ready: bool,
+    progress: RoomsMade,
+    /// The last messages that staff wrote, and those of which something is still to be sent, newest first; not in a list of
+    /// conversations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sending: Option<Vec<SendingNow>>,
+    /// How many of its rooms are not yet as they are to be; not in a list of conversations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    switching: Option<i64>,
+}
+
+/// How many rooms stand with everybody in them.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct RoomsMade {
+    made: i64,
+    of: i64,
+}
+
+/// A conversation as a patient sees it (S17): neither the staff's name for it, nor who else is in it, nor how many, nor of its
+/// other rooms.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ForPatient {
+    #[schema(value_type = String)]
+    id: ConversationId,
+    subject: Option<String>,
+    /// Who may write in their room.
+    #[schema(schema_with = mode)]
+    mode: Mode,
+    /// Their own; null until it is made.
+    #[schema(value_type = Option<String>)]
+    room_id: Option<OwnedRoomId>,
+    /// False when they were excluded or have left.
+    takes_part: bool,
+}
+
+/// What is left to see for staff who have just excluded themselves: nothing.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+/// A conversation as the caller may see it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Conversation)]
+#[serde(untagged)]
+pub(crate) enum Seen {
+    ForStaff(Box<ForStaff>),
+    ForPatient(ForPatient),
+    Nothing(Nothing),
+}
+
 /// A conversation as this person may see it, and for staff the messages that are under way in it, and how many rooms are
 /// not yet as they are to be.
 pub(super) async fn whole_of(
     store: &Store,
     caller: &Person,
     conversation: &Conversation,
-) -> Result<Value, Refused> {
+) -> Result<Seen, Refused> {
     let mut whole = shown(store, caller, conversation).await?;
-    if caller.role.is_staff() {
-        whole["sending"] = store.sending(&conversation.id).await?.iter().map(sending).collect();
-        whole["switching"] = store.not_set(&conversation.id).await?.into();
+    if let Seen::ForStaff(whole) = &mut whole {
+        whole.sending = Some(store.sending(&conversation.id).await?.iter().map(SendingNow::from).collect());
+        whole.switching = Some(store.not_set(&conversation.id).await?);
     }
     Ok(whole)
 }
 
-/// How far a message has come.
-pub(super) fn sending(sending: &Sending) -> Value {
-    json!({
-        "message": sending.message,
-        "event_id": sending.event_id,
-        "sent": sending.sent,
-        "held": sending.held,
-        "waiting": sending.waiting,
-        "failed": sending.failed,
-        "of": sending.of,
-        "read": sending.read,
-        "deleted": sending.deleted,
-    })
-}
-
-/// A conversation as this person may see it (S17): a patient hears neither the staff's name for it, nor who else
-/// is in it, nor how many, nor of its other rooms.
-async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> Result<Value, Refused> {
+async fn shown(store: &Store, caller: &Person, conversation: &Conversation) -> Result<Seen, Refused> {
     let portals = store.portals(&conversation.id).await?;
     let people = store.people_in(&conversation.id).await?;
-    let subject = conversation.subject.as_ref().map(|subject| subject.as_str());
-    let mode = conversation.mode.as_str();
+    let subject = conversation.subject.as_ref().map(|subject| subject.as_str().to_owned());
+    let spoke = |person: &Person| portals.iter().find(|portal| portal.patient.as_ref() == Some(&person.id));
     if caller.role == Role::Patient {
-        let own = portals.iter().find(|portal| portal.patient.as_ref() == Some(&caller.id));
-        let room_id = own.and_then(|portal| portal.room_id.clone());
-        let mode = own.and_then(|portal| portal.mode).unwrap_or(conversation.mode).as_str();
-        let takes_part = people.patients().any(|patient| patient.person.id == caller.id);
-        return Ok(json!({
-            "id": conversation.id,
-            "subject": subject,
-            "mode": mode,
-            "room_id": room_id,
-            "takes_part": takes_part,
+        let own = spoke(caller);
+        return Ok(Seen::ForPatient(ForPatient {
+            id: conversation.id.clone(),
+            subject,
+            mode: own.and_then(|portal| portal.mode).unwrap_or(conversation.mode),
+            room_id: own.and_then(|portal| portal.room_id.clone()),
+            takes_part: people.patients().any(|patient| patient.person.id == caller.id),
         }));
     }
-    let entry = |person: &Person| {
-        let spoke = portals.iter().find(|portal| portal.patient.as_ref() == Some(&person.id));
-        let room_id = spoke.and_then(|portal| portal.room_id.clone());
-        let mut entry = json!({ "user_id": person.user_id, "name": person.name.as_str() });
-        if person.role == Role::Patient {
-            entry["room_id"] = json!(room_id);
-        }
-        entry
+    let in_room = |patient: &Person| PatientInRoom {
+        patient: patient.into(),
+        room_id: spoke(patient).and_then(|portal| portal.room_id.clone()),
     };
     let making = store.making(&conversation.id).await?.ok_or(Refused::NotFound)?;
     let owner = people.staff().find(|p| p.person.id == conversation.owner);
     let named = people.staff().filter(|p| p.may_send_one_way && p.person.id != conversation.owner);
-    let senders: Vec<_> = named.map(|p| &p.person.user_id).collect();
-    Ok(json!({
-        "id": conversation.id,
-        "name": conversation.name.as_str(),
-        "subject": subject,
-        "mode": mode,
-        "owner": owner.map(|owner| &owner.person.user_id),
-        "senders": senders,
-        "hub_room_id": portals.iter().find(|portal| portal.patient.is_none()).and_then(|hub| hub.room_id.clone()),
-        "staff": people.staff().map(|p| entry(&p.person)).collect::<Vec<_>>(),
-        "patients": people.patients().map(|p| entry(&p.person)).collect::<Vec<_>>(),
-        "teams": store.teams_in(&conversation.id).await?,
-        "former_patients": people.former_patients().map(entry).collect::<Vec<_>>(),
-        "ready": making.ready,
-        "progress": { "made": making.made, "of": making.of },
-    }))
+    let hub = portals.iter().find(|portal| portal.patient.is_none());
+    Ok(Seen::ForStaff(Box::new(ForStaff {
+        id: conversation.id.clone(),
+        name: conversation.name.as_str().to_owned(),
+        subject,
+        mode: conversation.mode,
+        owner: owner.map(|owner| owner.person.user_id.clone()),
+        senders: named.map(|p| p.person.user_id.clone()).collect(),
+        hub_room_id: hub.and_then(|hub| hub.room_id.clone()),
+        staff: people.staff().map(|p| Named::from(&p.person)).collect(),
+        patients: people.patients().map(|p| in_room(&p.person)).collect(),
+        teams: store.teams_in(&conversation.id).await?,
+        former_patients: people.former_patients().map(in_room).collect(),
+        ready: making.ready,
+        progress: RoomsMade { made: making.made, of: making.of },
+        sending: None,
+        switching: None,
+    })))
 }

@@ -7,7 +7,24 @@ use axum::{
 };
 use parlour_domain::{ChangeError, DeleteError, NewConversationError, TakingPartError, TeamError};
 use parlour_engine::{EngineError, HomeserverError, StoreError};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::conversations::Wanted;
+
+/// What is answered when a request is not done.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(crate) struct Answer {
+    /// Which of the reasons it is, for programs.
+    #[schema(value_type = String, examples("M_NOT_FOUND", "IO.PARLOUR.NOT_YOURS"))]
+    errcode: &'static str,
+    /// What is wrong, in one sentence, for people.
+    error: String,
+    /// The conversation that may be begun instead, with `IO.PARLOUR.STAFF_ONLY_CONVERSATION` (JOIN-5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instead: Option<Wanted>,
+}
 
 /// Why a request is not done, named after the reason.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +62,7 @@ pub(crate) enum Refused {
     #[error(transparent)]
     Team(#[from] TeamError),
     #[error("{}", TakingPartError::StaffOnly)]
-    StaffOnly(Box<Value>),
+    StaffOnly(Box<Wanted>),
     #[error("`Idempotency-Key` must be given once, with 1 to 255 visible characters")]
     BadKey,
     #[error("this `Idempotency-Key` was used for another request; choose a new one")]
@@ -143,11 +160,12 @@ impl IntoResponse for Refused {
         if let Self::Homeserver(reason) | Self::Internal(reason) = &self {
             tracing::error!(%reason, code, "a request failed");
         }
-        let mut body = json!({ "errcode": code, "error": self.to_string() });
-        if let Self::StaffOnly(instead) = self {
-            body["instead"] = *instead;
-        }
-        (status, Json(body)).into_response()
+        let error = self.to_string();
+        let instead = match self {
+            Self::StaffOnly(instead) => Some(*instead),
+            _ => None,
+        };
+        (status, Json(Answer { errcode: code, error, instead })).into_response()
     }
 }
 

@@ -16,19 +16,21 @@ use axum::{
     },
 };
 use futures_util::stream;
-use parlour_domain::{ConversationId, Mode, PersonId};
+use parlour_domain::{ConversationId, MessageId, Mode, PersonId};
 use parlour_engine::{Making, Sending};
-use serde_json::json;
+use ruma::OwnedEventId;
+use serde::Serialize;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
+use utoipa::ToSchema;
 
 use super::{
     Edge,
     auth::{Caller, Token},
-    conversations::sending,
     error::Refused,
+    openapi,
 };
 
 /// No more often than this is anything told.
@@ -124,8 +126,82 @@ impl Drop for Seat {
     }
 }
 
-/// `GET /_parlour/v1/conversations/{id}/events`: for staff who take part; for anybody else it is not there. First how it
-/// stands, then what changes. It ends when the caller's rights end, and when Parlour stops.
+/// How far the making of a conversation has come.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Progress {
+    /// So many rooms stand with everybody in them.
+    made: i64,
+    of: i64,
+    /// Whether all do.
+    ready: bool,
+}
+
+impl From<Making> for Progress {
+    fn from(making: Making) -> Self {
+        Self { made: making.made, of: making.of, ready: making.ready }
+    }
+}
+
+/// Who may write.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ModeNow {
+    #[schema(schema_with = openapi::mode)]
+    mode: Mode,
+    /// How many rooms are not yet as they are to be.
+    switching: i64,
+}
+
+/// How far a message has come.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SendingNow {
+    /// Parlour's id.
+    #[schema(value_type = String)]
+    message: MessageId,
+    /// The event that it is in the hub.
+    #[schema(value_type = String)]
+    event_id: OwnedEventId,
+    /// In so many rooms it stands.
+    sent: i64,
+    /// So many patients have nothing yet that could read it.
+    held: i64,
+    waiting: i64,
+    /// For so many it was given up, and whoever wrote it was told.
+    failed: i64,
+    of: i64,
+    /// How many people have read it, colleagues among them.
+    read: i64,
+    deleted: bool,
+}
+
+impl From<&Sending> for SendingNow {
+    fn from(sending: &Sending) -> Self {
+        let Sending { message, event_id, sent, held, waiting, failed, of, read, deleted } = sending.clone();
+        Self { message, event_id, sent, held, waiting, failed, of, read, deleted }
+    }
+}
+
+/// An event whose data is this.
+fn event(name: &str, data: &impl Serialize) -> Result<Event, Refused> {
+    Event::default().event(name).json_data(data).map_err(|error| Refused::Internal(error.into()))
+}
+
+/// What changes in a conversation, as it changes.
+///
+/// For staff who take part; for anybody else it is not there. First how it stands, then what changes. It ends when the caller's
+/// rights end, and when Parlour stops: come again then.
+#[utoipa::path(
+    get,
+    path = "/_parlour/v1/conversations/{id}/events",
+    tag = "conversations",
+    operation_id = "events",
+    params(("id" = String, Path, description = "The conversation.")),
+    responses((
+        status = OK,
+        body = String,
+        content_type = "text/event-stream",
+        description = "Server-Sent Events: `progress` with a `Progress`, `mode` with a `ModeNow`, `sending` with a `SendingNow`.",
+    )),
+)]
 pub(crate) async fn events(
     Caller(caller): Caller,
     token: Token,
@@ -235,39 +311,36 @@ impl Listener {
             Ok(Standing { making, sending: store.sending(id).await?, mode, switching })
         };
         let standing = self.shared.since(Instant::now(), look).await?;
-        self.next.extend(self.told.news(standing));
+        self.next.extend(self.told.news(standing)?);
         Ok(())
     }
 }
 
 impl Told {
     /// What is new about how it stands.
-    fn news(&mut self, standing: Standing) -> Vec<Event> {
+    fn news(&mut self, standing: Standing) -> Result<Vec<Event>, Refused> {
         let Standing { making, sending: under_way, mode, switching } = standing;
         let mut news = Vec::new();
         if self.making != Some(making) {
-            let data = json!({ "made": making.made, "of": making.of, "ready": making.ready });
-            news.push(Event::default().event("progress").data(data.to_string()));
+            news.push(event("progress", &Progress::from(making))?);
             self.making = Some(making);
         }
         if self.mode != Some((mode, switching)) {
-            let data = json!({ "mode": mode.as_str(), "switching": switching });
-            news.push(Event::default().event("mode").data(data.to_string()));
+            news.push(event("mode", &ModeNow { mode, switching })?);
             self.mode = Some((mode, switching));
         }
         // Oldest first, as they were written.
         for message in under_way.iter().rev().filter(|message| !self.sending.contains(message)) {
-            news.push(Event::default().event("sending").data(sending(message).to_string()));
+            news.push(event("sending", &SendingNow::from(message))?);
         }
         self.sending = under_way;
-        news
+        Ok(news)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use parlour_domain::MessageId;
 
     #[test]
     fn a_person_has_so_many_streams_and_no_more_until_one_is_closed() {
@@ -336,7 +409,7 @@ mod tests {
             ("in all rooms", 1, (Mode::OneWay, 0), vec![read(message(2, 0))], 1),
         ] {
             let standing = Standing { making: making(made), sending, mode, switching };
-            assert_eq!(told.news(standing).len(), news, "{name}");
+            assert_eq!(told.news(standing).map(|events| events.len()).ok(), Some(news), "{name}");
         }
     }
 }

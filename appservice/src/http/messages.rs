@@ -8,11 +8,11 @@ use axum::{
     body::Body,
     extract::{Path, State},
 };
-use parlour_domain::{ConversationId, InvalidText, Person, Role, Timestamp, may_delete};
+use parlour_domain::{ConversationId, InvalidText, MessageId, Person, Role, Timestamp, may_delete};
 use parlour_engine::{MessageStatus, Read, Recorded, Store, Way};
-use ruma::OwnedEventId;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use ruma::{OwnedEventId, OwnedUserId};
+use serde::{Deserialize, Serialize};
+use utoipa::{ToSchema, openapi::Schema};
 
 use super::{
     Edge,
@@ -20,6 +20,7 @@ use super::{
     body::whole,
     conversations::{SMALL_BODY, read},
     error::Refused,
+    openapi::{one_of, role},
 };
 
 /// The message that an event of the caller's own room is; any other is not there.
@@ -40,20 +41,44 @@ async fn found(
 }
 
 /// Why a message is deleted.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = Deletion)]
 #[serde(deny_unknown_fields)]
-struct Why {
+pub(crate) struct Why {
+    /// Needed for another's message; at most 500 characters.
+    #[schema(max_length = 500)]
     reason: Option<String>,
 }
 
-/// `DELETE /_parlour/v1/conversations/{id}/messages/{event_id}` (S18): one's own message, or, for managers who take part, any,
-/// with a reason.
+/// That a message is deleted.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Deleted {
+    #[schema(value_type = String)]
+    message: MessageId,
+    deleted: bool,
+}
+
+/// Deletes a message (S18).
+///
+/// One's own, or, for managers who take part, any, with a reason. It disappears from all rooms, and stays in the record.
+#[utoipa::path(
+    delete,
+    path = "/_parlour/v1/conversations/{id}/messages/{event_id}",
+    tag = "messages",
+    operation_id = "delete_message",
+    params(
+        ("id" = String, Path, description = "The conversation."),
+        ("event_id" = String, Path, description = "The event that the caller sees, in the hub, or in a patient's own room."),
+    ),
+    request_body(content = Option<Why>, description = "May be missing where no reason is needed."),
+    responses((status = OK, body = Deleted, description = "It is written down; the rooms follow within moments.")),
+)]
 pub(crate) async fn delete(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
     Path((id, event_id)): Path<(String, String)>,
     body: Body,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Deleted>, Refused> {
     let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     let message = found(edge.engine.store(), &caller, &id, event_id).await?;
     let body = whole(body, SMALL_BODY).await?;
@@ -62,31 +87,100 @@ pub(crate) async fn delete(
     let reason = why.reason.map(|reason| reason.parse().map_err(unfit)).transpose()?;
     may_delete(&caller, &message.writer, reason.as_ref())?;
     edge.engine.delete(&id, &message.id, &caller.id, reason).await?;
-    Ok(Json(json!({ "message": message.id, "deleted": true })))
+    Ok(Json(Deleted { message: message.id, deleted: true }))
 }
 
-/// `GET /_parlour/v1/conversations/{id}/messages/{event_id}/status` (S12): for staff, what became of it for everybody whom it is
-/// for, by name; for a patient, which staff have read it, and nothing of anybody else (S17).
+/// What became of a message. Times are milliseconds since 1970.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MessageStatus)]
+#[serde(untagged)]
+pub(crate) enum Status {
+    /// For staff: for everybody whom it is for.
+    ForStaff {
+        #[schema(value_type = String)]
+        message: MessageId,
+        accepted_at: i64,
+        deleted_at: Option<i64>,
+        /// How many have read it, its writer not among them.
+        read: usize,
+        people: Vec<ForPerson>,
+    },
+    /// For a patient: which staff have read it, and nothing of anybody else (S17).
+    ForPatient {
+        #[schema(value_type = String)]
+        message: MessageId,
+        accepted_at: i64,
+        deleted_at: Option<i64>,
+        read_by: Vec<ReadBy>,
+    },
+}
+
+/// Somebody of the staff who has read it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ReadBy {
+    name: String,
+    read_at: i64,
+}
+
+/// What became of a message for one person.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ForPerson {
+    #[schema(value_type = String)]
+    user_id: OwnedUserId,
+    name: String,
+    #[schema(schema_with = role)]
+    role: &'static str,
+    #[schema(schema_with = states)]
+    status: String,
+    /// Since when it had to wait for somebody who could read it.
+    held_at: Option<i64>,
+    sent_at: Option<i64>,
+    /// The event that it is in their room.
+    #[schema(value_type = Option<String>)]
+    sent_as: Option<OwnedEventId>,
+    delivered_at: Option<i64>,
+    read_at: Option<i64>,
+    /// Whether a later message was read.
+    implied: bool,
+    /// The event of the receipt.
+    #[schema(value_type = Option<String>)]
+    read_up_to: Option<OwnedEventId>,
+}
+
+fn states() -> Schema {
+    one_of(["waiting", "held", "sent", "read", "failed", "withdrawn"])
+}
+
+/// What became of a message (S12).
+///
+/// For staff, for everybody whom it is for, by name; for a patient, which staff have read it.
+#[utoipa::path(
+    get,
+    path = "/_parlour/v1/conversations/{id}/messages/{event_id}/status",
+    tag = "messages",
+    operation_id = "message_status",
+    params(
+        ("id" = String, Path, description = "The conversation."),
+        ("event_id" = String, Path, description = "The event that the caller sees, in the hub, or in a patient's own room."),
+    ),
+    responses((status = OK, body = Status, description = "As the caller may know it.")),
+)]
 pub(crate) async fn status(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
     Path((id, event_id)): Path<(String, String)>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Status>, Refused> {
     let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     let store = edge.engine.store();
     let message = found(store, &caller, &id, event_id).await?;
     let status = store.status_of(&message.id).await?;
-    let mut told = json!({
-        "message": message.id,
-        "accepted_at": status.sent_at.millis(),
-        "deleted_at": status.deleted_at.map(Timestamp::millis),
-    });
+    let (accepted_at, deleted_at) = (status.sent_at.millis(), status.deleted_at.map(Timestamp::millis));
     if caller.role == Role::Patient {
         let by_staff = status.reads.iter().filter(|read| read.person.role.is_staff());
-        told["read_by"] = by_staff
-            .map(|read| json!({ "name": read.person.name.as_str(), "read_at": read.at.millis() }))
+        let read_by = by_staff
+            .map(|read| ReadBy { name: read.person.name.as_str().to_owned(), read_at: read.at.millis() })
             .collect();
-        return Ok(Json(told));
+        return Ok(Json(Status::ForPatient { message: message.id, accepted_at, deleted_at, read_by }));
     }
     let people = store.people_in(&id).await?;
     let for_whom = people.everybody().filter(|person| person.id != message.writer).filter_map(|person| {
@@ -98,9 +192,8 @@ pub(crate) async fn status(
         }
         Some(of_person(person, way_to(person, &status)?, read))
     });
-    told["people"] = for_whom.collect();
-    told["read"] = status.reads.len().into();
-    Ok(Json(told))
+    let (people, read) = (for_whom.collect(), status.reads.len());
+    Ok(Json(Status::ForStaff { message: message.id, accepted_at, deleted_at, read, people }))
 }
 
 /// How a message comes to somebody: by its leg, or because it was written where they are. None is nobody whom it is for.
@@ -116,24 +209,24 @@ fn way_to<'a>(person: &Person, status: &'a MessageStatus) -> Option<Option<&'a W
 }
 
 /// What became of a message for one person. Delivered is what was read: nothing else proves it yet.
-fn of_person(person: &Person, way: Option<&Way>, read: Option<&Read>) -> Value {
+fn of_person(person: &Person, way: Option<&Way>, read: Option<&Read>) -> ForPerson {
     let state = match (read, way) {
         (Some(_), _) => "read",
         (None, Some(way)) => &way.state,
         (None, None) => "sent",
     };
     let read_at = read.map(|read| read.at.millis());
-    json!({
-        "user_id": person.user_id,
-        "name": person.name.as_str(),
-        "role": person.role.as_str(),
-        "status": state,
-        "held_at": way.and_then(|way| way.held_at).map(Timestamp::millis),
-        "sent_at": way.and_then(|way| way.landed_at).map(Timestamp::millis),
-        "sent_as": way.and_then(|way| way.event_id.as_ref()),
-        "delivered_at": read_at,
-        "read_at": read_at,
-        "implied": read.is_some_and(|read| read.implied),
-        "read_up_to": read.map(|read| &read.event_id),
-    })
+    ForPerson {
+        user_id: person.user_id.clone(),
+        name: person.name.as_str().to_owned(),
+        role: person.role.as_str(),
+        status: state.to_owned(),
+        held_at: way.and_then(|way| way.held_at).map(Timestamp::millis),
+        sent_at: way.and_then(|way| way.landed_at).map(Timestamp::millis),
+        sent_as: way.and_then(|way| way.event_id.clone()),
+        delivered_at: read_at,
+        read_at,
+        implied: read.is_some_and(|read| read.implied),
+        read_up_to: read.map(|read| read.event_id.clone()),
+    }
 }

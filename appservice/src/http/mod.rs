@@ -8,6 +8,7 @@ mod events;
 mod internal;
 mod messages;
 mod metrics;
+mod openapi;
 mod page;
 mod participants;
 mod practice;
@@ -64,25 +65,8 @@ impl Edge {
 
 /// For people: the page and the practice API.
 pub fn public(edge: &Arc<Edge>) -> Router {
-    let conversations = routing::get(conversations::list).post(conversations::begin);
-    Router::new()
+    openapi::routes()
         .route("/", routing::get(page::page))
-        .route("/_parlour/v1/conversations", conversations)
-        .route(
-            "/_parlour/v1/conversations/{id}",
-            routing::get(conversations::one).patch(conversations::change),
-        )
-        .route(
-            "/_parlour/v1/conversations/{id}/participants/{participant}",
-            routing::put(participants::include).delete(participants::exclude),
-        )
-        .route("/_parlour/v1/conversations/{id}/messages/{event_id}", routing::delete(messages::delete))
-        .route("/_parlour/v1/conversations/{id}/messages/{event_id}/status", routing::get(messages::status))
-        .route("/_parlour/v1/conversations/{id}/events", routing::get(events::events))
-        .route("/_parlour/v1/teams", routing::get(teams::list).post(teams::add))
-        .route("/_parlour/v1/teams/{id}", routing::patch(teams::change))
-        .route("/_parlour/v1/practice", routing::get(practice::practice))
-        .route("/_parlour/v1/status", routing::get(status::status))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)
         .with_state(Arc::clone(edge))

@@ -10,12 +10,11 @@ use axum::{
 use parlour_domain::{ConversationId, Person, TakingPartError, TeamId};
 use parlour_engine::{Conversation, EngineError, Store, Team};
 use ruma::UserId;
-use serde_json::{Value, json};
 
 use super::{
     Edge,
     auth::Caller,
-    conversations::{A_MOMENT, SET_WITHIN, whole_of},
+    conversations::{A_MOMENT, Nothing, SET_WITHIN, Seen, Wanted, whole_of},
     error::Refused,
 };
 
@@ -59,13 +58,28 @@ async fn asked(
     Ok(Asked { conversation, whom })
 }
 
-/// `PUT /_parlour/v1/conversations/{id}/participants/{user id or team id}` (S3): 200 with the conversation when patients are in
-/// their rooms and staff are invited; 202 when that takes longer, and it is done all the same. Asked again, nothing changes.
+/// Includes somebody, or a team, for its owner, and for managers who take part (S3).
+///
+/// Staff are invited, and see the whole of it; a patient sees what is said from then on. Asked again, nothing changes.
+#[utoipa::path(
+    put,
+    path = "/_parlour/v1/conversations/{id}/participants/{participant}",
+    tag = "conversations",
+    operation_id = "include",
+    params(
+        ("id" = String, Path, description = "The conversation."),
+        ("participant" = String, Path, description = "A user id, or the id of a team."),
+    ),
+    responses(
+        (status = OK, body = Seen, description = "Patients are in their rooms, and staff are invited."),
+        (status = ACCEPTED, body = Seen, description = "It is written down, and takes longer."),
+    ),
+)]
 pub(crate) async fn include(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
     Path(path): Path<(String, String)>,
-) -> Result<(StatusCode, Json<Value>), Refused> {
+) -> Result<(StatusCode, Json<Seen>), Refused> {
     let store = edge.engine.store();
     let Asked { conversation, whom } = asked(store, &caller, path, false).await?;
     let included = match &whom {
@@ -82,13 +96,28 @@ pub(crate) async fn include(
     answer(&edge, &caller, &conversation.id).await
 }
 
-/// `DELETE /_parlour/v1/conversations/{id}/participants/{user id or team id}` (S3): 200 when rooms are closed to them, 202 when
-/// that takes longer, and it is done all the same; with the conversation, unless it is not the caller's any more.
+/// Excludes somebody, or a team, for its owner, and for managers who take part; everybody may exclude themselves (S3).
+///
+/// Nothing of what is said from then on reaches them.
+#[utoipa::path(
+    delete,
+    path = "/_parlour/v1/conversations/{id}/participants/{participant}",
+    tag = "conversations",
+    operation_id = "exclude",
+    params(
+        ("id" = String, Path, description = "The conversation."),
+        ("participant" = String, Path, description = "A user id, or the id of a team."),
+    ),
+    responses(
+        (status = OK, body = Seen, description = "The rooms are closed to them."),
+        (status = ACCEPTED, body = Seen, description = "It is written down, and takes longer."),
+    ),
+)]
 pub(crate) async fn exclude(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
     Path(path): Path<(String, String)>,
-) -> Result<(StatusCode, Json<Value>), Refused> {
+) -> Result<(StatusCode, Json<Seen>), Refused> {
     let Asked { conversation, whom } = asked(edge.engine.store(), &caller, path, true).await?;
     match &whom {
         Whom::Team(team) => edge.engine.exclude_team(&conversation.id, team, &caller).await?,
@@ -101,7 +130,7 @@ async fn answer(
     edge: &Edge,
     caller: &Person,
     id: &ConversationId,
-) -> Result<(StatusCode, Json<Value>), Refused> {
+) -> Result<(StatusCode, Json<Seen>), Refused> {
     let store = edge.engine.store();
     if !caller.role.is_staff() {
         // How long it takes tells of others.
@@ -113,19 +142,19 @@ async fn answer(
     let status = if all && conversation.ready { StatusCode::OK } else { StatusCode::ACCEPTED };
     let whole = match store.may_see(id, &caller.id).await? {
         true => whole_of(store, caller, &conversation).await?,
-        false => json!({}),
+        false => Seen::Nothing(Nothing {}),
     };
     Ok((status, Json(whole)))
 }
 
 /// The conversation that may be begun instead (JOIN-5): what `POST /_parlour/v1/conversations` takes.
-async fn offer(store: &Store, conversation: &Conversation, whom: &Person) -> Result<Value, Refused> {
+async fn offer(store: &Store, conversation: &Conversation, whom: &Person) -> Result<Wanted, Refused> {
     let people = store.people_in(&conversation.id).await?;
-    Ok(json!({
-        "name": conversation.name.as_str(),
-        "subject": conversation.subject.as_ref().map(|subject| subject.as_str()),
-        "mode": conversation.mode.as_str(),
-        "staff": people.staff().map(|staff| &staff.person.user_id).collect::<Vec<_>>(),
-        "patients": [whom.user_id],
-    }))
+    Ok(Wanted {
+        name: conversation.name.as_str().to_owned(),
+        subject: conversation.subject.as_ref().map(|subject| subject.as_str().to_owned()),
+        mode: conversation.mode,
+        staff: people.staff().map(|staff| staff.person.user_id.clone()).collect(),
+        patients: vec![whom.user_id.clone()],
+    })
 }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use axum::{Json, extract::State};
 use parlour_domain::Clock as _;
 use serde::Serialize;
+use utoipa::{ToSchema, openapi::Schema};
 
-use super::Edge;
+use super::{Edge, openapi::one_of};
 use crate::edge::SystemClock;
 
-/// The answer of `GET /_parlour/v1/status`.
-#[derive(Serialize)]
+/// Whether messages travel.
+#[derive(Serialize, ToSchema)]
 pub(crate) struct Status {
     /// `connected`, or `disconnected`: then nothing is delivered for now, and nothing is lost.
+    #[schema(schema_with = connected_or_not)]
     status: &'static str,
     /// Whether the homeserver answers Parlour, and Parlour the homeserver.
     homeserver: bool,
@@ -23,14 +25,30 @@ pub(crate) struct Status {
     oldest_leg_seconds: Option<i64>,
 }
 
-/// `GET /_parlour/v1/status`, without a token: a token could not be looked up while the homeserver or the database is
-/// away, which is when it is asked most. It says nothing about anybody.
+const CONNECTED: &str = "connected";
+const DISCONNECTED: &str = "disconnected";
+
+fn connected_or_not() -> Schema {
+    one_of([CONNECTED, DISCONNECTED])
+}
+
+/// Whether messages travel (S5).
+///
+/// Without a token: a token could not be looked up while the homeserver or the database is away, which is when it is asked most.
+/// It says nothing about anybody.
+#[utoipa::path(
+    get,
+    path = "/_parlour/v1/status",
+    tag = "practice",
+    security(()),
+    responses((status = OK, body = Status, description = "How it is now. No answer at all means `disconnected`.")),
+)]
 pub(crate) async fn status(State(edge): State<Arc<Edge>>) -> Json<Status> {
     let homeserver = edge.engine.travels();
     let figures = edge.engine.figures().await.ok();
     let oldest = figures.and_then(|figures| figures.oldest_waiting);
     Json(Status {
-        status: if homeserver && figures.is_some() { "connected" } else { "disconnected" },
+        status: if homeserver && figures.is_some() { CONNECTED } else { DISCONNECTED },
         homeserver,
         bridge: figures.is_some(),
         oldest_leg_seconds: oldest.map(|since| (SystemClock.now().millis() - since.millis()).max(0) / 1000),

@@ -11,34 +11,43 @@ use axum::{
 use parlour_domain::{InvalidText, TeamId, TeamName, may_team};
 use parlour_engine::Team;
 use ruma::OwnedUserId;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     Edge,
     auth::Caller,
     body::whole,
-    conversations::{SMALL_BODY, people, read},
+    conversations::{Named, SMALL_BODY, people, read},
     error::Refused,
 };
 
 /// More teams than this no practice has.
 const MOST: usize = 500;
 
-#[derive(Deserialize)]
+/// What a team is to be.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewTeam)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+pub(crate) struct Wanted {
+    /// In one line.
+    #[schema(min_length = 1)]
     name: String,
+    /// The user ids of staff.
     #[serde(default)]
+    #[schema(value_type = Vec<String>)]
     members: Vec<OwnedUserId>,
 }
 
-/// What is to be another.
-#[derive(Deserialize)]
+/// What of a team is to be another: one of the two, or both.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ChangedTeam)]
 #[serde(deny_unknown_fields)]
-struct Changed {
+pub(crate) struct Changed {
+    /// In one line.
     name: Option<String>,
-    /// All of them.
+    /// The user ids of all of them.
+    #[schema(value_type = Option<Vec<String>>)]
     members: Option<Vec<OwnedUserId>>,
 }
 
@@ -46,35 +55,63 @@ fn named(name: &str) -> Result<TeamName, Refused> {
     name.parse().map_err(|reason: InvalidText| Refused::BadJson(format!("`name`: {reason}")))
 }
 
-fn shown(team: &Team) -> Value {
-    let members = team.members.iter();
-    json!({
-        "id": team.id,
-        "name": team.name.as_str(),
-        "members": members
-            .map(|person| json!({ "user_id": person.user_id, "name": person.name.as_str() }))
-            .collect::<Vec<_>>(),
-    })
+/// A team.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Team)]
+pub(crate) struct Shown {
+    #[schema(value_type = String)]
+    id: TeamId,
+    name: String,
+    members: Vec<Named>,
 }
 
-/// `GET /_parlour/v1/teams`, for staff: all of them, by name.
+impl From<&Team> for Shown {
+    fn from(team: &Team) -> Self {
+        let members = team.members.iter().map(Named::from).collect();
+        Self { id: team.id.clone(), name: team.name.as_str().to_owned(), members }
+    }
+}
+
+/// All teams, by name.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Teams)]
+pub(crate) struct List {
+    teams: Vec<Shown>,
+}
+
+/// All teams, for staff.
+#[utoipa::path(
+    get,
+    path = "/_parlour/v1/teams",
+    tag = "teams",
+    operation_id = "teams",
+    responses((status = OK, body = List, description = "By name.")),
+)]
 pub(crate) async fn list(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<List>, Refused> {
     if !caller.role.is_staff() {
         return Err(Refused::NotFound);
     }
     let teams = edge.engine.store().teams().await?;
-    Ok(Json(json!({ "teams": teams.iter().map(shown).collect::<Vec<_>>() })))
+    Ok(Json(List { teams: teams.iter().map(Shown::from).collect() }))
 }
 
-/// `POST /_parlour/v1/teams`, for managers: 201 with the team.
+/// Makes a team, for managers.
+#[utoipa::path(
+    post,
+    path = "/_parlour/v1/teams",
+    tag = "teams",
+    operation_id = "add_team",
+    request_body = Wanted,
+    responses((status = CREATED, body = Shown, description = "The team.")),
+)]
 pub(crate) async fn add(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
     body: Body,
-) -> Result<(StatusCode, Json<Value>), Refused> {
+) -> Result<(StatusCode, Json<Shown>), Refused> {
     // Who may not make one does not hear what would be wrong with it.
     may_team(&caller, &[])?;
     let wanted: Wanted = read(&whole(body, SMALL_BODY).await?)?;
@@ -86,17 +123,27 @@ pub(crate) async fn add(
         return Err(Refused::BadJson(format!("a practice has at most {MOST} teams")));
     }
     let team = edge.engine.add_team(name, members).await?;
-    Ok((StatusCode::CREATED, Json(shown(&team))))
+    Ok((StatusCode::CREATED, Json((&team).into())))
 }
 
-/// `PATCH /_parlour/v1/teams/{id}`, for managers: whoever comes into it takes part in all conversations of the team, and whoever
-/// leaves it goes from all of them. 200 when that is written down; the rooms follow.
+/// Changes a team, for managers.
+///
+/// Whoever comes into it takes part in all conversations of the team, and whoever leaves it goes from all of them.
+#[utoipa::path(
+    patch,
+    path = "/_parlour/v1/teams/{id}",
+    tag = "teams",
+    operation_id = "change_team",
+    params(("id" = String, Path, description = "The team.")),
+    request_body = Changed,
+    responses((status = OK, body = Shown, description = "It is written down; the rooms follow.")),
+)]
 pub(crate) async fn change(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
     Path(id): Path<String>,
     body: Body,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Shown>, Refused> {
     may_team(&caller, &[])?;
     let id: TeamId = id.parse().map_err(|_| Refused::NotFound)?;
     let store = edge.engine.store();
@@ -113,5 +160,5 @@ pub(crate) async fn change(
     may_team(&caller, members.as_deref().unwrap_or_default())?;
     edge.engine.change_team(&team, name.as_ref(), members.as_deref(), &caller).await?;
     let team = store.team(&id).await?.ok_or(Refused::NotFound)?;
-    Ok(Json(shown(&team)))
+    Ok(Json((&team).into()))
 }

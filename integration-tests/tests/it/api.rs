@@ -1,6 +1,6 @@
 //! The practice API: each route as a stranger, as another patient, as staff outside, and as who may.
 
-use parlour_integration_tests::{Stage, token};
+use parlour_integration_tests::{Stage, read, say, token};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -106,5 +106,133 @@ async fn what_cannot_be_begun_is_refused_by_name() {
     let (_, list) = stage.api(Method::GET, "/conversations", Some(&token), None).await;
     assert_eq!(list, json!({ "conversations": [] }), "nothing was half made");
     murphy.stop().await;
+    stage.close().await;
+}
+
+/// A schema, with what it refers to in its place.
+fn found<'a>(api: &'a Value, schema: &'a Value) -> &'a Value {
+    match schema["$ref"].as_str() {
+        Some(reference) => {
+            found(api, api.pointer(reference.trim_start_matches('#')).expect("it is described"))
+        }
+        None => schema,
+    }
+}
+
+/// The parts that an object is made of.
+fn parts<'a>(api: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
+    let schema = found(api, schema);
+    match schema["allOf"].as_array() {
+        Some(all) => all.iter().flat_map(|part| parts(api, part)).collect(),
+        None => vec![schema],
+    }
+}
+
+/// Whether a value is what a schema says, and nothing that it does not say.
+fn fits(api: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+    let schema = found(api, schema);
+    if let Some(any) = schema["oneOf"].as_array() {
+        let wrong: Vec<_> = any.iter().map_while(|schema| fits(api, schema, value).err()).collect();
+        return if wrong.len() < any.len() { Ok(()) } else { Err(format!("none of: {}", wrong.join("; "))) };
+    }
+    let parts = parts(api, schema);
+    let is = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let type_is = |part: &&Value| match &part["type"] {
+        Value::Array(types) => types.contains(&json!(is)),
+        one => one == is,
+    };
+    if !parts.iter().all(type_is) {
+        return Err(format!("{value} is {is}, not as in {schema}"));
+    }
+    match (value, schema["enum"].as_array()) {
+        (Value::String(_), Some(words)) if !words.contains(value) => {
+            Err(format!("{value} is none of {words:?}"))
+        }
+        (Value::Array(items), _) => items.iter().try_for_each(|item| fits(api, &schema["items"], item)),
+        (Value::Object(fields), _) => {
+            let needed = parts.iter().flat_map(|part| part["required"].as_array().into_iter().flatten());
+            for name in needed.filter_map(Value::as_str) {
+                fields.get(name).ok_or_else(|| format!("no `{name}` in {value}"))?;
+            }
+            fields.iter().try_for_each(|(name, field)| {
+                let described = parts.iter().find_map(|part| part["properties"].get(name));
+                let schema = described.ok_or_else(|| format!("`{name}` is not described"))?;
+                fits(api, schema, field).map_err(|why| format!("`{name}`: {why}"))
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_answered_is_what_is_described() {
+    let stage = Stage::open().await;
+    let murphy = stage.sign_in("murphy").await;
+    let ann = stage.sign_in("ann").await;
+    let talk = stage.begin(&murphy, "Ann Byrne, smear", "two-way", &[], &["ann"]).await;
+    let (in_hub, in_spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    let said = say(&murphy, &in_hub, "Your result is here").await;
+    let seen = read(&ann, &in_spoke, "Your result is here").await;
+    let (_, api) = stage.api(Method::GET, "/openapi.json", None, None).await;
+    let mut asked = std::collections::BTreeSet::new();
+    let patient = |name: &str| stage.person(name).user_id.to_string();
+    let [conversations, one, teams] = ["/conversations", "/conversations/{id}", "/teams"];
+    let [message, status] = ["", "/status"].map(|end| format!("{one}/messages/{{event_id}}{end}"));
+    let participant = format!("{one}/participants/{{participant}}");
+    let new = json!({ "name": "n", "mode": "one-way", "patients": [patient("ben")] });
+    let of_staff = json!({ "name": "n", "mode": "two-way" });
+    let mut staff_only = String::new();
+    for (client, method, route, with, body, wanted) in [
+        (&murphy, Method::POST, conversations, vec![], Some(new), 201),
+        (&murphy, Method::POST, conversations, vec![], Some(of_staff), 201),
+        (&murphy, Method::GET, conversations, vec![], None, 200),
+        (&ann, Method::GET, conversations, vec![], None, 200),
+        (&murphy, Method::GET, one, vec![talk.id()], None, 200),
+        (&ann, Method::GET, one, vec![talk.id()], None, 200),
+        (&ann, Method::GET, one, vec!["none"], None, 404),
+        (&murphy, Method::PATCH, one, vec![talk.id()], Some(json!({ "mode": "one-way" })), 200),
+        (&murphy, Method::PATCH, one, vec![talk.id()], Some(json!({})), 400),
+        (&murphy, Method::PUT, &participant, vec![talk.id(), &patient("ben")], None, 200),
+        (&murphy, Method::PUT, &participant, vec!["of staff", &patient("ben")], None, 409),
+        (&ann, Method::DELETE, &participant, vec![talk.id(), &patient("ann")], None, 200),
+        (&murphy, Method::GET, &status, vec![talk.id(), said.as_str()], None, 200),
+        (&ann, Method::GET, &status, vec![talk.id(), seen.event_id.as_str()], None, 200),
+        (&murphy, Method::DELETE, &message, vec![talk.id(), said.as_str()], None, 200),
+        (&murphy, Method::GET, teams, vec![], None, 200),
+        (&murphy, Method::POST, teams, vec![], Some(json!({ "name": "Reception" })), 201),
+        (&murphy, Method::GET, "/practice", vec![], None, 200),
+        (&murphy, Method::GET, "/status", vec![], None, 200),
+    ] {
+        let mut path = route.to_owned();
+        for value in with {
+            let (from, to) = (path.find('{').expect("a place"), path.find('}').expect("its end"));
+            path.replace_range(from..=to, if value == "of staff" { &staff_only } else { value });
+        }
+        let (found, answer) = stage.api(method.clone(), &path, Some(&token(client)), body.as_ref()).await;
+        assert_eq!(found, wanted, "{method} {path}: {answer}");
+        if method == Method::POST && answer["patients"] == json!([]) {
+            answer["id"].as_str().expect("an id").clone_into(&mut staff_only);
+        }
+        let operation = &api["paths"][format!("/_parlour/v1{route}")][method.as_str().to_lowercase()];
+        let described =
+            operation["responses"].get(found.to_string()).unwrap_or(&operation["responses"]["default"]);
+        let schema = &described["content"]["application/json"]["schema"];
+        fits(&api, schema, &answer).unwrap_or_else(|why| panic!("{method} {path}, {found}: {why}"));
+        asked.insert((found, schema.to_string()));
+    }
+    assert!(asked.len() > 9, "{asked:?}");
+    assert!(
+        fits(&api, &json!({ "$ref": "#/components/schemas/Status" }), &json!({ "status": "x" })).is_err()
+    );
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
     stage.close().await;
 }
