@@ -311,7 +311,6 @@ async fn what_was_written_after_the_switch_back_is_delivered_whatever_comes_firs
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_rooms_are_switched_soon() {
     const SPOKES: usize = 50;
-    let soon = |took: &[Duration]| took.iter().any(|took| *took <= Duration::from_secs(5));
     let stage = Stage::open_with(Extras { more_patients: SPOKES, ..Extras::default() }).await;
     let murphy = stage.sign_in("murphy").await;
     let names = numbers(SPOKES);
@@ -320,8 +319,7 @@ async fn fifty_rooms_are_switched_soon() {
     let rooms: Vec<OwnedRoomId> = talk.rooms();
     assert_eq!(rooms.len(), SPOKES + 1);
     let mut took = Vec::new();
-    // The other tests that run meanwhile may slow some of them down.
-    for mode in ["one-way", "two-way"].into_iter().cycle().take(6) {
+    for mode in ["one-way", "two-way"] {
         let begun = Instant::now();
         let (mut status, mut whole) = switch(&stage, &murphy, &talk, mode).await;
         while status == 202 {
@@ -336,11 +334,9 @@ async fn fifty_rooms_are_switched_soon() {
             let (_, levels) = stage.as_ours(&stage.bot(), Method::GET, &path, None).await;
             assert_eq!(levels["events_default"].as_i64().unwrap_or(0), wanted, "{room}");
         }
-        if took.len() > 1 && soon(&took) {
-            break;
-        }
     }
-    assert!(soon(&took), "{took:?}");
+    // The other tests that run meanwhile may slow one of the two down.
+    assert!(took.iter().min().is_some_and(|shortest| *shortest <= Duration::from_secs(5)), "{took:?}");
     murphy.stop().await;
     stage.close().await;
 }
