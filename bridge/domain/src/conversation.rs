@@ -181,16 +181,7 @@ impl NewConversation {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn person(n: u8, role: Role) -> Person {
-        Person {
-            id: PersonId::from_bytes([n; 16]),
-            user_id: ruma::UserId::parse(format!("@p{n}:example.org")).expect("a user id"),
-            role,
-            name: "Somebody".parse().expect("a name"),
-            record_number: None,
-        }
-    }
+    use crate::people::testing::person;
 
     #[test]
     fn who_may_change_one() {

@@ -110,6 +110,22 @@ pub struct Person {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Somebody of a role, always the same for a number.
+    pub(crate) fn person(n: u8, role: Role) -> Person {
+        Person {
+            id: PersonId::from_bytes([n; 16]),
+            user_id: ruma::UserId::parse(format!("@p{n}:example.org")).expect("a user id"),
+            role,
+            name: "Somebody".parse().expect("a name"),
+            record_number: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

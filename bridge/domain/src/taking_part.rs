@@ -151,16 +151,7 @@ pub fn mode_of_portal(conversation: Mode, is_open: bool) -> Mode {
 mod tests {
     use super::*;
     use crate::Role;
-
-    fn person(n: u8, role: Role) -> Person {
-        Person {
-            id: PersonId::from_bytes([n; 16]),
-            user_id: ruma::UserId::parse(format!("@p{n}:example.org")).expect("a user id"),
-            role,
-            name: "Somebody".parse().expect("a name"),
-            record_number: None,
-        }
-    }
+    use crate::people::testing::person;
 
     #[test]
     fn who_says_who_takes_part() {

@@ -147,9 +147,7 @@ impl Engine {
         members: Option<&[Person]>,
         by: &Person,
     ) -> Result<(), EngineError> {
-        let fresh = || self.core.ghosts.chance.bytes();
-        let asking = Asking { by, at: self.core.clock.now(), fresh: &fresh };
-        let touched = self.core.store.change_team(team, name, members, asking).await?;
+        let touched = self.core.store.change_team(team, name, members, self.core.asking(by)).await?;
         self.core.teams_are(touched).await
     }
 
@@ -163,9 +161,7 @@ impl Engine {
         team: &Team,
         by: &Person,
     ) -> Result<(), EngineError> {
-        let fresh = || self.core.ghosts.chance.bytes();
-        let asking = Asking { by, at: self.core.clock.now(), fresh: &fresh };
-        let touched = self.core.store.include_team(id, team, asking).await?;
+        let touched = self.core.store.include_team(id, team, self.core.asking(by)).await?;
         self.core.teams_are(touched).await
     }
 
@@ -179,14 +175,16 @@ impl Engine {
         team: &Team,
         by: &Person,
     ) -> Result<(), EngineError> {
-        let fresh = || self.core.ghosts.chance.bytes();
-        let asking = Asking { by, at: self.core.clock.now(), fresh: &fresh };
-        let touched = self.core.store.exclude_team(id, team, asking).await?;
+        let touched = self.core.store.exclude_team(id, team, self.core.asking(by)).await?;
         self.core.teams_are(touched).await
     }
 }
 
 impl Core {
+    fn asking<'a>(&'a self, by: &'a Person) -> Asking<'a> {
+        Asking { by, at: self.clock.now(), chance: &*self.ghosts.chance }
+    }
+
     async fn teams_are(
         &self,
         touched: Result<Vec<ConversationId>, TakingPartError>,

@@ -2,7 +2,7 @@
 //! and whoever leaves it goes from all of that, in one commit.
 
 use parlour_domain::{
-    ConversationId, LegId, Person, PersonId, PortalId, TakingPartError, TeamId, TeamName, Timestamp,
+    Chance, ConversationId, LegId, Person, PersonId, PortalId, TakingPartError, TeamId, TeamName, Timestamp,
 };
 
 use super::{
@@ -32,8 +32,8 @@ pub struct Asking<'a> {
     pub by: &'a Person,
     /// When.
     pub at: Timestamp,
-    /// Ids that have never been.
-    pub fresh: &'a (dyn Fn() -> [u8; 16] + Sync),
+    /// For ids that have never been.
+    pub chance: &'a dyn Chance,
 }
 
 /// The conversations in which others take part now, or why it may not be.
@@ -339,12 +339,12 @@ impl Store {
             by: asking.by.clone(),
             whom: whom.clone(),
             hub: parsed(TEAMS, &hub)?,
-            spoke: PortalId::from_bytes((asking.fresh)()),
+            spoke: PortalId::from_bytes(asking.chance.bytes()),
             to_staff: None,
             to_patient: None,
             found: false,
             by_name: false,
-            succession: LegId::from_bytes((asking.fresh)()),
+            succession: LegId::from_bytes(asking.chance.bytes()),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What a store promises of who takes part.
 
 use parlour_domain::{
-    Chance as _, LegId, Mode, Person, PersonId, PortalId, Role, TakingPartError, TeamId, TeamName, Timestamp,
+    LegId, Mode, Person, PersonId, PortalId, Role, TakingPartError, TeamId, TeamName, Timestamp,
 };
 use ruma::UserId;
 
@@ -226,8 +226,7 @@ pub(super) async fn a_team_takes_part_as_it_is_when_that_becomes_true(database: 
     let sam = Person { id: PersonId::from_bytes([79; 16]), ..kim.clone() };
     let sam = Person { user_id: UserId::parse("@sam:x").expect("a user id"), ..sam };
     store.put_person(&sam).await.expect("kept");
-    let fresh = || Counting.bytes();
-    let asking = Asking { by: &murphy, at: AT, fresh: &fresh };
+    let asking = Asking { by: &murphy, at: AT, chance: &Counting };
     let id = TeamId::from_bytes([80; 16]);
     let name: TeamName = "Reception".parse().expect("a name");
     let stale = Team { id: id.clone(), name, members: vec![kim.clone()] };
