@@ -153,12 +153,9 @@ pub(crate) async fn change(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<(StatusCode, Json<Seen>), Refused> {
-    let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     let store = edge.engine.store();
-    if !store.may_see(&id, &caller.id).await? {
-        return Err(Refused::NotFound);
-    }
-    let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
+    let conversation = own(store, &caller, &id).await?;
+    let id = conversation.id;
     may_change(&caller, &conversation.owner)?;
     let body = whole(body, SMALL_BODY).await?;
     let wanted: Changed = read(&body)?;
@@ -232,13 +229,18 @@ pub(crate) async fn one(
     State(edge): State<Arc<Edge>>,
     Path(id): Path<String>,
 ) -> Result<Json<Seen>, Refused> {
-    let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     let store = edge.engine.store();
+    let conversation = own(store, &caller, &id).await?;
+    Ok(Json(whole_of(store, &caller, &conversation).await?))
+}
+
+/// One of the caller's own conversations. Any other is not there, nor is what is no id.
+pub(super) async fn own(store: &Store, caller: &Person, id: &str) -> Result<Conversation, Refused> {
+    let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     if !store.may_see(&id, &caller.id).await? {
         return Err(Refused::NotFound);
     }
-    let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
-    Ok(Json(whole_of(store, &caller, &conversation).await?))
+    store.conversation(&id).await?.ok_or(Refused::NotFound)
 }
 
 pub(super) async fn people(

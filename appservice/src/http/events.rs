@@ -29,6 +29,7 @@ use utoipa::ToSchema;
 use super::{
     Edge,
     auth::{Caller, Token},
+    conversations::own,
     error::Refused,
     openapi,
 };
@@ -208,8 +209,8 @@ pub(crate) async fn events(
     State(edge): State<Arc<Edge>>,
     Path(id): Path<String>,
 ) -> Result<impl IntoResponse, Refused> {
-    let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
-    if !caller.role.is_staff() || !edge.engine.store().may_see(&id, &caller.id).await? {
+    let id = own(edge.engine.store(), &caller, &id).await?.id;
+    if !caller.role.is_staff() {
         return Err(Refused::NotFound);
     }
     let seat = edge.streams.open(&caller.id)?;

@@ -12,32 +12,40 @@ use parlour_domain::{ConversationId, InvalidText, MessageId, Person, Role, Times
 use parlour_engine::{MessageStatus, Read, Recorded, Store, Way};
 use ruma::{OwnedEventId, OwnedUserId};
 use serde::{Deserialize, Serialize};
-use utoipa::{ToSchema, openapi::Schema};
+use utoipa::{IntoParams, ToSchema, openapi::Schema};
 
 use super::{
     Edge,
     auth::Caller,
     body::whole,
-    conversations::{SMALL_BODY, read},
+    conversations::{SMALL_BODY, own, read},
     error::Refused,
     openapi::{one_of, role},
 };
+
+/// Where it is asked.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct At {
+    /// The conversation.
+    id: String,
+    /// The event that the caller sees, in the hub, or in a patient's own room.
+    event_id: String,
+}
 
 /// The message that an event of the caller's own room is; any other is not there.
 async fn found(
     store: &Store,
     caller: &Person,
-    id: &ConversationId,
-    event_id: String,
-) -> Result<Recorded, Refused> {
+    At { id, event_id }: At,
+) -> Result<(ConversationId, Recorded), Refused> {
     let event_id: OwnedEventId = event_id.try_into().map_err(|_| Refused::NotFound)?;
-    if !store.may_see(id, &caller.id).await? {
-        return Err(Refused::NotFound);
-    }
-    let own = (caller.role == Role::Patient).then_some(&caller.id);
-    let portals = store.portals(id).await?;
-    let portal = portals.iter().find(|portal| portal.patient.as_ref() == own).ok_or(Refused::NotFound)?;
-    store.message_at(&portal.id, &event_id).await?.ok_or(Refused::NotFound)
+    let id = own(store, caller, &id).await?.id;
+    let patient = (caller.role == Role::Patient).then_some(&caller.id);
+    let portals = store.portals(&id).await?;
+    let portal = portals.iter().find(|portal| portal.patient.as_ref() == patient).ok_or(Refused::NotFound)?;
+    let message = store.message_at(&portal.id, &event_id).await?.ok_or(Refused::NotFound)?;
+    Ok((id, message))
 }
 
 /// Why a message is deleted.
@@ -66,21 +74,17 @@ pub(crate) struct Deleted {
     path = "/_parlour/v1/conversations/{id}/messages/{event_id}",
     tag = "messages",
     operation_id = "delete_message",
-    params(
-        ("id" = String, Path, description = "The conversation."),
-        ("event_id" = String, Path, description = "The event that the caller sees, in the hub, or in a patient's own room."),
-    ),
+    params(At),
     request_body(content = Option<Why>, description = "May be missing where no reason is needed."),
     responses((status = OK, body = Deleted, description = "It is written down; the rooms follow within moments.")),
 )]
 pub(crate) async fn delete(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
-    Path((id, event_id)): Path<(String, String)>,
+    Path(at): Path<At>,
     body: Body,
 ) -> Result<Json<Deleted>, Refused> {
-    let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
-    let message = found(edge.engine.store(), &caller, &id, event_id).await?;
+    let (id, message) = found(edge.engine.store(), &caller, at).await?;
     let body = whole(body, SMALL_BODY).await?;
     let why: Why = if body.is_empty() { Why::default() } else { read(&body)? };
     let unfit = |reason: InvalidText| Refused::BadJson(format!("`reason`: {reason}"));
@@ -159,20 +163,16 @@ fn states() -> Schema {
     path = "/_parlour/v1/conversations/{id}/messages/{event_id}/status",
     tag = "messages",
     operation_id = "message_status",
-    params(
-        ("id" = String, Path, description = "The conversation."),
-        ("event_id" = String, Path, description = "The event that the caller sees, in the hub, or in a patient's own room."),
-    ),
+    params(At),
     responses((status = OK, body = Status, description = "As the caller may know it.")),
 )]
 pub(crate) async fn status(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
-    Path((id, event_id)): Path<(String, String)>,
+    Path(at): Path<At>,
 ) -> Result<Json<Status>, Refused> {
-    let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
     let store = edge.engine.store();
-    let message = found(store, &caller, &id, event_id).await?;
+    let (id, message) = found(store, &caller, at).await?;
     let status = store.status_of(&message.id).await?;
     let (accepted_at, deleted_at) = (status.sent_at.millis(), status.deleted_at.map(Timestamp::millis));
     if caller.role == Role::Patient {

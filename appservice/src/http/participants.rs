@@ -10,13 +10,25 @@ use axum::{
 use parlour_domain::{ConversationId, Person, TakingPartError, TeamId};
 use parlour_engine::{Conversation, EngineError, Store, Team};
 use ruma::UserId;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::{
     Edge,
     auth::Caller,
-    conversations::{A_MOMENT, Nothing, SET_WITHIN, Seen, Wanted, whole_of},
+    conversations::{A_MOMENT, Nothing, SET_WITHIN, Seen, Wanted, own, whole_of},
     error::Refused,
 };
+
+/// Where it is asked.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct At {
+    /// The conversation.
+    id: String,
+    /// A user id, or the id of a team.
+    participant: String,
+}
 
 /// Who is to take part or not.
 enum Whom {
@@ -34,14 +46,10 @@ struct Asked {
 async fn asked(
     store: &Store,
     caller: &Person,
-    (id, whom): (String, String),
+    At { id, participant: whom }: At,
     goes: bool,
 ) -> Result<Asked, Refused> {
-    let id: ConversationId = id.parse().map_err(|_| Refused::NotFound)?;
-    if !store.may_see(&id, &caller.id).await? {
-        return Err(Refused::NotFound);
-    }
-    let conversation = store.conversation(&id).await?.ok_or(Refused::NotFound)?;
+    let conversation = own(store, caller, &id).await?;
     // Everybody may go themselves; nobody else than those who say who takes part lets anybody in.
     if goes && caller.user_id == whom {
         return Ok(Asked { conversation, whom: Whom::Person(caller.clone()) });
@@ -66,10 +74,7 @@ async fn asked(
     path = "/_parlour/v1/conversations/{id}/participants/{participant}",
     tag = "conversations",
     operation_id = "include",
-    params(
-        ("id" = String, Path, description = "The conversation."),
-        ("participant" = String, Path, description = "A user id, or the id of a team."),
-    ),
+    params(At),
     responses(
         (status = OK, body = Seen, description = "Patients are in their rooms, and staff are invited."),
         (status = ACCEPTED, body = Seen, description = "It is written down, and takes longer."),
@@ -78,10 +83,10 @@ async fn asked(
 pub(crate) async fn include(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
-    Path(path): Path<(String, String)>,
+    Path(at): Path<At>,
 ) -> Result<(StatusCode, Json<Seen>), Refused> {
     let store = edge.engine.store();
-    let Asked { conversation, whom } = asked(store, &caller, path, false).await?;
+    let Asked { conversation, whom } = asked(store, &caller, at, false).await?;
     let included = match &whom {
         Whom::Team(team) => edge.engine.include_team(&conversation.id, team, &caller).await,
         Whom::Person(person) => edge.engine.include(&conversation.id, person, &caller).await,
@@ -104,10 +109,7 @@ pub(crate) async fn include(
     path = "/_parlour/v1/conversations/{id}/participants/{participant}",
     tag = "conversations",
     operation_id = "exclude",
-    params(
-        ("id" = String, Path, description = "The conversation."),
-        ("participant" = String, Path, description = "A user id, or the id of a team."),
-    ),
+    params(At),
     responses(
         (status = OK, body = Seen, description = "The rooms are closed to them."),
         (status = ACCEPTED, body = Seen, description = "It is written down, and takes longer."),
@@ -116,9 +118,9 @@ pub(crate) async fn include(
 pub(crate) async fn exclude(
     Caller(caller): Caller,
     State(edge): State<Arc<Edge>>,
-    Path(path): Path<(String, String)>,
+    Path(at): Path<At>,
 ) -> Result<(StatusCode, Json<Seen>), Refused> {
-    let Asked { conversation, whom } = asked(edge.engine.store(), &caller, path, true).await?;
+    let Asked { conversation, whom } = asked(edge.engine.store(), &caller, at, true).await?;
     match &whom {
         Whom::Team(team) => edge.engine.exclude_team(&conversation.id, team, &caller).await?,
         Whom::Person(person) => edge.engine.exclude(&conversation.id, person, &caller).await?,

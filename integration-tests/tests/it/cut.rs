@@ -129,6 +129,16 @@ pub(crate) fn cut_for(scene: Scene, fates: [Fate; 2], trial: &Trial) -> Vec<Plan
     plans
 }
 
+/// Waits until everything was cut, and lets all pass from then on.
+pub(crate) async fn all_are_cut(plans: &[Plan], trial: &Trial) {
+    let deadline = Instant::now() + LIMIT;
+    while !plans.iter().all(Plan::is_done) {
+        assert!(Instant::now() < deadline, "{plans:?}: {}", trial.last_words());
+        sleep(LOOK).await;
+    }
+    trial.to_homeserver.pass_all();
+}
+
 #[test]
 fn every_kind_of_request_says_where_it_is_cut() {
     for point in CommitPoint::ALL {

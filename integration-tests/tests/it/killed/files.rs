@@ -1,16 +1,14 @@
 //! Files are looked at. Whenever Parlour ends meanwhile, file and words arrive once, in order, and the file without what its pixels
 //! do not show.
 
-use parlour_integration_tests::{LIMIT, books::Books, proxy::Fate, read, say, trial::Trial, witness};
-use tokio::time::{Duration, Instant, sleep};
+use parlour_integration_tests::{books::Books, proxy::Fate, read, say, trial::Trial, witness};
+use tokio::time::Instant;
 
 use super::{Killed, Scene, places_of, practice};
 use crate::{
-    cut::{Plan, cut_for},
+    cut::{all_are_cut, cut_for},
     files::JPEG,
 };
-
-const LOOK: Duration = Duration::from_millis(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_while_a_file_is_looked_at_loses_and_doubles_nothing_on_sqlite() {
@@ -45,12 +43,7 @@ async fn files(database: Option<String>) {
         if place == "cut" {
             let plans = cut_for(Scene::Files, [Fate::CutAnswer, Fate::CutRequest], &trial);
             say(&ann, &spoke, &words).await;
-            let deadline = Instant::now() + LIMIT;
-            while !plans.iter().all(Plan::is_done) {
-                assert!(Instant::now() < deadline, "{plans:?}: {}", trial.last_words());
-                sleep(LOOK).await;
-            }
-            trial.to_homeserver.pass_all();
+            all_are_cut(&plans, &trial).await;
         } else {
             let says = async |_: &Trial| drop(say(&ann, &spoke, &words).await);
             killed.during(&mut trial, place, says).await;

@@ -7,7 +7,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::{Killed, Scene, places_of, practice};
 use crate::{
-    cut::{Plan, cut_for},
+    cut::{all_are_cut, cut_for},
     reading::receipts,
 };
 
@@ -43,13 +43,8 @@ async fn reading(database: Option<String>) {
             let plans = cut_for(Scene::Reading, [Fate::CutAnswer, Fate::CutRequest], &trial);
             ann.read(&spoke, &theirs).await.expect("a receipt is taken");
             is_read(&trial, &books, &murphy, &talk, &own, number + 1).await;
-            let deadline = Instant::now() + LIMIT;
-            while !plans.iter().all(Plan::is_done) {
-                // The second is cut at the next receipt.
-                assert!(Instant::now() < deadline, "{plans:?}: {}", trial.last_words());
-                sleep(LOOK).await;
-            }
-            trial.to_homeserver.pass_all();
+            // The second is cut at the next receipt.
+            all_are_cut(&plans, &trial).await;
         } else {
             let reads = async |_: &Trial| ann.read(&spoke, &theirs).await.expect("a receipt is taken");
             killed.during(&mut trial, place, reads).await;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Killed, Scene, places_of, practice};
 use crate::{
-    cut::{Plan, cut_for},
+    cut::{all_are_cut, cut_for},
     production::wedged::copy_of_store,
 };
 
@@ -157,12 +157,7 @@ impl Wedged {
     async fn redactions_are_cut(&self, trial: &Trial) {
         let plans = cut_for(Scene::Repair, [Fate::CutAnswer, Fate::CutRequest], trial);
         self.answers(trial).await;
-        let deadline = Instant::now() + LIMIT;
-        while !plans.iter().all(Plan::is_done) {
-            assert!(Instant::now() < deadline, "{plans:?}: {}", trial.last_words());
-            sleep(LOOK).await;
-        }
-        trial.to_homeserver.pass_all();
+        all_are_cut(&plans, trial).await;
     }
 
     /// The words can be read, once and in order; what could not be read is void; and they go on.

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{Killed, Scene, places_of, practice};
-use crate::cut::{Plan, cut_for};
+use crate::cut::{all_are_cut, cut_for};
 
 const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 const MODES: [&str; 2] = ["one-way", "two-way"];
@@ -143,10 +143,5 @@ async fn is_switched(trial: &Trial, books: &Books, talk: &Talk, mode: &'static s
 async fn requests_are_cut(trial: &Trial, murphy: &Client, talk: &Talk, mode: &str) {
     let plans = cut_for(Scene::Switching, [Fate::CutAnswer, Fate::CutRequest], trial);
     ask(trial, murphy, talk, mode).await;
-    let deadline = Instant::now() + LIMIT;
-    while !plans.iter().all(Plan::is_done) {
-        assert!(Instant::now() < deadline, "{plans:?}: {}", trial.last_words());
-        sleep(LOOK).await;
-    }
-    trial.to_homeserver.pass_all();
+    all_are_cut(&plans, trial).await;
 }
