@@ -6,7 +6,7 @@ use std::{
     sync::{MutexGuard, PoisonError},
 };
 
-use matrix_sdk_crypto::{olm::ShareInfo, store::CryptoStore as _};
+use matrix_sdk_crypto::{LocalTrust, olm::ShareInfo, store::CryptoStore as _};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, UserId};
 
 use super::{CryptoError, Machine};
@@ -41,13 +41,13 @@ pub(super) struct KnownDevices {
 }
 
 impl Device {
-    fn of(device: &matrix_sdk_crypto::Device, reachable: &HashSet<String>, allow_unsigned: bool) -> Self {
+    fn of(device: &matrix_sdk_crypto::Device, reachable: &HashSet<String>, trusted: bool) -> Self {
         let key = device.curve25519_key().map(|key| key.to_base64());
         Self {
             published: Published {
                 user_id: device.user_id().to_owned(),
                 device_id: device.device_id().to_owned(),
-                signed: allow_unsigned || device.is_cross_signed_by_owner(),
+                signed: trusted,
                 dehydrated: device.is_dehydrated(),
             },
             reachable: key.is_some_and(|key| reachable.contains(&key)),
@@ -110,10 +110,9 @@ impl Machine {
         let keys: Vec<_> = devices.filter_map(|device| Some(device.curve25519_key()?.to_base64())).collect();
         let reachable = self.keys.with_olm(&keys).await?;
         for (user_id, devices) in found {
-            let devices: Vec<_> = devices
-                .devices()
-                .map(|device| Device::of(&device, &reachable, self.allow_unsigned))
-                .collect();
+            let devices = self.trusted(&user_id, devices.devices().collect()).await?;
+            let devices: Vec<_> =
+                devices.iter().map(|(device, trusted)| Device::of(device, &reachable, *trusted)).collect();
             // A device that cannot be reached may begin Olm itself at any time; and what changed meanwhile is not known.
             let all_can = !devices.is_empty() && devices.iter().all(|device| device.reachable);
             let mut known = self.devices();
@@ -124,6 +123,30 @@ impl Machine {
             of.insert(user_id, devices);
         }
         Ok(of)
+    }
+
+    /// Which devices of somebody are believed to be theirs: those that their identity has signed; and where clients are allowed
+    /// that know nothing of cross-signing, those of accounts that have no identity. The library that gives keys out is told
+    /// which are not: it knows all devices or the signed ones, and nothing in between.
+    async fn trusted(
+        &self,
+        user_id: &UserId,
+        devices: Vec<matrix_sdk_crypto::Device>,
+    ) -> Result<Vec<(matrix_sdk_crypto::Device, bool)>, CryptoError> {
+        let allowed = self.allow_unsigned && self.olm().await.get_identity(user_id, None).await?.is_none();
+        let mut all = Vec::with_capacity(devices.len());
+        for device in devices {
+            let trusted = allowed || device.is_cross_signed_by_owner();
+            let trust = match self.allow_unsigned && !trusted {
+                true => LocalTrust::BlackListed,
+                false => LocalTrust::Unset,
+            };
+            if device.local_trust_state() != trust {
+                device.set_local_trust(trust).await?;
+            }
+            all.push((device, trusted));
+        }
+        Ok(all)
     }
 
     fn devices(&self) -> MutexGuard<'_, KnownDevices> {

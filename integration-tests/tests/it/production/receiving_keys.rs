@@ -356,6 +356,12 @@ async fn clients_without_cross_signing_where_they_are_allowed() {
     let device = plain_client(&stage, "ann").await;
     let kept = plainly(&device, &anns, "from an unsigned device").await;
     assert!(refusal(&ann, &anns, &kept).await.contains("(TRUST-1)"), "Ann has an identity");
+    let (own, seen) = ("for what Ann has signed", say(&murphy, &hub, "for what Ann has signed").await);
+    let theirs = read(&ann, &anns, own).await.event_id;
+    assert_ne!(theirs, seen);
+    device.sync_once(matrix_sdk::config::SyncSettings::new()).await.expect("a sync");
+    let there = device.get_room(&anns).expect("the room").event(&theirs, None).await.expect("the event");
+    assert!(there.kind.is_utd(), "her device that she has not signed gets no key");
     for client in [murphy, ann] {
         client.stop().await;
     }
