@@ -53,6 +53,8 @@ pub enum Refusal {
     MentionsPatient,
     /// LANE-4
     PatientGone,
+    /// LANE-5
+    FileForOne,
     /// DEL-1
     NotDeleted,
     /// SEND-1
@@ -63,7 +65,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of the rule book.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::NotTakingPart,
         Self::OneWay,
         Self::Kind,
@@ -89,6 +91,7 @@ impl Refusal {
         Self::LaneUnknown,
         Self::MentionsPatient,
         Self::PatientGone,
+        Self::FileForOne,
         Self::NotDeleted,
         Self::Undeliverable,
         Self::OurFault,
@@ -123,6 +126,7 @@ impl Refusal {
             Self::LaneUnknown => "LANE-2",
             Self::MentionsPatient => "LANE-3",
             Self::PatientGone => "LANE-4",
+            Self::FileForOne => "LANE-5",
             Self::NotDeleted => "DEL-1",
             Self::Undeliverable => "SEND-1",
             Self::OurFault => "SELF-1",
@@ -210,6 +214,10 @@ impl Refusal {
             Self::PatientGone => {
                 "Not delivered: the patient whom this is for does not take part in this conversation any more; please have \
                  them included again first."
+            }
+            Self::FileForOne => {
+                "Not delivered: a file of yours for one patient waits for words, and this would go to every patient here; please \
+                 answer your file with words about it, or delete it, and send this again."
             }
             Self::NotDeleted => {
                 "Not deleted everywhere: the homeserver does not take the deletion; please tell whoever runs it."

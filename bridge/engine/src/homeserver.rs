@@ -268,7 +268,7 @@ impl Homeserver {
     }
 
     /// A file that lies with the homeserver (Matrix v1.19 client-server §GET /media/download); none when it has more bytes than
-    /// this.
+    /// this. One that is not there yet is not waited for.
     ///
     /// # Errors
     /// [`HomeserverError`].
@@ -281,7 +281,7 @@ impl Homeserver {
         let (server, id) = file.parts().map_err(|_| HomeserverError::Nonsense("the address of a file"))?;
         let [server, id] = [server.as_str(), id].map(encoded);
         let url = format!(
-            "{}/_matrix/client/v1/media/download/{server}/{id}?allow_redirect=false&user_id={}",
+            "{}/_matrix/client/v1/media/download/{server}/{id}?allow_redirect=false&timeout_ms=0&user_id={}",
             self.base,
             encoded(by.user_id.as_str())
         );

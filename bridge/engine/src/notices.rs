@@ -118,6 +118,10 @@ pub(crate) const LANES: &str = "This reply goes to the patient it answers and to
 pub(crate) const WORDS: &str =
     "Please write a few words about this file within ten minutes: it is delivered together with them.";
 
+/// What the bot says to staff who send a file to one of several patients without a word.
+pub(crate) const WORDS_FOR_ONE: &str = "Please write a few words about this file within ten minutes, as an answer to it or to this: \
+                                        both then go to the same patient, and to nobody else.";
+
 /// What the bot says to staff when something of a patient's is kept (TRUST-1).
 pub(crate) fn unsigned(name: &str) -> String {
     format!(

@@ -174,7 +174,7 @@ impl Core {
         let taken_back = deleting::is_taken_back(&event, behind);
         let outcome = match self.read(row, &event).await? {
             Reading::Read(read) => {
-                let mut outcome = if rules::is_message(&read.event_type, read.content["msgtype"].as_str()) {
+                let mut outcome = if is_message(&read) {
                     self.decide(row, &event, &read.event_type, &read.content, false).await?
                 } else {
                     Outcome::Nothing
@@ -184,9 +184,10 @@ impl Core {
                 {
                     self.words_came(row, &event, message).await?;
                 }
-                if taken_back {
-                    outcome = self.taken_back(row, &event, outcome).await?;
-                }
+                outcome = match taken_back {
+                    true => self.taken_back(row, &event, outcome).await?,
+                    false => self.looked_at(row, &event, outcome).await?,
+                };
                 return self.finish(row, &outcome, Some((&read.index, &event.event_id))).await;
             }
             Reading::Refused(_) if taken_back => self.unread(row, &event).await?,
@@ -311,6 +312,8 @@ impl Core {
                     Some(other) if other != event.event_id => Reading::Refused(Refusal::Replayed),
                     _ => Reading::Read(read),
                 },
+                // What says nothing to anybody goes nowhere, whoever has sent it.
+                Err(Refusal::UnsignedDevice) if !is_message(&read) => Reading::Read(read),
                 // The signature may be on its way.
                 Err(Refusal::UnsignedDevice) => {
                     Reading::Wait(self.settings.patience_for_signatures, Refusal::UnsignedDevice)
@@ -365,26 +368,29 @@ impl Core {
             Ok(said) => said,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
-        let lane = match self.lane(home, &people, &place, content) {
+        let is_word = matches!(said, Said::Message(_)) && home.kind() == PortalKind::Hub;
+        let file_waits = is_word
+            && matches!(relation, Relation::None)
+            && self.file_waits_for_one(row, home, sender, &people).await?;
+        let lane = match self.lane(home, &people, &place, content, file_waits) {
             Ok(lane) => lane,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
         let at = Timestamp::from(event.origin_server_ts);
         let is_target = |target: &&Portal| people.hears(target, at) && is_target(target, home, &lane);
         let targets: Vec<_> = portals.iter().filter(is_target).collect();
-        let said = match said {
-            // Where it goes nowhere, it has reached everybody.
-            Said::Attachment(attachment) if !targets.is_empty() => {
-                if attachment.caption.is_none() && !has_words && !faulty!(self.settings, FilesWordless) {
-                    return self.wordless(row, event).await;
-                }
-                match self.checked(&attachment).await? {
-                    Ok(checked) => Said::Attachment(Box::new(checked)),
-                    Err(refusal) => return self.refused(row, event, refusal).await,
-                }
-            }
-            said => said,
+        let addressed = match &lane {
+            Lane::Only(patient) if home.kind() == PortalKind::Hub => Some(patient.clone()),
+            Lane::Only(_) | Lane::Everybody => None,
         };
+        if let Said::Attachment(attachment) = &said
+            && !targets.is_empty()
+            && attachment.caption.is_none()
+            && !has_words
+            && !faulty!(self.settings, FilesWordless)
+        {
+            return self.wordless(row, event, addressed.is_some()).await;
+        }
         let mut legs: Vec<_> =
             targets.iter().map(|target| self.leg_ids.message(&event.event_id, &target.id, at)).collect();
         // Handled again, an event must become another message in every respect.
@@ -395,10 +401,6 @@ impl Core {
             legs.iter_mut().for_each(|leg| leg.id = LegId::from_bytes(self.ghosts.chance.bytes()));
             event_id = EventId::parse(format!("{event_id}.{id}")).unwrap_or(event_id);
         }
-        let addressed = match &lane {
-            Lane::Only(patient) if home.kind() == PortalKind::Hub => Some(patient.clone()),
-            Lane::Only(_) | Lane::Everybody => None,
-        };
         let tells_lanes =
             (addressed.is_some() && !conversation.lanes_told && said.kind() == "message").then(|| {
                 let words = notices::LANES.to_owned();
@@ -429,6 +431,26 @@ impl Core {
             tells_lanes,
             addressed,
         })))
+    }
+
+    /// What was decided, once the bytes of its file were looked at, if it brings one along. Where it goes nowhere, it has reached
+    /// everybody.
+    async fn looked_at(
+        &self,
+        row: &InboxRow,
+        event: &Event,
+        decided: Outcome,
+    ) -> Result<Outcome, CryptoError> {
+        let Outcome::Relayed(mut message) = decided else { return Ok(decided) };
+        if let Said::Attachment(attachment) = &message.said
+            && !message.legs.is_empty()
+        {
+            match self.checked(attachment).await? {
+                Ok(checked) => message.said = Said::Attachment(Box::new(checked)),
+                Err(refusal) => return self.refused(row, event, refusal).await,
+            }
+        }
+        Ok(Outcome::Relayed(message))
     }
 
     /// What the practice tells a patient who writes while it is closed, and still is.
@@ -472,6 +494,10 @@ impl Core {
         };
         Ok(Outcome::Refused { event_id: event.event_id.clone(), code, notice: Box::new(notice), void })
     }
+}
+
+fn is_message(read: &Deciphered) -> bool {
+    rules::is_message(&read.event_type, read.content["msgtype"].as_str())
 }
 
 /// What the bot says of a refusal, and its code.

@@ -74,15 +74,28 @@ async fn a_file_waits_for_words_and_both_go_out_in_order() {
         "m.relates_to": relation });
     let laned = send(&murphy, &hub, "m.room.message", content).await;
     assert!(refusal(&murphy, &hub, &laned).await.starts_with("Please write a few words"));
-    say(&murphy, &hub, "to all").await;
-    read(&ann, &anns, "to all").await;
-    assert!(files(&ann, &anns).await.is_empty(), "these were no words about it");
+    let to_all = say(&murphy, &hub, "you are well again").await;
+    assert!(refusal(&murphy, &hub, &to_all).await.contains("(LANE-5)"), "it may be about the file");
     murphy.reply(&hub, &hello.event_id, "your result").await.expect("sent");
     read(&ann, &anns, "your result").await;
     assert_eq!(files(&ann, &anns).await, [("for-ann.pdf".to_owned(), pdf.to_vec())]);
+    // Whoever answers the file, or what the bot has said of it, says it to whom the file is for.
+    for (name, to_the_bot) in [("by-the-file.pdf", false), ("by-the-bot.pdf", true)] {
+        let file = murphy.upload(pdf).await.expect("uploaded");
+        let content = json!({ "msgtype": "m.file", "body": name, "filename": name, "file": file,
+            "m.relates_to": { "m.in_reply_to": { "event_id": hello.event_id } } });
+        let laned = send(&murphy, &hub, "m.room.message", content).await;
+        let asked = murphy.wait_for(&hub, LIMIT, |m| m.in_reply_to.as_deref() == Some(&*laned)).await;
+        let answered = if to_the_bot { asked.expect("a question").event_id } else { laned };
+        murphy.reply(&hub, &answered, &format!("for Ann alone, {name}")).await.expect("sent");
+        read(&ann, &anns, &format!("for Ann alone, {name}")).await;
+        assert_eq!(files(&ann, &anns).await.last(), Some(&(name.to_owned(), pdf.to_vec())));
+    }
     say(&murphy, &hub, "the end").await;
     read(&ben, &bens, "the end").await;
     assert!(files(&ben, &bens).await.is_empty());
+    let bens_words = ben.messages(&bens).await.expect("messages");
+    assert!(bens_words.iter().all(|m| !m.body.contains("for Ann alone") && !m.body.contains("well again")));
 
     // In a group, words about one's own file may answer it, or what the bot has said of it.
     for (number, to_the_bot) in [false, true].into_iter().enumerate() {

@@ -28,6 +28,8 @@ pub struct LaneFacts {
     pub thread: Option<Reach>,
     /// Whether it mentions a patient's ghost.
     pub mentions_patient: bool,
+    /// Whether it is words, and a file of its sender's waits for words that is for one patient only.
+    pub file_waits_for_one: bool,
 }
 
 /// Whom a staff message is to reach.
@@ -42,7 +44,8 @@ pub enum Lane {
 /// Whom a staff message reaches.
 ///
 /// # Errors
-/// [`Refusal::PatientGone`], [`Refusal::ThreadToEverybody`], [`Refusal::LaneUnknown`], [`Refusal::MentionsPatient`].
+/// [`Refusal::PatientGone`], [`Refusal::ThreadToEverybody`], [`Refusal::LaneUnknown`], [`Refusal::FileForOne`],
+/// [`Refusal::MentionsPatient`].
 pub fn lane(facts: &LaneFacts) -> Result<Lane, Refusal> {
     // LANE-4: what answers a patient who does not take part any more reaches nobody, and goes to nobody else instead.
     let is_gone = |reach: &Reach| matches!(reach, Reach::Only(patient) if facts.gone.contains(patient));
@@ -65,6 +68,10 @@ pub fn lane(facts: &LaneFacts) -> Result<Lane, Refusal> {
         (Some(Reach::Everybody), None) => return Err(Refusal::ThreadToEverybody),
         (_, Some(Reach::Everybody)) | (None, None) => Lane::Everybody,
     };
+    // LANE-5: what is written next after a file for one patient may be about it, and must not reach the others.
+    if (&facts.thread, &facts.answers) == (&None, &None) && facts.file_waits_for_one {
+        return Err(Refusal::FileForOne);
+    }
     // LANE-3: what goes to everybody mentions no patient.
     if lane == Lane::Everybody && facts.mentions_patient {
         return Err(Refusal::MentionsPatient);
@@ -101,8 +108,17 @@ mod tests {
             ("one patient: one lane", 1, Some(Reach::Unknown), None, true, Ok(Lane::Everybody)),
             ("staff only", 0, None, None, false, Ok(Lane::Everybody)),
         ] {
-            let facts = LaneFacts { spokes, gone: BTreeSet::new(), answers, thread, mentions_patient };
+            let alone = spokes < 2 || (&answers, &thread) != (&None, &None);
+            let gone = BTreeSet::new();
+            let facts =
+                LaneFacts { spokes, gone, answers, thread, mentions_patient, file_waits_for_one: false };
             assert_eq!(lane(&facts), wanted, "{name}");
+            let wanted = if alone { wanted } else { Err(Refusal::FileForOne) };
+            assert_eq!(
+                lane(&LaneFacts { file_waits_for_one: true, ..facts }),
+                wanted,
+                "{name}, a file waits"
+            );
         }
         // Ben does not take part any more.
         let gone = Err(Refusal::PatientGone);
@@ -114,7 +130,14 @@ mod tests {
             ("reply to who was alone there", 1, only(&ben), None, gone),
         ] {
             let gone = BTreeSet::from([ben.clone()]);
-            let facts = LaneFacts { spokes, gone, answers, thread, mentions_patient: false };
+            let facts = LaneFacts {
+                spokes,
+                gone,
+                answers,
+                thread,
+                mentions_patient: false,
+                file_waits_for_one: false,
+            };
             assert_eq!(lane(&facts), wanted, "{name}");
         }
     }

@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use parlour_domain::{ConversationId, PortalKind, Refusal, Said, Timestamp, rules};
+use parlour_domain::{
+    ConversationId, Person, PortalKind, Refusal, Said, Timestamp,
+    rules::{Lane, Relation},
+};
+use serde_json::Value;
 
 use super::Reading;
 use crate::{
@@ -12,7 +16,7 @@ use crate::{
     intake::Event,
     keyed::Again,
     notices,
-    store::{InboxRow, KeptUntil, NewLeg, Outcome, RelayedMessage},
+    store::{InboxRow, KeptUntil, NewLeg, Outcome, People, Portal, RelayedMessage},
 };
 
 /// How long it takes at most until a file is looked at again whose words may be among what waits.
@@ -20,12 +24,18 @@ const WORDS_MAY_COME: Duration = Duration::from_secs(5);
 
 impl Core {
     /// A file came without a word: its sender is asked for some, once for all that wait for them.
-    pub(super) async fn wordless(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
+    pub(super) async fn wordless(
+        &self,
+        row: &InboxRow,
+        event: &Event,
+        for_one: bool,
+    ) -> Result<Outcome, CryptoError> {
         let of = Some((&row.portal, &*event.sender));
-        let others = self.store.kept(&row.conversation, KeptUntil::Words, of).await?;
-        let words = notices::WORDS.to_owned();
+        let others = self.store.kept(&row.conversation, KeptUntil::Words, of, 0).await?;
+        let words = if for_one { notices::WORDS_FOR_ONE } else { notices::WORDS }.to_owned();
         let notice = self.leg_ids.notice(&event.event_id, &row.portal, "words", words, self.clock.now());
-        let notices = if others.is_empty() { vec![notice] } else { Vec::new() };
+        // Whoever answers what the bot says of a file for one patient says for whom that is.
+        let notices = if others.is_empty() || for_one { vec![notice] } else { Vec::new() };
         Ok(kept(event, KeptUntil::Words, notices))
     }
 
@@ -36,7 +46,7 @@ impl Core {
         let now = self.clock.now();
         let mut notices = vec![self.leg_ids.notice(&event.event_id, &row.portal, code, words, now)];
         let of = Some((&row.portal, &*event.sender));
-        let others = self.store.kept(&row.conversation, KeptUntil::Signature, of).await?;
+        let others = self.store.kept(&row.conversation, KeptUntil::Signature, of, 0).await?;
         let people = self.store.people_in(&row.conversation).await?;
         let patient = people.patients().find(|patient| patient.person.user_id == event.sender);
         if let Some(patient) = patient.filter(|_| others.is_empty()) {
@@ -48,27 +58,61 @@ impl Core {
         Ok(kept(event, KeptUntil::Signature, notices))
     }
 
-    /// Passes on what was kept and comes from devices that are signed by now. It is looked at once for all news of devices
-    /// together.
+    /// What was kept and comes from devices that are signed by now waits to be handled, in its place. It is looked at once for
+    /// all news of devices together.
     pub(super) async fn look_at_the_unsigned(
         &self,
         conversation: &ConversationId,
     ) -> Result<(), CryptoError> {
         let Some(news) = self.news_of_devices(conversation) else { return Ok(()) };
-        for row in self.store.kept(conversation, KeptUntil::Signature, None).await? {
-            let Ok(event) = serde_json::from_str::<Event>(&row.event) else { continue };
-            if let Reading::Read(read) = self.read(&row, &event).await?
-                && rules::is_message(&read.event_type, read.content["msgtype"].as_str())
-            {
-                let decided = self.decide(&row, &event, &read.event_type, &read.content, false).await?;
-                if let Outcome::Relayed(message) = &decided {
-                    self.words_came(&row, &event, message).await?;
+        let mut after = 0;
+        loop {
+            let kept = self.store.kept(conversation, KeptUntil::Signature, None, after).await?;
+            let Some(last) = kept.last() else { break };
+            after = last.seq;
+            for row in &kept {
+                let still = match serde_json::from_str::<Event>(&row.event) {
+                    Ok(event) => matches!(self.read(row, &event).await?, Reading::Wait(..)),
+                    Err(_) => false,
+                };
+                if !still {
+                    self.store.is_signed_now(row, self.clock.now()).await?;
                 }
-                self.finish(&row, &decided, Some((&read.index, &event.event_id))).await?;
             }
         }
         self.news_are_known(conversation, news);
         Ok(())
+    }
+
+    /// The content of what is kept; none when it cannot be read any more.
+    pub(super) async fn content_of_kept(&self, row: &InboxRow) -> Result<Option<Value>, CryptoError> {
+        let Ok(event) = serde_json::from_str::<Event>(&row.event) else { return Ok(None) };
+        Ok(match self.read(row, &event).await? {
+            Reading::Read(read) => Some(read.content),
+            _ => None,
+        })
+    }
+
+    /// Whether a file of somebody's that came before this row waits for words, and is not for everybody (LANE-5).
+    pub(super) async fn file_waits_for_one(
+        &self,
+        row: &InboxRow,
+        home: &Portal,
+        sender: &Person,
+        people: &People,
+    ) -> Result<bool, CryptoError> {
+        let of = Some((&home.id, &*sender.user_id));
+        for file in self.store.kept(&row.conversation, KeptUntil::Words, of, 0).await? {
+            if file.seq > row.seq {
+                break;
+            }
+            let Some(content) = self.content_of_kept(&file).await? else { return Ok(true) };
+            let place = self.place(home, sender, Relation::of(&content)).await?;
+            if self.lane(home, people, &place, &content, false) != Ok(Lane::Everybody) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Somebody says something: the files that they have sent just before, for the same people, go out ahead of it. One that
@@ -85,15 +129,24 @@ impl Core {
         let within = i64::try_from(self.settings.patience_for_words.as_millis()).unwrap_or(i64::MAX);
         let said_at = Timestamp::from(event.origin_server_ts);
         let of = Some((&row.portal, &*event.sender));
-        for wordless in self.store.kept(&row.conversation, KeptUntil::Words, of).await? {
+        for wordless in self.store.kept(&row.conversation, KeptUntil::Words, of, 0).await? {
             let Ok(file) = serde_json::from_str::<Event>(&wordless.event) else { continue };
-            let waited = said_at.millis() - Timestamp::from(file.origin_server_ts).millis();
+            // Whoever was asked for words only now, because they had to sign their device first, says them from now on.
+            let since = match said_at >= wordless.received_at {
+                true => wordless.received_at,
+                false => Timestamp::from(file.origin_server_ts),
+            };
+            let waited = said_at.millis() - since.millis();
             if wordless.seq > row.seq || waited > within {
                 continue;
             }
             let Reading::Read(read) = self.read(&wordless, &file).await? else { continue };
             let decided = match self.decide(&wordless, &file, &read.event_type, &read.content, true).await {
                 Ok(Outcome::Relayed(attachment)) if attachment.addressed != message.addressed => continue,
+                Ok(decided) => self.looked_at(&wordless, &file, decided).await,
+                Err(error) => Err(error),
+            };
+            let decided = match decided {
                 Ok(decided) => decided,
                 Err(CryptoError::FileAway(error)) => {
                     if self.patience_left(&wordless, self.settings.patience_for_words).is_some() {
@@ -118,7 +171,7 @@ impl Core {
     pub(super) async fn look_at_the_wordless(&self, conversation: &ConversationId, again: Again) -> Again {
         let looked = async {
             let mut again = again;
-            for row in self.store.kept(conversation, KeptUntil::Words, None).await? {
+            for row in self.store.kept(conversation, KeptUntil::Words, None, 0).await? {
                 let left = match self.patience_left(&row, self.settings.patience_for_words) {
                     None if self.store.waits_in(&row.portal).await? => Some(WORDS_MAY_COME),
                     left => left,
@@ -150,7 +203,7 @@ impl Core {
         let Some(redacted) = event.redacts() else { return Ok(()) };
         for until in [KeptUntil::Words, KeptUntil::Signature] {
             let of = Some((&row.portal, &*event.sender));
-            for kept in self.store.kept(&row.conversation, until, of).await? {
+            for kept in self.store.kept(&row.conversation, until, of, 0).await? {
                 if serde_json::from_str::<Event>(&kept.event).is_ok_and(|kept| kept.event_id == redacted) {
                     let outcome = Outcome::Unread { event_id: redacted.clone(), voids: Vec::new() };
                     self.finish(&kept, &outcome, None).await?;

@@ -48,41 +48,26 @@ impl Core {
         sender: &Person,
         relation: Relation<'_>,
     ) -> Result<Place, CryptoError> {
-        let (answers, thread) = match relation {
-            // Who answers their own file, or the bot's question about it, says something of it.
-            Relation::Answer { answers: Some(answers), thread }
-                if self.is_wordless(home, sender, answers).await? =>
-            {
-                (None, thread)
-            }
-            Relation::Answer { answers, thread } => (answers, thread),
-            Relation::Edit(about) | Relation::Reaction(about) => (Some(about), None),
-            Relation::None | Relation::Other => (None, None),
-        };
-        let known = async |pointed: Option<Pointed<'_>>| match pointed {
-            Some(pointed) => self.known(home, pointed).await.map(Some),
-            None => Ok(None),
+        let (mut answers, mut thread) = pointed_at(relation);
+        // Who answers their own file, or the bot's question about it, says something of it, and to whom the file is to go. A
+        // file answers earlier ones only.
+        let mut before = i64::MAX;
+        while matches!(relation, Relation::Answer { .. })
+            && let Some(Some(event)) = &answers
+            && let Some(file) = self.store.wordless_at(home, &sender.user_id, event).await?
+            && file.seq < before
+            && let Some(content) = self.content_of_kept(&file).await?
+        {
+            before = file.seq;
+            let (of_file, in_thread) = pointed_at(Relation::of(&content));
+            (answers, thread) = (of_file, thread.or(in_thread));
+        }
+        let known = async |pointed: Option<Option<OwnedEventId>>| match pointed {
+            Some(Some(event_id)) => Ok(Some(self.store.message_at(&home.id, &event_id).await?)),
+            Some(None) => Ok(Some(None)),
+            None => Ok::<_, CryptoError>(None),
         };
         Ok(Place { answers: known(answers).await?, thread: known(thread).await? })
-    }
-
-    async fn is_wordless(
-        &self,
-        home: &Portal,
-        sender: &Person,
-        pointed: Pointed<'_>,
-    ) -> Result<bool, CryptoError> {
-        match event_of(pointed) {
-            Some(event) => Ok(self.store.is_about_the_wordless(&home.id, &sender.user_id, &event).await?),
-            None => Ok(false),
-        }
-    }
-
-    async fn known(&self, home: &Portal, pointed: Pointed<'_>) -> Result<Option<Recorded>, CryptoError> {
-        match event_of(pointed) {
-            Some(event_id) => Ok(self.store.message_at(&home.id, &event_id).await?),
-            None => Ok(None),
-        }
     }
 
     /// Whom it reaches: what edits a message or reacts to it goes where that went.
@@ -92,6 +77,7 @@ impl Core {
         people: &People,
         place: &Place,
         content: &Value,
+        file_waits_for_one: bool,
     ) -> Result<Lane, Refusal> {
         if home.kind() == PortalKind::Spoke || faulty!(self.settings, LanesIgnored) {
             return Ok(Lane::Everybody);
@@ -122,8 +108,21 @@ impl Core {
                 namespace: NAMESPACE,
                 bot: BOT,
             }),
+            file_waits_for_one,
         })
     }
+}
+
+/// What a relation answers, or is about, and the root of its thread.
+type PointedAt = (Option<Option<OwnedEventId>>, Option<Option<OwnedEventId>>);
+
+fn pointed_at(relation: Relation<'_>) -> PointedAt {
+    let (answers, thread) = match relation {
+        Relation::Answer { answers, thread } => (answers, thread),
+        Relation::Edit(about) | Relation::Reaction(about) => (Some(about), None),
+        Relation::None | Relation::Other => (None, None),
+    };
+    (answers.map(event_of), thread.map(event_of))
 }
 
 /// The event that is pointed at. What no homeserver takes as an id is in no record, and a database may not even take the question.

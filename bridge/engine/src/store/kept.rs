@@ -1,9 +1,10 @@
 //! What is kept until something else happens: a file until something is said of it, what came from a device until it is signed.
 
-use parlour_domain::{ConversationId, PortalId, Refusal};
+use parlour_domain::{ConversationId, PortalId, Refusal, Timestamp};
 use ruma::{EventId, UserId};
 
-use super::{InboxRow, Store, StoreError, inbox::Row};
+use super::{InboxRow, Portal, Store, StoreError, inbox::Row};
+use crate::commit_point::CommitPoint;
 
 /// What an event is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ impl KeptUntil {
 }
 
 impl Store {
-    /// What is kept in a conversation, at most 100, oldest first: all, or what one sender wrote in one portal.
+    /// What is kept in a conversation behind a place, at most 100, oldest first: all, or what one sender wrote in one portal.
     ///
     /// # Errors
     /// When the database fails.
@@ -42,21 +43,35 @@ impl Store {
         conversation: &ConversationId,
         until: KeptUntil,
         of: Option<(&PortalId, &UserId)>,
+        after: i64,
     ) -> Result<Vec<InboxRow>, StoreError> {
         let (portal, sender) = of.unzip();
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT i.seq, i.dedup_key, i.portal_id, p.patient_id, i.event, i.received_at
              FROM inbox i JOIN portals p ON p.id = i.portal_id
-             WHERE i.state = $4 AND i.conversation_id = $1
+             WHERE i.state = $4 AND i.conversation_id = $1 AND i.seq > $5
                  AND ($2 = '' OR (i.portal_id = $2 AND i.kept_of = $3)) ORDER BY i.seq LIMIT 100",
         )
         .bind(conversation.as_str())
         .bind(portal.map_or("", PortalId::as_str))
         .bind(sender.map_or("", UserId::as_str))
         .bind(until.as_str())
+        .bind(after)
         .fetch_all(&self.pool)
         .await?;
         self.opened(conversation, rows).await
+    }
+
+    /// What was kept until it is signed waits to be handled, as if it had come now, in the place that it has.
+    ///
+    /// # Errors
+    /// When the database fails; then it is kept on.
+    pub async fn is_signed_now(&self, row: &InboxRow, at: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let sql = "UPDATE inbox SET state = 'waiting', kept_of = NULL, received_at = $2
+                   WHERE seq = $1 AND state = 'unsigned'";
+        sqlx::query(sql).bind(row.seq).bind(at.millis()).execute(&mut *tx).await?;
+        self.commit(tx, CommitPoint::EventDecided).await
     }
 
     /// Whether something waits to be handled in a portal.
@@ -72,26 +87,28 @@ impl Store {
         Ok(row.is_some())
     }
 
-    /// Whether an event of a portal is a file of this sender's that waits for words, or what the bot has said of one.
+    /// The file of this sender's that waits for words and is an event of a portal, or what the bot has said of one.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn is_about_the_wordless(
+    pub async fn wordless_at(
         &self,
-        portal: &PortalId,
+        portal: &Portal,
         sender: &UserId,
         event: &EventId,
-    ) -> Result<bool, StoreError> {
-        let row: Option<(i64,)> = sqlx::query_as(
-            "SELECT i.seq FROM inbox i WHERE i.state = 'wordless' AND i.portal_id = $1 AND i.kept_of = $2
+    ) -> Result<Option<InboxRow>, StoreError> {
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT i.seq, i.dedup_key, i.portal_id, p.patient_id, i.event, i.received_at
+             FROM inbox i JOIN portals p ON p.id = i.portal_id
+             WHERE i.state = 'wordless' AND i.portal_id = $1 AND i.kept_of = $2
                  AND (i.dedup_key = $3 OR EXISTS (SELECT 1 FROM outbox o
                      WHERE o.portal_id = i.portal_id AND o.event_id = $3 AND o.notice_about = i.dedup_key)) LIMIT 1",
         )
-        .bind(portal.as_str())
+        .bind(portal.id.as_str())
         .bind(sender.as_str())
         .bind(event.as_str())
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.pool)
         .await?;
-        Ok(row.is_some())
+        Ok(self.opened(&portal.conversation, rows).await?.pop())
     }
 }

@@ -285,7 +285,7 @@ async fn plainly(client: &matrix_sdk::Client, room: &ruma::RoomId, words: &str) 
 #[tokio::test(flavor = "multi_thread")]
 async fn unsigned_sender_device() {
     let stage =
-        Stage::open_with(Extras { patience: Some(Duration::from_secs(2)), ..Extras::default() }).await;
+        Stage::open_with(Extras { patience: Some(Duration::from_secs(5)), ..Extras::default() }).await;
     let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
     let talk = stage.begin(&murphy, "unsigned", "two-way", &[], &["ann"]).await;
     let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
@@ -300,6 +300,11 @@ async fn unsigned_sender_device() {
     let gone = plainly(&device, &spoke, "taken back").await;
     assert!(refusal(&ann, &spoke, &gone).await.contains("(TRUST-1)"));
     put(&ann, &spoke, &format!("redact/{gone}/1"), json!({})).await;
+    let file = ann.upload(b"%PDF-1.4").await.expect("uploaded");
+    let file = json!({ "msgtype": "m.file", "body": "x.pdf", "filename": "x.pdf", "file": file });
+    let file =
+        device.get_room(&spoke).expect("the room").send_raw("m.room.message", file).await.expect("sent");
+    assert!(refusal(&ann, &spoke, &file.response.event_id).await.contains("(TRUST-1)"));
     say(&ann, &spoke, "from a signed device").await;
     let later = read(&murphy, &hub, "from a signed device").await;
     let seen = murphy.messages(&hub).await.expect("messages");
@@ -307,16 +312,24 @@ async fn unsigned_sender_device() {
     let told = seen.iter().filter(|message| message.body.contains("a device that is not verified")).count();
     assert_eq!(told, 1, "staff are told once");
 
-    // She verifies it, and what it has written is delivered.
+    // She verifies it while Parlour is away, and what it has written is delivered.
     let device_id = device.device_id().expect("a device").to_owned();
     let own = ann.matrix().encryption().get_device(ann.user_id(), &device_id).await.expect("asked");
-    own.expect("her device").verify().await.expect("signed");
+    let signed = async { own.expect("her device").verify().await.expect("signed") };
+    let stage = stage.without_parlour(signed).await;
     let delivered = read(&murphy, &hub, "from an unsigned device").await;
     assert!(delivered.sent_at < later.sent_at, "with its own time");
     read(&murphy, &hub, "and one more").await;
+    // She is asked for words about her file from then on, however long it was kept.
+    let file = file.response.event_id;
+    let asked = ann.wait_for(&spoke, LIMIT, |m| {
+        m.in_reply_to.as_deref() == Some(&*file) && m.body.starts_with("Please write a few words")
+    });
+    asked.await.expect("a question");
     say(&ann, &spoke, "thank you").await;
     read(&murphy, &hub, "thank you").await;
     let seen = murphy.messages(&hub).await.expect("messages");
+    assert!(seen.iter().any(|message| message.content["filename"] == "x.pdf"));
     assert!(seen.iter().all(|message| message.body != "taken back"));
     for client in [murphy, ann] {
         client.stop().await;
