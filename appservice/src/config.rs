@@ -6,7 +6,7 @@ use std::{
 };
 
 use parlour_domain::{EmergencyWords, Hours};
-use parlour_engine::{DatabaseUrl, Files, InvalidScannerAddress, Secret};
+use parlour_engine::{DatabaseUrl, Files, InvalidScannerAddress, Secret, UnknownKind};
 use ruma::OwnedServerName;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -157,7 +157,7 @@ pub struct Attachments {
 
 impl Default for Attachments {
     fn default() -> Self {
-        Self { largest_mib: 20, kinds: None, scanner: None }
+        Self { largest_mib: Files::default().most_bytes >> 20, kinds: None, scanner: None }
     }
 }
 
@@ -178,7 +178,7 @@ impl Attachments {
             Some(kinds) => kinds
                 .iter()
                 .map(|kind| {
-                    kind.parse().map_err(|_| unfit(format!("attachments.kinds: `{kind}` is not known")))
+                    kind.parse().map_err(|error: UnknownKind| unfit(format!("attachments.kinds: {error}")))
                 })
                 .collect::<Result<_, _>>()?,
             None => Files::default().kinds,

@@ -126,12 +126,27 @@ const MOST_MILLIS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// A name that shows nothing else than it is: no line breaks, no characters that turn the writing around, no folders.
 #[must_use]
 pub fn file_name(name: &str) -> String {
-    let turns =
-        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    // Those that show nothing, that break lines, and that turn the writing around.
+    let hidden = |c: char| matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
-    let shown: String = last.chars().filter(|c| !c.is_control() && !turns(*c)).take(MOST_NAME).collect();
-    let shown = shown.trim();
-    if shown.is_empty() { "file".to_owned() } else { shown.to_owned() }
+    let seen: String =
+        last.chars().filter(|c| !hidden(*c) && (c.is_whitespace() || !c.is_control())).collect();
+    let shown: String =
+        seen.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MOST_NAME).collect();
+    if shown.is_empty() { "file".to_owned() } else { shown }
+}
+
+/// A name with one of these endings, the first if it has none: by its ending it is decided what a file is opened with.
+#[must_use]
+pub fn with_ending(name: &str, endings: &[&str]) -> String {
+    let has = |ending: &&str| {
+        name.rsplit_once('.')
+            .is_some_and(|(stem, last)| !stem.is_empty() && last.eq_ignore_ascii_case(ending))
+    };
+    match endings.first() {
+        Some(first) if !endings.iter().any(has) => format!("{name}.{first}"),
+        _ => name.to_owned(),
+    }
 }
 
 impl Measures {
@@ -188,7 +203,9 @@ mod tests {
             ("../../etc/passwd", "passwd"),
             ("C:\\scans\\a.pdf", "a.pdf"),
             ("a\u{202e}gnp.exe", "agnp.exe"),
-            ("two\nlines.pdf", "twolines.pdf"),
+            ("two\nlines.pdf", "two lines.pdf"),
+            ("a\u{200b}\u{2029}b.pdf", "ab.pdf"),
+            ("result.pdf          .js", "result.pdf .js"),
             (" ", "file"),
             ("", "file"),
             ("folder/", "file"),
@@ -196,5 +213,20 @@ mod tests {
             assert_eq!(file_name(name), wanted, "{name:?}");
         }
         assert_eq!(file_name(&"x".repeat(500)).len(), MOST_NAME);
+    }
+
+    #[test]
+    fn a_name_ends_as_what_it_is() {
+        for (name, wanted) in [
+            ("result.txt", "result.txt"),
+            ("LIST.CSV", "LIST.CSV"),
+            ("result.js", "result.js.txt"),
+            ("result.txt.", "result.txt..txt"),
+            ("result", "result.txt"),
+            (".txt", ".txt.txt"),
+            ("txt", "txt.txt"),
+        ] {
+            assert_eq!(with_ending(name, &["txt", "csv"]), wanted, "{name:?}");
+        }
     }
 }

@@ -16,7 +16,7 @@ mod said;
 mod taking_part;
 mod text;
 
-pub use attachment::{Attachment, Measures, SealedFile, Shown, file_name};
+pub use attachment::{Attachment, Measures, SealedFile, Shown, file_name, with_ending};
 pub use clock::{Chance, Clock, Timestamp};
 pub use conversation::{
     ChangeError, ConversationName, DeleteError, DeletionReason, Mode, NewConversation, NewConversationError,

@@ -41,7 +41,7 @@ pub enum Kind {
 
 /// The mimetype is none of [`Kind::ALL`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no mimetype that can be allowed; take some of {all}", all = Mimetypes)]
+#[error("`{0}` is no kind of file that can be allowed; take some of {all}", all = Mimetypes)]
 pub struct UnknownKind(String);
 
 impl Kind {
@@ -77,6 +77,25 @@ impl Kind {
             Self::Wav => "audio/wav",
             Self::Mp4 => "video/mp4",
             Self::Webm => "video/webm",
+        }
+    }
+
+    /// What names of such files end in, the usual ending first.
+    #[must_use]
+    pub const fn endings(self) -> &'static [&'static str] {
+        match self {
+            Self::Jpeg => &["jpg", "jpeg", "jpe", "jfif"],
+            Self::Png => &["png"],
+            Self::Gif => &["gif"],
+            Self::Webp => &["webp"],
+            Self::Pdf => &["pdf"],
+            Self::Text => &["txt", "csv", "md", "log"],
+            Self::Mp3 => &["mp3"],
+            Self::Mp4Audio => &["m4a", "mp4"],
+            Self::Ogg => &["ogg", "oga", "opus"],
+            Self::Wav => &["wav"],
+            Self::Mp4 => &["mp4", "m4v", "mov"],
+            Self::Webm => &["webm", "weba"],
         }
     }
 
