@@ -2,9 +2,12 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
 pub mod books;
+pub mod clamd;
 pub mod crowd;
 pub mod dehydrated;
 pub mod devices;
+pub mod fake;
+pub mod groups;
 pub mod js;
 pub mod proxy;
 pub mod requests;

@@ -3,7 +3,7 @@
 use std::{io::Read as _, time::Duration};
 
 use matrix_sdk_crypto::{AttachmentDecryptor, AttachmentEncryptor, MediaEncryptionInfo};
-use parlour_domain::{Attachment, Refusal, SealedFile, Shown};
+use parlour_domain::{Attachment, Refusal, SealedFile, Shown, with_ending};
 use serde_json::{Value, json};
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     engine::Core,
     files::{self, Kind},
     homeserver::HomeserverError,
-    scanner::{ScannerAddress, Verdict, scan},
+    scanner::{ScannerAddress, Unscanned, Verdict, scan},
 };
 
 /// What files a practice takes.
@@ -29,6 +29,17 @@ impl Default for Files {
     fn default() -> Self {
         Self { most_bytes: 20 << 20, kinds: Kind::ALL.to_vec(), scanner: None }
     }
+}
+
+/// Why a file cannot be looked at just now, and may be later.
+#[derive(Debug, thiserror::Error)]
+pub enum FileAway {
+    /// The homeserver does not give it out, or does not take it.
+    #[error(transparent)]
+    Homeserver(HomeserverError),
+    /// The scanner does not look at it.
+    #[error(transparent)]
+    Scanner(Unscanned),
 }
 
 /// How long a scanner may take.
@@ -50,7 +61,7 @@ impl Core {
     /// The same attachment as it may pass, or why it may not.
     ///
     /// # Errors
-    /// When the homeserver fails; it can be asked again.
+    /// When homeserver or scanner fail; they can be asked again.
     pub(crate) async fn checked(
         &self,
         attachment: &Attachment,
@@ -69,7 +80,7 @@ impl Core {
         let sealed = match self.homeserver.download(bot.intent(), url, files.most_bytes).await {
             Ok(Some(sealed)) => sealed,
             Ok(None) => return Ok(Err(Refusal::FileTooLarge)),
-            Err(error) if error.is_passing() => return Err(CryptoError::FileAway(error)),
+            Err(error) if error.is_passing() => return Err(FileAway::Homeserver(error).into()),
             Err(_) => return Ok(Err(Refusal::FileDamaged)),
         };
         let (shown, file, kinds) = (attachment.shown, attachment.file.clone(), files.kinds.clone());
@@ -86,6 +97,7 @@ impl Core {
                     tracing::warn!(name, "the scanner has found something in a file");
                     return Ok(Err(Refusal::FileInfected));
                 }
+                Err(error) if error.may_pass() => return Err(FileAway::Scanner(error).into()),
                 Err(error) => {
                     tracing::error!(%error, "a file could not be scanned, and does not pass");
                     return Ok(Err(Refusal::FileUnchecked));
@@ -94,10 +106,12 @@ impl Core {
         }
         let mut checked = attachment.clone();
         seen.kind.mimetype().clone_into(&mut checked.mimetype);
+        // ATT-2: a text that is called a program would be run.
+        checked.name = with_ending(&attachment.name, seen.kind.endings());
         (checked.measures.bytes, checked.measures.pixels) = (seen.bytes, seen.pixels);
         if let Some((sealed, info)) = seen.anew {
             let url = match self.homeserver.upload(bot.intent(), sealed).await {
-                Err(error) if error.is_passing() => return Err(CryptoError::FileAway(error)),
+                Err(error) if error.is_passing() => return Err(FileAway::Homeserver(error).into()),
                 url => url?,
             };
             let mut file = serde_json::to_value(&info)?;

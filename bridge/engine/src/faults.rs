@@ -68,6 +68,16 @@ faults! {
     /// Whatever was sent to somebody is sent again to each new device of theirs.
     RepairsAll = "repairs-all",
     }
+    OF_GROUPS: /** Those by which something of one patient's reaches another. */ {
+    /// What older clients quote before an answer stays.
+    FallbackKept = "fallback-kept",
+    /// A message is about an event of another portal.
+    ForeignRelation = "foreign-relation",
+    /// Whom words mention stays.
+    MentionKept = "mention-kept",
+    /// That staff have read one patient's words is shown to the others.
+    ReceiptCrossing = "receipt-crossing",
+    }
     OF_THE_SOAK: /** Those that lose, double or reorder messages when processes are killed and connections are cut. */ {
     /// The same event counts as another one when it comes again.
     NoDedup = "no-dedup",

@@ -19,6 +19,8 @@ mod ghosts;
 mod homeserver;
 mod intake;
 mod keyed;
+#[cfg(feature = "faults")]
+mod leaks;
 mod making;
 mod notices;
 mod portals;

@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use parlour_domain::{ConversationId, Mode, PORTAL_EVENT, PortalId, PortalKind, Timestamp};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use tokio::sync::OnceCell;
@@ -94,6 +94,7 @@ impl Core {
     async fn make_portals(&self, conversation: &Conversation) -> Result<Progress, CryptoError> {
         let people = self.store.people_in(&conversation.id).await?;
         let portals = self.store.unready_portals(&conversation.id).await?;
+        let unready: Vec<_> = portals.iter().map(|portal| portal.id.clone()).collect();
         let party = Party::Making(conversation.id.clone());
         let begun = self.clock.now();
         let earlier = self.made_before(&portals, &party).await?;
@@ -104,15 +105,27 @@ impl Core {
         let (mut outcome, mut progress) = (Ok(()), Progress::Done);
         for portals in [spokes, hub] {
             let mut waiting = portals.into_iter();
-            let mut in_hand: FuturesUnordered<_> =
-                waiting.by_ref().take(MAKING).map(|portal| self.make_portal(&job, portal)).collect();
-            while let Some(made) = in_hand.next().await {
+            let make = |portal| self.make_portal(&job, portal).map(Some).left_future();
+            // Who is excluded, or a switch, does not wait until all is made. What fails here is tried again in the end.
+            let set = || self.set_rooms_but(&conversation.id, &unready).map(|_| None).right_future();
+            let mut in_hand: FuturesUnordered<_> = waiting.by_ref().take(MAKING).map(make).collect();
+            let mut is_setting = false;
+            while let Some(done) = in_hand.next().await {
+                let Some(made) = done else {
+                    is_setting = false;
+                    continue;
+                };
                 match made {
                     Ok(Progress::Done) => {}
                     Ok(Progress::Waiting) => progress = Progress::Waiting,
                     Err(error) => outcome = Err(error),
                 }
-                in_hand.extend(waiting.next().map(|portal| self.make_portal(&job, portal)));
+                if let Some(next) = waiting.next() {
+                    in_hand.push(make(next));
+                    if !std::mem::replace(&mut is_setting, true) {
+                        in_hand.push(set());
+                    }
+                }
             }
             // Whether those who are in it now are there to read is found out before anybody writes.
             self.looks.news.notify_one();

@@ -68,6 +68,9 @@ impl Core {
         if faulty!(self.settings, NoEcho) {
             return Ok(());
         }
+        if faulty!(self.settings, AnswerFirst) {
+            unknown.retain(|event| event.echo.is_some());
+        }
         unknown.reverse();
         // In the order of the room: wherever this ends, what is missing is newer than what was taken in.
         for events in unknown.chunks(PAGE as usize) {

@@ -41,6 +41,12 @@ impl Core {
             for receipt in &due {
                 self.show(receipt).await?;
             }
+            #[cfg(feature = "faults")]
+            if faulty!(self.settings, ReceiptCrossing) {
+                for receipt in self.shown_everywhere(&due).await? {
+                    self.show(&receipt).await?;
+                }
+            }
             self.store.receipts_are_shown(&due).await?;
         }
     }

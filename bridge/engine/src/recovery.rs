@@ -9,13 +9,16 @@
 //! more than the homeserver now remembers is not told of it. So every device is published again as it was, with new
 //! one-time keys, and begins new sessions.
 
-use std::sync::atomic::Ordering;
+use std::{collections::HashSet, sync::atomic::Ordering};
 
 use parlour_domain::{PORTAL_EVENT, Person, PortalId, PortalKind, Timestamp};
+use ruma::OwnedUserId;
+use serde_json::Value;
 
 use crate::{
     crypto::CryptoError,
     engine::Core,
+    portals::mode,
     store::{Portal, StoreError},
 };
 
@@ -78,12 +81,11 @@ impl Core {
         let begun: Timestamp = self.clock.now();
         let _nobody_else = self.catching_up.lock().await;
         let read = self.read_all_back().await?;
-        self.find_members().await?;
+        let gone = self.find_members().await?;
         if self.store.homeserver_is_back().await? {
             self.store.all_are_to_be_set(begun).await?;
         } else {
-            self.find_modes().await?;
-            self.find_people().await?;
+            self.find_changes(&gone).await?;
         }
         let bot = self.ghosts.bot().await?;
         let mut unknown = 0;
@@ -104,66 +106,76 @@ impl Core {
         Ok(())
     }
 
-    /// A conversation that was switched after the backup stays so: its hub tells.
-    async fn find_modes(&self) -> Result<(), CryptoError> {
-        let portals = self.store.portals_made().await?;
-        for hub in portals.iter().filter(|portal| portal.kind() == PortalKind::Hub) {
-            let Some(room_id) = &hub.room_id else { continue };
-            match self.mode_now(room_id).await {
-                Ok(Some(mode)) => self.store.mode_is_found(&hub.conversation, mode, self.clock.now()).await?,
-                Ok(None) => {}
-                Err(error) if error.may_pass() => return Err(error),
-                Err(error) => tracing::error!(portal = %hub.id, %error, "a room does not tell its mode"),
-            }
-        }
-        Ok(())
-    }
-
-    /// Who is in which room is asked anew: database and homeserver are of different times.
-    async fn find_members(&self) -> Result<(), CryptoError> {
+    /// Who is in which room is asked anew: database and homeserver are of different times. Who was known to be in one and is not.
+    async fn find_members(&self) -> Result<HashSet<(PortalId, OwnedUserId)>, CryptoError> {
         let bot = self.ghosts.bot().await?;
+        let mut gone = HashSet::new();
         for portal in self.store.portals_made().await? {
             let Some(room_id) = &portal.room_id else { continue };
             match self.homeserver.members(bot.intent(), room_id).await {
-                Ok(members) => self.store.members_are(&portal.id, &members).await?,
+                Ok(members) => {
+                    let missing = self.store.members_are(&portal.id, &members).await?;
+                    gone.extend(missing.into_iter().map(|user_id| (portal.id.clone(), user_id)));
+                }
                 Err(error) if error.is_passing() => return Err(error.into()),
                 Err(error) => {
                     tracing::error!(portal = %portal.id, %error, "a room does not tell who is in it")
                 }
             }
         }
-        Ok(())
+        Ok(gone)
     }
 
-    /// Who was included or excluded after the backup stays so: the rooms tell. Staff are in the hub or not; the room of a patient
-    /// says whether they take part.
-    async fn find_people(&self) -> Result<(), CryptoError> {
+    /// What a conversation became after the backup stays so: where its hub tells of a later revision than the database knows, the
+    /// rooms tell its mode and who takes part. Elsewhere what is written down holds, and whoever has gone by themselves is gone.
+    async fn find_changes(&self, gone: &HashSet<(PortalId, OwnedUserId)>) -> Result<(), CryptoError> {
         let everybody = self.store.people().await?;
         for conversation in self.store.conversations().await? {
-            let id = &conversation.id;
-            let (portals, people) = (self.store.portals(id).await?, self.store.people_in(id).await?);
-            let owner = everybody.iter().find(|person| person.id == conversation.owner);
+            let portals = self.store.portals(&conversation.id).await?;
             let hub = portals.iter().find(|portal| portal.kind() == PortalKind::Hub);
-            let (Some(owner), Some(hub)) = (owner, hub.filter(|hub| hub.room_id.is_some())) else { continue };
+            let Some((hub, says)) = hub.zip(match hub {
+                Some(hub) => self.says(hub).await?,
+                None => None,
+            }) else {
+                continue;
+            };
+            let people = self.store.people_in(&conversation.id).await?;
+            let is_newer = says["revision"].as_i64().is_some_and(|revision| revision > hub.revision);
+            let mode = says["mode"].as_str().and_then(|mode| mode.parse().ok());
+            if let Some(mode) = mode.filter(|_| is_newer) {
+                self.store.mode_is_found(&conversation.id, mode, self.clock.now()).await?;
+            }
             let takes_part = |person: &Person| people.participants.iter().any(|p| p.person.id == person.id);
             let mut changes = Vec::new();
-            for person in everybody.iter().filter(|person| person.role.is_staff()) {
-                let is_in = self.store.has_joined(&hub.id, &person.user_id).await?;
-                if is_in != takes_part(person) {
-                    changes.push((person, is_in));
+            for person in &everybody {
+                let spoke = portals.iter().find(|portal| portal.patient.as_ref() == Some(&person.id));
+                let portal = if person.role.is_staff() { Some(hub) } else { spoke };
+                let Some(portal) = portal.filter(|portal| portal.room_id.is_some()) else { continue };
+                let has_gone = gone.contains(&(portal.id.clone(), person.user_id.clone()));
+                let mut comes = takes_part(person) && !has_gone;
+                if is_newer {
+                    comes = self.store.has_joined(&portal.id, &person.user_id).await?;
                 }
-            }
-            for spoke in portals.iter().filter(|portal| portal.room_id.is_some()) {
-                let patient = everybody.iter().find(|person| Some(&person.id) == spoke.patient.as_ref());
-                let Some(patient) = patient else { continue };
-                let is_open = self.says_it_is_open(spoke).await?
-                    && self.store.has_joined(&spoke.id, &patient.user_id).await?;
-                if is_open != takes_part(patient) {
-                    changes.push((patient, is_open));
+                if portal.kind() == PortalKind::Spoke {
+                    let Some(says) = self.says(portal).await? else { continue };
+                    let is_open = says["open"] != false;
+                    if is_newer {
+                        comes &= is_open;
+                    } else if is_open != takes_part(person)
+                        || says["mode"] != self::mode(&conversation, portal, &people).as_str()
+                    {
+                        self.store.is_to_be_set(portal, self.clock.now()).await?;
+                    }
+                }
+                if comes != takes_part(person) {
+                    changes.push((person, comes));
                 }
             }
             // Those who came first, so that the last of the staff is not refused to go.
             changes.sort_by_key(|(_, comes)| !comes);
+            let Some(owner) = everybody.iter().find(|person| person.id == conversation.owner) else {
+                continue;
+            };
             for (person, comes) in changes {
                 self.participation_is_found(hub, owner, person, comes).await?;
             }
@@ -171,12 +183,18 @@ impl Core {
         Ok(())
     }
 
-    /// Whether a spoke says that its patient takes part.
-    async fn says_it_is_open(&self, spoke: &Portal) -> Result<bool, CryptoError> {
-        let Some(room_id) = &spoke.room_id else { return Ok(false) };
+    /// What a portal's room says it is; nothing when it cannot be read.
+    async fn says(&self, portal: &Portal) -> Result<Option<Value>, CryptoError> {
+        let Some(room_id) = &portal.room_id else { return Ok(None) };
         let bot = self.ghosts.bot().await?;
-        let says = self.homeserver.state(bot.intent(), room_id, PORTAL_EVENT).await?;
-        Ok(says.is_none_or(|says| says["open"] != false))
+        match self.homeserver.state(bot.intent(), room_id, PORTAL_EVENT).await {
+            Ok(says) => Ok(says),
+            Err(error) if error.is_passing() => Err(error.into()),
+            Err(error) => {
+                tracing::error!(portal = %portal.id, %error, "a room does not tell what it is");
+                Ok(None)
+            }
+        }
     }
 
     /// Reads all rooms back; which. One that cannot be read holds up the others for some seconds, and no longer.

@@ -368,6 +368,8 @@ impl Core {
             Ok(said) => said,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
+        #[cfg(feature = "faults")]
+        let said = self.with_leaks(said, content);
         let is_word = matches!(said, Said::Message(_)) && home.kind() == PortalKind::Hub;
         let file_waits = is_word
             && matches!(relation, Relation::None)

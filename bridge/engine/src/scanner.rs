@@ -136,6 +136,14 @@ pub enum Unscanned {
     Nonsense,
 }
 
+impl Unscanned {
+    /// Whether the same file may have a verdict later.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        !matches!(self, Self::TooLarge)
+    }
+}
+
 /// Has clamd look at a file. `limit` is for everything: to connect, to send, to wait for the answer.
 ///
 /// # Errors

@@ -2,8 +2,8 @@
 //! same when they are sent again. What holds for a message is told by the room itself: the event that switches it comes in
 //! the order of what is said there ([`Core::switched`]).
 
-use futures_util::{StreamExt as _, stream};
-use parlour_domain::{ConversationId, PORTAL_EVENT, PortalKind};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use parlour_domain::{ConversationId, PORTAL_EVENT, PortalId, PortalKind};
 use ruma::{OwnedUserId, RoomId, UserId};
 use serde_json::{Value, json};
 
@@ -25,7 +25,20 @@ impl Core {
     /// # Errors
     /// The last one of homeserver and database; trying again goes on where it stopped.
     pub(crate) async fn set_rooms(&self, id: &ConversationId) -> Result<(), CryptoError> {
-        let portals = self.store.portals_to_set(id).await?;
+        self.set_rooms_but(id, &[]).await
+    }
+
+    /// The same without those that are being made.
+    ///
+    /// # Errors
+    /// As [`Self::set_rooms`].
+    pub(crate) async fn set_rooms_but(
+        &self,
+        id: &ConversationId,
+        in_making: &[PortalId],
+    ) -> Result<(), CryptoError> {
+        let mut portals = self.store.portals_to_set(id).await?;
+        portals.retain(|portal| !in_making.contains(&portal.id));
         if portals.is_empty() {
             return Ok(());
         }
@@ -33,12 +46,15 @@ impl Core {
         let Some(conversation) = self.store.conversation(id).await? else { return Ok(()) };
         let people = self.store.people_in(id).await?;
         let (conversation, people) = (&conversation, &people);
-        let set = portals.into_iter().map(|portal| async move {
+        let set = portals.into_iter().map(|portal| {
+            async move {
             let set = self.set_room(conversation, &portal, people).await;
             if let Err(error) = &set {
                 tracing::warn!(conversation = %portal.conversation, portal = %portal.id, %error, "a room is not set yet");
             }
             set
+            }
+            .boxed()
         });
         let outcome = stream::iter(set)
             .buffer_unordered(MAKING)
@@ -84,6 +100,10 @@ impl Core {
             let user_id = &participant.person.user_id;
             if self.store.has_joined(&portal.id, user_id).await? {
                 continue;
+            }
+            // Perhaps they are to come no more: what is asked for since then is done next.
+            if self.store.portal(&portal.id).await?.revision != portal.revision {
+                return outcome;
             }
             let came = match portal.kind() {
                 PortalKind::Hub => self.invite(&party, portal, room_id, user_id).await,
@@ -142,12 +162,19 @@ impl Core {
     /// Hands history on to those who were invited when they had no device for it.
     ///
     /// # Errors
-    /// When homeserver or database fail; the next time goes on where this one stopped.
+    /// When homeserver or database fail in a way that passes; the next time goes on where this one stopped.
     pub(crate) async fn share_what_is_due(&self) -> Result<(), CryptoError> {
+        let mut without_device = None;
         for (portal, user_id) in self.store.history_due().await? {
+            if without_device.as_ref() == Some(&user_id) {
+                continue;
+            }
             let Some(room_id) = self.store.portal(&portal).await?.room_id else { continue };
-            if self.ghosts.bot().await?.share_history(&room_id, &user_id).await? {
-                self.store.history_is_shared(&portal, &user_id).await?;
+            match self.ghosts.bot().await?.share_history(&room_id, &user_id).await {
+                Ok(true) => self.store.history_is_shared(&portal, &user_id).await?,
+                Ok(false) => without_device = Some(user_id),
+                Err(error) if error.may_pass() => return Err(error),
+                Err(error) => tracing::error!(portal = %portal, %error, "history is not handed on"),
             }
         }
         Ok(())

@@ -99,6 +99,18 @@ impl Report {
         if never > 0 {
             complaints.push(format!("after {never} kills no message travelled for long"));
         }
+        let happened = [
+            ("edited", self.edits),
+            ("reacted to", self.reactions),
+            ("deleted", self.deletions),
+            ("switched", self.switches),
+            ("excluded", self.changes),
+        ];
+        for (what, count) in happened {
+            if count == 0 && self.settings.fault.is_none() {
+                complaints.push(format!("nothing was {what}"));
+            }
+        }
         if !self.at_rest {
             complaints.push("Parlour did not come to rest".to_owned());
         }

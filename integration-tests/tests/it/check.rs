@@ -33,7 +33,7 @@ async fn every_row_passes_and_every_requirement_of_this_stage_has_one() {
     let verdict = verdict(None).await;
     assert_eq!(not_passed(&verdict), []);
     assert_eq!(verdict.code(), 0);
-    for requirement in ["S1", "S6", "S7", "S8", "S12", "S14", "S16", "S17", "S18", "C1", "C5"] {
+    for requirement in ["S1", "S3", "S6", "S7", "S8", "S11", "S12", "S14", "S16", "S17", "S18", "C1", "C5"] {
         assert!(verdict.rows.iter().any(|row| row.requirement == requirement), "{requirement}");
     }
     // A fault for each row, a row for each fault.

@@ -1,9 +1,18 @@
 //! Files (S11): they pass with words about them, are looked at by their bytes, and lose what their pixels do not show.
 
-use parlour::{demo::client::Client, run::Extras};
+use parlour::{
+    config::Attachments,
+    demo::client::Client,
+    run::{Extras, Parlour},
+};
 use parlour_engine::CommitPoint;
 use parlour_integration_tests::{
-    LIMIT, Stage, proxy::Fate, put, read, refusal, requests::point_of, say, send,
+    LIMIT, Stage,
+    clamd::{Clamd, HARMFUL},
+    proxy::Fate,
+    put, read, refusal,
+    requests::point_of,
+    say, send,
 };
 use ruma::RoomId;
 use serde_json::json;
@@ -51,19 +60,36 @@ async fn a_file_waits_for_words_and_both_go_out_in_order() {
     );
     assert_eq!(murphy.open_file(&came.content).await.expect("it opens"), pdf);
 
+    let sent = ann.messages(&anns).await.expect("messages");
+    let own = sent.iter().find(|m| m.content["filename"] == "result.pdf").expect("it is there");
+    assert_eq!(
+        came.content["file"]["url"], own.content["file"]["url"],
+        "what is passed on as it is stays where it is"
+    );
+    // So do sounds and films.
+    let film = b"\x1a\x45\xdf\xa3\x87\x42\x82\x84webm";
+    let sound = b"RIFF\x04\0\0\0WAVE";
+    for (msgtype, name, bytes) in [("m.audio", "cough.wav", &sound[..]), ("m.video", "rash.webm", film)] {
+        let words = format!("about {name}");
+        ann.send_file(&anns, msgtype, name, bytes, Some(&words)).await.expect("sent");
+        let came = read(&murphy, &hub, &words).await;
+        assert_eq!((&*came.msgtype, &came.content["filename"]), (msgtype, &json!(name)));
+        assert_eq!(murphy.open_file(&came.content).await.expect("it opens"), bytes);
+    }
+
     // Without one it waits; two wait for the same words; nobody else waits for them.
     let first = ann.send_file(&anns, "m.image", "one.jpg", JPEG, None).await.expect("sent");
     assert!(refusal(&ann, &anns, &first).await.starts_with("Please write a few words"));
     ann.send_file(&anns, "m.file", "two.pdf", pdf, None).await.expect("sent");
     say(&ben, &bens, "Ben goes on").await;
     read(&murphy, &hub, "Ben goes on").await;
-    assert_eq!(files(&murphy, &hub).await.len(), 1);
+    assert_eq!(files(&murphy, &hub).await.len(), 3);
     say(&ann, &anns, "two files").await;
     read(&murphy, &hub, "two files").await;
     let all = files(&murphy, &hub).await;
     let names: Vec<_> = all.iter().map(|(name, _)| &**name).collect();
-    assert_eq!(names, ["result.pdf", "one.jpg", "two.pdf"]);
-    assert!(!all[1].1.windows(4).any(|bytes| bytes == b"53.3"), "where it was taken");
+    assert_eq!(names, ["result.pdf", "cough.wav", "rash.webm", "one.jpg", "two.pdf"]);
+    assert!(!all[3].1.windows(4).any(|bytes| bytes == b"53.3"), "where it was taken");
     let seen = murphy.messages(&hub).await.expect("messages");
     assert_eq!(seen.last().map(|message| &*message.body), Some("two files"), "the words come last");
 
@@ -119,7 +145,7 @@ async fn a_file_waits_for_words_and_both_go_out_in_order() {
     put(&ann, &anns, &format!("redact/{gone}/1"), json!({})).await;
     say(&ann, &anns, "never mind").await;
     read(&murphy, &hub, "never mind").await;
-    assert_eq!(files(&murphy, &hub).await.len(), 3);
+    assert_eq!(files(&murphy, &hub).await.len(), 5);
     for client in [murphy, ann, ben] {
         client.stop().await;
     }
@@ -202,6 +228,9 @@ async fn what_may_not_pass_is_refused_by_what_it_is() {
     let clear = json!({ "msgtype": "m.image", "body": "look", "filename": "x.png", "url": "mxc://demo.parlour.local/x" });
     let sent = send(&ann, &spoke, "m.room.message", clear).await;
     assert!(refusal(&ann, &spoke, &sent).await.contains("(ENC-1)"));
+    // A text that is called a program is called a text.
+    ann.send_file(&spoke, "m.file", "result.js", b"WScript.Echo(1)", Some("my list")).await.expect("sent");
+    assert_eq!(read(&murphy, &hub, "my list").await.content["filename"], "result.js.txt");
     // Nobody says anything about it.
     let silent = ann.send_file(&spoke, "m.file", "silent.pdf", b"%PDF-1.4", None).await.expect("sent");
     let told = ann.wait_for(&spoke, LIMIT, |m| {
@@ -210,7 +239,7 @@ async fn what_may_not_pass_is_refused_by_what_it_is() {
     told.await.expect("it is refused in the end");
     say(&ann, &spoke, "too late").await;
     read(&murphy, &hub, "too late").await;
-    assert!(files(&murphy, &hub).await.is_empty());
+    assert_eq!(files(&murphy, &hub).await.len(), 1);
 
     // Among staff alone it has reached everybody.
     let alone = stage.begin(&murphy, "alone", "two-way", &["kim"], &[]).await;
@@ -222,6 +251,66 @@ async fn what_may_not_pass_is_refused_by_what_it_is() {
     let seen = murphy.messages(&alone.hub()).await.expect("messages");
     assert_eq!(seen.iter().filter(|message| message.msgtype == "m.notice").count(), 1);
     for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// Parlour is started again with other words about files.
+async fn with_files(mut stage: Stage, attachments: Attachments, patience: Option<Duration>) -> Stage {
+    stage.world.parlour.stop().await;
+    stage.world.config.attachments = attachments;
+    let extras = Extras { patience, ..Extras::default() };
+    stage.world.parlour = Parlour::start(&stage.world.config, extras).await.expect("started again");
+    stage.world.parlour.receiving().await;
+    stage
+}
+
+/// What a practice says of files holds: how large, of which kinds, and that a scanner looks at them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_practice_and_its_scanner_say_of_files_holds() {
+    let Some(mut clamd) = Clamd::prepare() else { return };
+    let stage = Stage::open().await;
+    let (murphy, ann, ben) =
+        (stage.sign_in("murphy").await, stage.sign_in("ann").await, stage.sign_in("ben").await);
+    let talk = stage.begin(&murphy, "S11 scanned", "two-way", &[], &["ann", "ben"]).await;
+    let (hub, anns, bens) = (talk.hub(), talk.spoke(stage.person("ann")), talk.spoke(stage.person("ben")));
+    let attachments = Attachments {
+        largest_mib: 1,
+        kinds: Some(vec!["application/pdf".to_owned()]),
+        scanner: Some(clamd.address()),
+    };
+    let stage = with_files(stage, attachments.clone(), None).await;
+
+    // A scanner that is away keeps the sender waiting, and nobody else.
+    let pdf = b"%PDF-1.4 a result";
+    ann.send_file(&anns, "m.file", "early.pdf", pdf, Some("nobody looks at it")).await.expect("sent");
+    say(&ann, &anns, "behind it").await;
+    say(&ben, &bens, "Ben goes on").await;
+    read(&murphy, &hub, "Ben goes on").await;
+    assert!(files(&murphy, &hub).await.is_empty());
+    clamd.start().await;
+    read(&murphy, &hub, "behind it").await;
+    assert_eq!(files(&murphy, &hub).await, [("early.pdf".to_owned(), pdf.to_vec())]);
+
+    let large = [&pdf[..], &vec![b'x'; 1 << 20]].concat();
+    let refused: [(&str, &str, &[u8], &str); 3] = [
+        ("m.file", "harm.pdf", HARMFUL, "ATT-5"),
+        ("m.image", "one.jpg", JPEG, "ATT-2"),
+        ("m.file", "large.pdf", &large, "ATT-3"),
+    ];
+    for (msgtype, name, bytes, code) in refused {
+        let sent = ann.send_file(&anns, msgtype, name, bytes, Some("look")).await.expect("sent");
+        let told = refusal(&ann, &anns, &sent).await;
+        assert!(told.contains(&format!("({code})")), "{name}: {told}");
+    }
+    clamd.stop();
+    let stage = with_files(stage, attachments, Some(Duration::from_secs(1))).await;
+    let sent = ann.send_file(&anns, "m.file", "late.pdf", pdf, Some("look")).await.expect("sent");
+    let told = refusal(&ann, &anns, &sent).await;
+    assert!(told.contains("(ATT-6)"), "{told}");
+    assert_eq!(files(&murphy, &hub).await.len(), 1);
+    for client in [murphy, ann, ben] {
         client.stop().await;
     }
     stage.close().await;

@@ -29,6 +29,12 @@ async fn answers(client: &Client, room: &RoomId) -> Vec<String> {
     notices.map(|message| message.body).filter(|body| body.contains("is closed now")).collect()
 }
 
+/// In seconds, UTC.
+fn since_midnight() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    now.as_secs() % (24 * 60 * 60)
+}
+
 async fn topic(client: &Client, room: &RoomId) -> String {
     let path = room_path(room, "state/m.room.topic");
     let (_, topic) = client.http().call(Method::GET, &path, None).await.expect("an answer");
@@ -87,6 +93,26 @@ async fn who_writes_out_of_hours_is_answered_once() {
     read(&ann, &anns, "I am here").await;
     assert_eq!(answers(&ann, &anns).await.len(), 1, "once for as long as it is closed");
     assert!(answers(&murphy, &hub).await.is_empty(), "staff know, whatever they write: {asked}");
+    // Closed for another while it is told again, with the day on which the practice answers.
+    let hour = (since_midnight() / 3600 + 12) % 24;
+    let stage = changed(stage, |practice| {
+        let span = || vec![format!("{hour:02}:00-{hour:02}:01")];
+        practice.time_zone = Some("UTC".to_owned());
+        practice.hours = Some(Week {
+            monday: span(),
+            tuesday: span(),
+            wednesday: span(),
+            thursday: span(),
+            friday: span(),
+            saturday: span(),
+            sunday: span(),
+        });
+    })
+    .await;
+    let other = say(&ann, &anns, "still here").await;
+    let answer = ann.wait_for(&anns, LIMIT, |message| message.in_reply_to.as_ref() == Some(&other)).await;
+    let (answer, day) = (answer.expect("the bot's answer").body, format!("from {hour:02}:00"));
+    assert!(answer.contains("will answer to") && answer.contains(&day), "today or tomorrow, {day}: {answer}");
     // Rooms that stood before have the new words.
     let deadline = Instant::now() + LIMIT;
     while topic(&ann, &anns).await != words {

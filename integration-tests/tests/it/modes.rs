@@ -1,7 +1,10 @@
 //! One-way and two-way (S8, S14, S16): switched at any time, enforced by the homeserver for every client, and fair to what was
 //! written before.
 
-use parlour::{demo::client::Client, run::Extras};
+use parlour::{
+    demo::client::{Client, Message, Reading},
+    run::Extras,
+};
 use parlour_integration_tests::{
     LIMIT, Stage, Talk,
     crowd::{Caller, numbers},
@@ -70,7 +73,7 @@ async fn a_conversation_is_switched_and_every_client_is_bound() {
     say(&murphy, &hub, "how are you all?").await;
     let question = read(&ann, &spoke, "how are you all?").await;
     let own = say(&ann, &spoke, "fine").await;
-    read(&murphy, &hub, "fine").await;
+    let fine = read(&murphy, &hub, "fine").await.event_id;
 
     // Who may not switch it.
     for (client, wanted) in [(&ann, 403), (&kim, 403)] {
@@ -109,6 +112,10 @@ async fn a_conversation_is_switched_and_every_client_is_bound() {
     // Reading, and deleting what is one's own, still work.
     receipt(&ann, &spoke, &message.event_id).await;
     put(&ann, &spoke, &format!("redact/{own}/gone"), json!({})).await;
+    let is_gone = |seen: &[Message]| {
+        seen.iter().any(|m| m.event_id == fine && matches!(m.reading, Reading::Redacted)).then_some(())
+    };
+    murphy.wait_until(&hub, LIMIT, is_gone).await.expect("it is deleted in the hub");
     told_times(&ann, &spoke, "only the practice writes", 1).await;
     told_times(&ben, &bens, "only the practice writes", 1).await;
     told_times(&kim, &hub, "Responses are switched off", 1).await;

@@ -202,6 +202,9 @@ async fn patients_are_excluded_and_included_and_see_what_follows() {
     read(&ann, &anns, "for both").await;
     read(&ben, &bens, "for both").await;
     assert_eq!(readable(&ben, &bens).await, ["for both"]);
+    let doomed = say(&murphy, &hub, "soon deleted").await;
+    read(&ann, &anns, "soon deleted").await;
+    let doomed_at_bens = read(&ben, &bens, "soon deleted").await.event_id;
     say(&ben, &bens, "Ben here").await;
     let of_ben = read(&murphy, &hub, "Ben here").await;
 
@@ -229,9 +232,13 @@ async fn patients_are_excluded_and_included_and_see_what_follows() {
     read(&ann, &anns, "while he is away").await;
     read(&ann, &anns, "* for all").await;
     // But what is deleted disappears everywhere.
-    let deleted = say(&murphy, &hub, "still to be deleted").await;
-    read(&ann, &anns, "still to be deleted").await;
-    put(&murphy, &hub, &format!("redact/{deleted}/gone"), json!({})).await;
+    put(&murphy, &hub, &format!("redact/{doomed}/gone"), json!({})).await;
+    let is_gone = |seen: &[Message]| {
+        seen.iter()
+            .any(|m| m.event_id == doomed_at_bens && matches!(m.reading, Reading::Redacted))
+            .then_some(())
+    };
+    ben.wait_until(&bens, LIMIT, is_gone).await.expect("it is deleted in his room");
 
     // Switched to one-way and back, his room stays closed.
     for mode in ["one-way", "two-way"] {

@@ -386,8 +386,14 @@ async fn lane(scene: &Scene) -> Evidence {
     let reply = murphy.reply(&talk.hub, &asked.event_id, "S17 for you alone").await?;
     // A reply to what itself went to one patient only stays with that patient.
     murphy.reply(&talk.hub, &reply, "S17 and this as well").await?;
+    // A client of the older kind puts before its reply what is answered.
+    let quoting = json!({
+        "msgtype": "m.text", "body": format!("> <{}> S17 about me\n\nS17 quoted, alone", ann.user_id()),
+        "m.relates_to": { "m.in_reply_to": { "event_id": asked.event_id } },
+    });
+    murphy.send_raw(&talk.hub, "m.room.message", quoting).await?;
     say(murphy, &talk.hub, "S17 for everybody").await?;
-    for words in ["S17 for you alone", "S17 and this as well", "S17 for everybody"] {
+    for words in ["S17 for you alone", "S17 and this as well", "S17 quoted, alone", "S17 for everybody"] {
         read(ann, &anns, words).await?;
     }
     let all = read(ben, &bens, "S17 for everybody").await?;
@@ -399,7 +405,10 @@ async fn lane(scene: &Scene) -> Evidence {
     if unread > 0 {
         return Err(format!("the other patient holds {unread} messages that they cannot read").into());
     }
-    Ok(format!("the one replied to reads all three, the other only {}", all.event_id))
+    Ok(format!(
+        "the one replied to reads all four, without the quote before one, the other only {}",
+        all.event_id
+    ))
 }
 
 /// All that a patient's client can get of a conversation, searched for everything of the other patient.

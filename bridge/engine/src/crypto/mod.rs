@@ -33,9 +33,9 @@ pub enum CryptoError {
     /// The homeserver did not do its part.
     #[error(transparent)]
     Homeserver(#[from] crate::homeserver::HomeserverError),
-    /// A file is not to be had, or to be put away, just now.
+    /// A file is not to be had, to be scanned or to be put away just now.
     #[error("a file cannot be looked at just now: {0}")]
-    FileAway(#[source] crate::homeserver::HomeserverError),
+    FileAway(#[from] crate::attachments::FileAway),
     /// The database did not do its part.
     #[error(transparent)]
     Database(#[from] StoreError),
@@ -50,7 +50,8 @@ impl CryptoError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Homeserver(error) | Self::FileAway(error) => error.is_passing(),
+            Self::Homeserver(error) => error.is_passing(),
+            Self::FileAway(_) => true,
             Self::Database(error) => error.may_pass(),
             Self::Store(error)
             | Self::Olm(matrix_sdk_crypto::OlmError::Store(error))

@@ -59,8 +59,8 @@ impl Core {
         let now = self.clock.now();
         let change = ParticipantChange {
             conversation: hub.conversation.clone(),
-            // The owner may do either.
-            by: owner.clone(),
+            // Perhaps it was the owner who went.
+            by: if comes { owner.clone() } else { whom.clone() },
             whom: whom.clone(),
             hub: hub.id.clone(),
             spoke: PortalId::from_bytes(self.ghosts.chance.bytes()),
@@ -191,9 +191,15 @@ impl Core {
     ) -> Result<(), EngineError> {
         for id in touched? {
             self.wake_maker(&id);
-            // The bot may have said whose it is now.
-            let portals = self.store.portals(&id).await?;
-            self.wake_senders(&portals.iter().take(1).map(|hub| hub.id.clone()).collect::<Vec<_>>());
+            // The bot may have said whose it is now. That it is written down stands, also when this cannot be read.
+            match self.store.portals(&id).await {
+                Ok(portals) => {
+                    self.wake_senders(&portals.into_iter().map(|portal| portal.id).collect::<Vec<_>>())
+                }
+                Err(error) => {
+                    tracing::error!(conversation = %id, %error, "nobody was woken to tell of a change")
+                }
+            }
             self.changed(&id);
         }
         Ok(())

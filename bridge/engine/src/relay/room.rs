@@ -90,7 +90,7 @@ impl Core {
         let portal = self.store.portal(&row.portal).await?;
         if portal.kind() == PortalKind::Hub && participant.is_none_or(|p| !p.person.role.is_staff()) {
             tracing::warn!(conversation = %row.conversation, "somebody is in a hub who does not take part");
-            self.store.hub_is_to_be_set(&row.conversation, self.clock.now()).await?;
+            self.store.is_to_be_set(&portal, self.clock.now()).await?;
             self.wake_maker(&row.conversation);
         }
         Ok(Outcome::Nothing)

@@ -117,6 +117,12 @@ impl Core {
                 None => Ok(Prepared::Held),
             });
         }
+        #[cfg(feature = "faults")]
+        for (place, to_seal) in places.iter().zip(&mut batch) {
+            if faulty!(self.settings, ForeignRelation) {
+                self.points_elsewhere(&legs[*place], &mut to_seal.content).await?;
+            }
+        }
         let mut sealed = if batch.is_empty() {
             Vec::new()
         } else {

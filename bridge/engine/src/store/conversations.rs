@@ -300,11 +300,14 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn conversation_is_ready(&self, id: &ConversationId) -> Result<bool, StoreError> {
+        // In order with those who ask for another.
+        let mut tx = self.begin().await?;
         let ready = sqlx::query(
             "UPDATE conversations SET ready = 1 WHERE id = $1
                  AND NOT EXISTS (SELECT 1 FROM portals p WHERE p.conversation_id = $1 AND p.ready = 0)",
         );
-        let ready = self.alone(CommitPoint::ConversationReady, ready.bind(id.as_str())).await?;
+        let ready = ready.bind(id.as_str()).execute(&mut *tx).await?;
+        self.commit(tx, CommitPoint::ConversationReady).await?;
         Ok(ready.rows_affected() == 1)
     }
 

@@ -1,32 +1,37 @@
 //! Who is in which room, where that is not what was asked for; and to whom a room's history is still to be handed on.
 
-use parlour_domain::{ConversationId, PortalId, Timestamp};
+use parlour_domain::{PortalId, Timestamp};
 use ruma::{OwnedUserId, UserId};
 
-use super::{Store, StoreError, matrix_id, parsed};
+use super::{Portal, Store, StoreError, matrix_id, parsed};
 use crate::commit_point::CommitPoint;
 
 impl Store {
-    /// A hub is to be set anew: somebody is in it who does not take part.
+    /// A portal's room is to be set anew: somebody is in it who does not take part, or it is not what it was set to.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn hub_is_to_be_set(&self, id: &ConversationId, at: Timestamp) -> Result<(), StoreError> {
+    pub async fn is_to_be_set(&self, portal: &Portal, at: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.begin_unordered().await?;
-        Self::portal_is_to_be_set(&mut tx, id, None, at).await?;
+        Self::portal_is_to_be_set(&mut tx, &portal.conversation, portal.patient.as_ref(), at).await?;
         self.commit(tx, CommitPoint::ParticipantsKept).await
     }
 
-    /// These users are in a portal's room, and no others, as the homeserver tells.
+    /// These users are in a portal's room, and no others, as the homeserver tells. Who was known to be in it and is not.
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
-    pub async fn members_are(&self, portal: &PortalId, members: &[OwnedUserId]) -> Result<(), StoreError> {
+    pub async fn members_are(
+        &self,
+        portal: &PortalId,
+        members: &[OwnedUserId],
+    ) -> Result<Vec<OwnedUserId>, StoreError> {
         let mut tx = self.begin_unordered().await?;
-        sqlx::query("DELETE FROM portal_members WHERE portal_id = $1")
-            .bind(portal.as_str())
-            .execute(&mut *tx)
-            .await?;
+        let before: Vec<(String,)> =
+            sqlx::query_as("DELETE FROM portal_members WHERE portal_id = $1 RETURNING user_id")
+                .bind(portal.as_str())
+                .fetch_all(&mut *tx)
+                .await?;
         for user_id in members {
             sqlx::query("INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2)")
                 .bind(portal.as_str())
@@ -34,7 +39,9 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
         }
-        self.commit(tx, CommitPoint::MemberCame).await
+        self.commit(tx, CommitPoint::MemberCame).await?;
+        let gone = before.into_iter().filter(|(user_id,)| !members.iter().any(|member| member == user_id));
+        gone.map(|(user_id,)| matrix_id("portal_members", user_id)).collect()
     }
 
     /// Somebody who was invited has no device yet that history could be handed on to.
@@ -47,14 +54,18 @@ impl Store {
         self.alone(CommitPoint::MemberCame, due).await.map(drop)
     }
 
-    /// To whom history is to be handed on when they have a device, in which portal: those who are in it, or invited.
+    /// To whom history is to be handed on when they have a device, in which portal: those who take part and are in it, or
+    /// invited.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn history_due(&self) -> Result<Vec<(PortalId, OwnedUserId)>, StoreError> {
         let rows: Vec<(String, String)> = sqlx::query_as(
             "SELECT d.portal_id, d.user_id FROM history_due d
-             JOIN portal_members i ON i.portal_id = d.portal_id AND i.user_id = d.user_id LIMIT 100",
+             JOIN portal_members i ON i.portal_id = d.portal_id AND i.user_id = d.user_id
+             JOIN portals p ON p.id = d.portal_id JOIN people w ON w.user_id = d.user_id
+             JOIN participants t ON t.conversation_id = p.conversation_id AND t.person_id = w.id
+             ORDER BY d.user_id, d.portal_id",
         )
         .fetch_all(&self.pool)
         .await?;

@@ -8,6 +8,8 @@ mod deleting;
 mod figures;
 mod inbox;
 mod kept;
+#[cfg(feature = "faults")]
+mod leaks;
 mod leaving;
 mod lists;
 mod machine;

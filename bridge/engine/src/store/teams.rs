@@ -259,7 +259,10 @@ impl Store {
             .bind(team.id.as_str())
             .execute(&mut *tx)
             .await?;
-        for person in &self.members_now(&mut tx, &team.id).await? {
+        let mut members = self.members_now(&mut tx, &team.id).await?;
+        // Whoever asks goes last: until then they may ask.
+        members.sort_by_key(|person| person.id == asking.by.id);
+        for person in &members {
             let named: Option<(i64,)> = sqlx::query_as(
                 "SELECT by_name FROM participants WHERE conversation_id = $1 AND person_id = $2 AND by_name = 1",
             )

@@ -1,0 +1,309 @@
+//! Group privacy (S17), as a property: whatever happens in a group, nothing of another patient's reaches a patient, neither in words
+//! nor in what they can fetch, nor by what happens to them at all. Random groups and actions; everything that reached the watched
+//! patient is searched for everything of the others, and the same case happens again without one of them: what the watched patient
+//! has seen must be the same.
+
+mod person;
+mod plan;
+mod view;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use reqwest::Method;
+use ruma::{OwnedRoomId, RoomId};
+use serde_json::{Value, json};
+
+use self::{
+    plan::{Act, OWNER, STAFF, is_staff},
+    view::{Names, asks_for_everything, asks_for_the_view, leaks, view},
+};
+pub use self::{
+    plan::{Kind, Plan},
+    view::Leak,
+    world::World,
+};
+
+/// What a case came to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What reached the watched patient and must not have.
+    pub leaks: Vec<Leak>,
+    /// What the watched patient has seen.
+    pub view: Vec<String>,
+}
+
+/// A group in a world.
+struct Group<'a> {
+    world: &'a mut World,
+    plan: &'a Plan,
+    conversation: String,
+    hub: OwnedRoomId,
+    spokes: BTreeMap<usize, OwnedRoomId>,
+}
+
+/// Has everybody write once, so that each has a ghost.
+///
+/// # Panics
+/// When something does not come about.
+pub async fn warm_up(world: &mut World) {
+    let plan = Plan::everybody_writes();
+    run(world, &plan, false).await;
+}
+
+/// Lets a case happen in a world, and looks at what reached the watched patient. Where it is
+/// searched, the watched patient asks for all that there is to be asked for.
+///
+/// # Panics
+/// When what must arrive does not.
+pub async fn run(world: &mut World, plan: &Plan, is_searched: bool) -> Outcome {
+    for person in &mut world.people {
+        person.got.clear();
+        person.timelines.clear();
+    }
+    let ghosts = world.ghosts().await;
+    let mut group = Group::begin(world, plan).await;
+    for (_, step) in &plan.steps {
+        group.happens(step, &ghosts).await;
+    }
+    group.has_arrived().await;
+    let outcome = group.looked_at(&ghosts, is_searched).await;
+    for (_, step) in plan.steps.iter().filter(|(_, step)| matches!(step.act, Act::Renames(_))) {
+        world.has_its_own_name(step.by).await;
+    }
+    outcome
+}
+
+fn room_of(value: &Value) -> Option<OwnedRoomId> {
+    RoomId::parse(value.as_str()?).ok()
+}
+
+impl<'a> Group<'a> {
+    async fn begin(world: &'a mut World, plan: &'a Plan) -> Self {
+        let id = |place: usize| world.facts[place].user_id.clone();
+        let wanted = json!({
+            "name": plan.name, "mode": "two-way", "staff": (1..STAFF).map(id).collect::<Vec<_>>(),
+            "patients": plan.first.iter().map(|place| id(*place)).collect::<Vec<_>>(),
+        });
+        let (status, told) =
+            world.people[OWNER].ask_practice(Method::POST, "/conversations", Some(&wanted)).await;
+        assert!([201, 202].contains(&status), "{told}");
+        let conversation = told["id"].as_str().expect("an id").to_owned();
+        let hub = RoomId::parse("!none").expect("an id");
+        let mut group = Self { world, plan, conversation, hub, spokes: BTreeMap::new() };
+        group.world.settles(None).await;
+        group.finds_rooms().await;
+        group.world.people[plan.watched].receive().await;
+        group
+    }
+
+    async fn finds_rooms(&mut self) {
+        let path = format!("/conversations/{}", self.conversation);
+        let told = self.world.people[OWNER].ask_practice(Method::GET, &path, None).await.1;
+        self.hub = room_of(&told["hub_room_id"]).expect("a hub");
+        for entry in told["patients"].as_array().expect("patients") {
+            let place = self.world.facts.iter().position(|facts| entry["user_id"] == facts.user_id.as_str());
+            if let (Some(place), Some(room)) = (place, room_of(&entry["room_id"])) {
+                self.spokes.insert(place, room);
+            }
+        }
+    }
+
+    /// What was said and is still there has reached everybody whom it is for.
+    async fn has_arrived(&mut self) {
+        for place in (0..STAFF).chain(self.plan.patients.iter().copied()) {
+            self.world.people[place].receive().await;
+        }
+        for number in self.plan.messages() {
+            for whom in (0..STAFF).chain(self.plan.patients.iter().copied()) {
+                if self.plan.is_seen_by(number, whom) {
+                    self.seen(number, whom);
+                }
+            }
+        }
+    }
+
+    fn room(&self, whom: usize) -> OwnedRoomId {
+        if is_staff(whom) { self.hub.clone() } else { self.spokes[&whom].clone() }
+    }
+
+    /// The message of a step as somebody sees it.
+    fn seen(&self, number: usize, whom: usize) -> String {
+        let words = self.plan.words(number);
+        let found = self.world.people[whom].event_of(&self.room(whom), words);
+        let found = found
+            .unwrap_or_else(|| panic!("{whom} does not see the message of step {number}: {:#?}", self.plan));
+        found.id().to_owned()
+    }
+
+    async fn happens(&mut self, step: &plan::Step, ghosts: &[Option<String>]) {
+        let by = step.by;
+        self.world.people[by].receive().await;
+        let event = match &step.act {
+            Act::Says { words, answers, mentions, links, .. } => {
+                let link = links.then(|| mentions.and_then(|mentioned| ghosts[mentioned].clone()));
+                let content = self.content(by, words, *answers, link);
+                let room = self.room(by);
+                // Nobody hears of it across the bridge.
+                self.world.people[by].types(&room, true).await;
+                let event = self.world.people[by].says(&room, &content).await;
+                self.world.people[by].types(&room, false).await;
+                Some(event)
+            }
+            Act::Edits(edited, words) => {
+                let event = self.seen(*edited, by);
+                let content = json!({
+                    "msgtype": "m.text", "body": format!("* {words}"),
+                    "m.new_content": { "msgtype": "m.text", "body": words },
+                    "m.relates_to": { "rel_type": "m.replace", "event_id": event },
+                });
+                let room = self.room(by);
+                Some(self.world.people[by].says(&room, &content).await)
+            }
+            Act::Reacts(to) => {
+                let relation =
+                    json!({ "rel_type": "m.annotation", "event_id": self.seen(*to, by), "key": "👍" });
+                let room = self.room(by);
+                Some(
+                    self.world.people[by]
+                        .puts(&room, "send/m.reaction", &json!({ "m.relates_to": relation }))
+                        .await,
+                )
+            }
+            Act::Deletes(what) => {
+                let (event, room) = (self.seen(*what, by), self.room(by));
+                Some(self.world.people[by].puts(&room, &format!("redact/{event}"), &json!({})).await)
+            }
+            Act::Reads(what) => {
+                let event = self.seen(*what, by);
+                let path = crate::room_path(&self.room(by), &format!("receipt/m.read/{event}"));
+                let (status, told) = self.world.people[by].ask(Method::POST, &path, Some(&json!({}))).await;
+                assert_eq!(status, 200, "{told}");
+                self.world.has_read(by, &event).await;
+                None
+            }
+            Act::Renames(name) => Some(self.renames(by, name).await),
+            Act::Excludes(whom) | Act::Includes(whom) => {
+                let method = if matches!(step.act, Act::Excludes(_)) { Method::DELETE } else { Method::PUT };
+                let user_id = self.world.facts[*whom].user_id.clone();
+                let path = format!("/conversations/{}/participants/{user_id}", self.conversation);
+                let (status, told) = self.world.people[OWNER].ask_practice(method, &path, None).await;
+                assert!([200, 202].contains(&status), "{told}");
+                self.world.settles(None).await;
+                self.finds_rooms().await;
+                None
+            }
+        };
+        self.world.settles(event.as_deref()).await;
+        // Everything that ever reaches the watched one counts, also what is soon replaced.
+        self.world.people[self.plan.watched].receive().await;
+    }
+
+    fn content(&self, by: usize, words: &str, answers: Option<usize>, link: Option<Option<String>>) -> Value {
+        let mut content = json!({ "msgtype": "m.text", "body": words });
+        let mut html = words.to_owned();
+        match link {
+            Some(Some(ghost)) => {
+                content["m.mentions"] = json!({ "user_ids": [ghost] });
+                html = format!("<a href=\"https://matrix.to/#/{ghost}\">you</a> {words}");
+            }
+            Some(None) => html = format!("<a>you</a> {words}"),
+            None => {}
+        }
+        if let Some(answered) = answers {
+            let (event, room) = (self.seen(answered, by), self.room(by));
+            let said = self.plan.words(answered);
+            let person = &self.world.people[by];
+            let seen = person.event_of(&room, said).expect("it was seen");
+            let sender = seen.event["sender"].as_str().unwrap_or_default();
+            content["m.relates_to"] = json!({ "m.in_reply_to": { "event_id": event } });
+            // As clients quoted until 2024.
+            content["body"] = format!("> <{sender}> {said}\n\n{words}").into();
+            html = format!(
+                "<mx-reply><blockquote><a href=\"https://matrix.to/#/{room}/{event}\">In reply to</a> \
+                 <a href=\"https://matrix.to/#/{sender}\">{sender}</a><br>{said}</blockquote></mx-reply>{html}"
+            );
+        }
+        content["format"] = "org.matrix.custom.html".into();
+        content["formatted_body"] = html.into();
+        content
+    }
+
+    /// Somebody calls themselves otherwise; the event that tells their room.
+    async fn renames(&mut self, by: usize, name: &str) -> String {
+        let (room, person) = (self.room(by), &mut self.world.people[by]);
+        let path = format!("/_matrix/client/v3/profile/{}/displayname", person.user_id);
+        let (status, told) = person.ask(Method::PUT, &path, Some(&json!({ "displayname": name }))).await;
+        assert_eq!(status, 200, "{told}");
+        loop {
+            person.receive().await;
+            let told = person.timeline(&room).iter().rev().find(|seen| {
+                seen.event["type"] == "m.room.member" && seen.event["content"]["displayname"] == name
+            });
+            if let Some(told) = told {
+                return told.id().to_owned();
+            }
+        }
+    }
+
+    /// What reached the watched patient.
+    async fn looked_at(self, ghosts: &[Option<String>], is_searched: bool) -> Outcome {
+        let watched = self.plan.watched;
+        let others: Vec<usize> = (STAFF..self.world.people.len()).filter(|place| *place != watched).collect();
+        let names: Vec<_> = others.iter().map(|place| self.world.facts[*place].name.clone()).collect();
+        let room = self.spokes[&watched].clone();
+        let patient = &mut self.world.people[watched];
+        if is_searched {
+            asks_for_everything(patient, &room, &self.conversation, &names).await;
+        } else {
+            asks_for_the_view(patient, &room, &self.conversation).await;
+        }
+        let portals = self.world.portals(&self.conversation).await;
+        let mut secrets: Vec<(String, String)> =
+            self.plan.secrets().into_iter().map(|word| ("words of another's".to_owned(), word)).collect();
+        let mut add = |what: &str, secret: &str| secrets.push((what.to_owned(), secret.to_owned()));
+        for place in &others {
+            let facts = &self.world.facts[*place];
+            add("a patient's account", facts.user_id.localpart());
+            add("a patient's name", &facts.name);
+            add("what a patient calls themselves", &facts.own_name);
+            if let Some(number) = &facts.number {
+                add("a patient's number", number);
+            }
+            if let Some(ghost) = &ghosts[*place] {
+                add("a patient's ghost", ghost.trim_start_matches('@').split(':').next().unwrap_or_default());
+            }
+        }
+        for (portal, other) in portals.iter().filter(|(_, other)| *other != room.as_str()) {
+            add("another portal", portal);
+            add("another room", other);
+        }
+        let own: BTreeSet<&str> =
+            self.world.people[watched].timeline(&room).iter().map(view::Seen::id).collect();
+        for place in (0..STAFF).chain(others.iter().copied()) {
+            for (other, timeline) in &self.world.people[place].timelines {
+                if portals.iter().any(|(_, known)| known == other) {
+                    for event in timeline.iter().map(view::Seen::id).filter(|id| !own.contains(id)) {
+                        add("an event elsewhere", event);
+                    }
+                }
+            }
+        }
+        let leaks = if is_searched { leaks(&self.world.people[watched].got, &secrets) } else { Vec::new() };
+        let mut of = BTreeMap::from([
+            (room.to_string(), "<room>".to_owned()),
+            (self.conversation.clone(), "<conversation>".to_owned()),
+        ]);
+        of.extend(portals.iter().map(|(portal, _)| (portal.clone(), "<portal>".to_owned())));
+        for (place, facts) in self.world.facts.iter().enumerate() {
+            of.insert(facts.user_id.to_string(), format!("<person {place}>"));
+            of.insert(facts.name.clone(), format!("<name {place}>"));
+            of.insert(facts.own_name.clone(), format!("<own name {place}>"));
+            if let Some(ghost) = &ghosts[place] {
+                of.insert(ghost.clone(), format!("<ghost {place}>"));
+            }
+        }
+        let view = view(&self.world.people[watched], &room, &self.conversation, &mut Names { of });
+        Outcome { leaks, view }
+    }
+}

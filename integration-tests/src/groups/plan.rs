@@ -1,0 +1,444 @@
+//! What happens in a case, made from its seed alone: who is in the group, and what each of them does.
+
+use std::{collections::BTreeSet, fmt};
+
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+
+/// The people of a world: so many of the staff, then so many patients. The first of the staff owns every group.
+pub const STAFF: usize = 2;
+/// Of them, in each group at least three.
+pub const PATIENTS: usize = 4;
+/// The owner of every group.
+pub const OWNER: usize = 0;
+/// So many things happen in a case.
+const STEPS: usize = 6;
+
+/// A kind of thing that happens; each must come often enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "their words say it")]
+pub enum Kind {
+    StaffMessage,
+    PatientMessage,
+    Reply,
+    Mention,
+    Name,
+    Reaction,
+    Receipt,
+    Deletion,
+    Edit,
+    Participant,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::StaffMessage,
+        Self::PatientMessage,
+        Self::Reply,
+        Self::Mention,
+        Self::Name,
+        Self::Reaction,
+        Self::Receipt,
+        Self::Deletion,
+        Self::Edit,
+        Self::Participant,
+    ];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StaffMessage => "staff messages",
+            Self::PatientMessage => "patients' messages",
+            Self::Reply => "replies",
+            Self::Mention => "mentions",
+            Self::Name => "names",
+            Self::Reaction => "reactions",
+            Self::Receipt => "receipts",
+            Self::Deletion => "deletions",
+            Self::Edit => "edits",
+            Self::Participant => "participants changing",
+        })
+    }
+}
+
+/// How often each is tried: what needs something to be there before is met more rarely.
+const WEIGHTS: [(Kind, u32); 10] = [
+    (Kind::StaffMessage, 4),
+    (Kind::PatientMessage, 9),
+    (Kind::Reply, 12),
+    (Kind::Mention, 5),
+    (Kind::Name, 4),
+    (Kind::Reaction, 16),
+    (Kind::Receipt, 22),
+    (Kind::Deletion, 50),
+    (Kind::Edit, 50),
+    (Kind::Participant, 4),
+];
+
+/// Whom words are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum For {
+    /// All patients.
+    All,
+    /// One of them, who wrote them or whom they answer.
+    One(usize),
+    /// Nobody: they are refused.
+    Nobody,
+}
+
+/// What somebody does. Messages are named by the step that said them.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// A message.
+    Says {
+        /// A word that stands nowhere else.
+        words: String,
+        /// The message that it answers, with what an older client quotes of it.
+        answers: Option<usize>,
+        /// A patient whose ghost it mentions, by `m.mentions` and by a link.
+        mentions: Option<usize>,
+        /// Whether it has a link, to whomever.
+        links: bool,
+        /// Whom it is for.
+        reaches: For,
+    },
+    /// A reaction.
+    Reacts(usize),
+    /// A receipt.
+    Reads(usize),
+    /// Other words for one's own message.
+    Edits(usize, String),
+    /// One's own message is taken back.
+    Deletes(usize),
+    /// Another name, which stands nowhere else.
+    Renames(String),
+    /// The owner excludes a patient.
+    Excludes(usize),
+    /// The owner includes a patient.
+    Includes(usize),
+}
+
+/// A thing that happens.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Who does it.
+    pub by: usize,
+    /// What.
+    pub act: Act,
+    /// Who sees the message, of a step that says one.
+    seen_by: BTreeSet<usize>,
+    gone: bool,
+}
+
+/// A case.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What it is made from.
+    pub seed: u64,
+    /// The staff's name for the conversation, a word that stands nowhere else.
+    pub name: String,
+    /// The patients who are in the group, or come into it.
+    pub patients: Vec<usize>,
+    /// Those who are there from the beginning.
+    pub first: BTreeSet<usize>,
+    /// The one whose view is looked at; always there.
+    pub watched: usize,
+    /// The one without whom it happens again.
+    pub other: usize,
+    /// What happens, each with its number, which others name it by.
+    pub steps: Vec<(usize, Step)>,
+}
+
+/// A word of 16 characters that stands nowhere else.
+fn token(rng: &mut StdRng) -> String {
+    const LETTERS: &[u8] = b"abcdefghijkmnopqrstuvwxyz23456789";
+    (0..16).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])).collect()
+}
+
+/// Whether somebody is of the staff.
+pub fn is_staff(person: usize) -> bool {
+    person < STAFF
+}
+
+impl Plan {
+    /// The case of a seed.
+    pub fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let all: Vec<usize> = (STAFF..STAFF + PATIENTS).collect();
+        let count = rng.random_range(3..=PATIENTS);
+        let mut patients: Vec<usize> = all.choose_multiple(&mut rng, count).copied().collect();
+        let (watched, other) = (patients[0], patients[1]);
+        patients.sort_unstable();
+        // Without the other there are two of them from the beginning: with one alone, other rules hold.
+        let may_be_late = |p: usize| p == other || (p != watched && count > 3);
+        let late = patients.iter().copied().find(|p| may_be_late(*p) && rng.random_bool(0.15));
+        let mut plan = Self {
+            seed,
+            name: token(&mut rng),
+            first: patients.iter().copied().filter(|p| Some(*p) != late).collect(),
+            patients,
+            watched,
+            other,
+            steps: Vec::new(),
+        };
+        let mut present = plan.first.clone();
+        while plan.steps.len() < STEPS {
+            if let Some(step) = plan.step(&mut rng, &mut present) {
+                plan.steps.push((plan.steps.len(), step));
+            }
+        }
+        plan
+    }
+
+    /// Each patient writes once, and each of the staff.
+    pub fn everybody_writes() -> Self {
+        let mut rng = StdRng::seed_from_u64(0);
+        let patients: Vec<usize> = (STAFF..STAFF + PATIENTS).collect();
+        let mut plan = Self {
+            seed: 0,
+            name: token(&mut rng),
+            first: patients.iter().copied().collect(),
+            watched: patients[0],
+            other: patients[1],
+            patients,
+            steps: Vec::new(),
+        };
+        let present = plan.first.clone();
+        for by in 0..STAFF + PATIENTS {
+            let said = plan.says(&mut rng, &present, by, None, None);
+            plan.steps.extend(said.map(|said| (by, said)));
+        }
+        plan
+    }
+
+    /// The next thing that can happen, if chance has met one.
+    fn step(&mut self, rng: &mut StdRng, present: &mut BTreeSet<usize>) -> Option<Step> {
+        let kind = WEIGHTS.choose_weighted(rng, |(_, weight)| *weight).ok()?.0;
+        let writers: Vec<usize> = (0..STAFF).chain(present.iter().copied()).collect();
+        let (staff, patient) =
+            (rng.random_range(0..STAFF), *present.iter().collect::<Vec<_>>().choose(rng).copied()?);
+        let anybody = *writers.choose(rng)?;
+        let step = |by, act| Some(Step { by, act, seen_by: BTreeSet::new(), gone: false });
+        match kind {
+            Kind::StaffMessage => self.says(rng, present, staff, None, None),
+            Kind::PatientMessage => self.says(rng, present, patient, None, None),
+            Kind::Reply => {
+                let answered = self.visible(rng, anybody, |_, _| true)?;
+                self.says(rng, present, anybody, Some(answered), None)
+            }
+            Kind::Mention => {
+                // In an answer, as a rule: to all, such words are refused.
+                let answered =
+                    if rng.random_bool(0.8) { self.visible(rng, staff, |_, _| true) } else { None };
+                let mentioned = *self.patients.choose(rng)?;
+                self.says(rng, present, staff, answered, Some(mentioned))
+            }
+            Kind::Name => step(anybody, Act::Renames(token(rng))),
+            Kind::Reaction => step(anybody, Act::Reacts(self.visible(rng, anybody, |_, _| true)?)),
+            Kind::Receipt => {
+                let other_side = |by: usize, _: &Step| is_staff(by) != is_staff(anybody);
+                step(anybody, Act::Reads(self.visible(rng, anybody, other_side)?))
+            }
+            Kind::Edit => {
+                let edited = self.visible(rng, anybody, |by, _| by == anybody)?;
+                step(anybody, Act::Edits(edited, token(rng)))
+            }
+            Kind::Deletion => {
+                let deleted = self.visible(rng, anybody, |by, _| by == anybody)?;
+                self.steps[deleted].1.gone = true;
+                step(anybody, Act::Deletes(deleted))
+            }
+            Kind::Participant => {
+                let watched = self.watched;
+                let whom = *self
+                    .patients
+                    .iter()
+                    .filter(|p| **p != watched)
+                    .collect::<Vec<_>>()
+                    .choose(rng)
+                    .copied()?;
+                match present.take(&whom) {
+                    Some(_) => step(OWNER, Act::Excludes(whom)),
+                    None => {
+                        present.insert(whom);
+                        step(OWNER, Act::Includes(whom))
+                    }
+                }
+            }
+        }
+    }
+
+    /// A message that somebody sees and that is still there.
+    fn visible(&self, rng: &mut StdRng, whom: usize, fits: impl Fn(usize, &Step) -> bool) -> Option<usize> {
+        let seen = self
+            .steps
+            .iter()
+            .filter(|(_, step)| !step.gone && step.seen_by.contains(&whom) && fits(step.by, step));
+        seen.map(|(number, _)| *number).collect::<Vec<_>>().choose(rng).copied()
+    }
+
+    fn says(
+        &self,
+        rng: &mut StdRng,
+        present: &BTreeSet<usize>,
+        by: usize,
+        answers: Option<usize>,
+        mentions: Option<usize>,
+    ) -> Option<Step> {
+        let answered = answers.map(|number| self.reach(number));
+        let reaches = match answered {
+            _ if !is_staff(by) => For::One(by),
+            Some(For::One(patient)) if !present.contains(&patient) => For::Nobody,
+            Some(For::One(patient)) => For::One(patient),
+            Some(For::Nobody) => return None,
+            // LANE-3
+            Some(For::All) | None if mentions.is_some() => For::Nobody,
+            Some(For::All) | None => For::All,
+        };
+        let mut seen_by: BTreeSet<usize> = match reaches {
+            For::All => (0..STAFF).chain(present.iter().copied()).collect(),
+            For::One(patient) => (0..STAFF).chain([patient]).collect(),
+            For::Nobody => BTreeSet::new(),
+        };
+        seen_by.insert(by);
+        if reaches == For::Nobody {
+            seen_by.clear();
+        }
+        let act = Act::Says { words: token(rng), answers, mentions, links: mentions.is_some(), reaches };
+        Some(Step { by, act, seen_by, gone: false })
+    }
+
+    fn step_of(&self, number: usize) -> &Step {
+        let found = self.steps.iter().find(|(known, _)| *known == number);
+        &found.expect("a step").1
+    }
+
+    /// Whom the message of a step is for.
+    pub fn reach(&self, number: usize) -> For {
+        match &self.step_of(number).act {
+            Act::Says { reaches, .. } => *reaches,
+            _ => For::Nobody,
+        }
+    }
+
+    /// The words of a step.
+    pub fn words(&self, number: usize) -> &str {
+        match &self.step_of(number).act {
+            Act::Says { words, .. } => words,
+            _ => "",
+        }
+    }
+
+    /// The messages that are still there in the end.
+    pub fn messages(&self) -> Vec<usize> {
+        let there = self.steps.iter().filter(|(_, step)| !step.gone && matches!(step.act, Act::Says { .. }));
+        there.map(|(number, _)| *number).collect()
+    }
+
+    /// Whether somebody sees the message of a step.
+    pub fn is_seen_by(&self, number: usize, whom: usize) -> bool {
+        self.step_of(number).seen_by.contains(&whom)
+    }
+
+    /// The kinds of all that happens: an answer that mentions somebody is a message, an answer and a mention.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let kinds = self.steps.iter().flat_map(|(_, step)| match &step.act {
+            Act::Says { answers, mentions, .. } => {
+                let said = if is_staff(step.by) { Kind::StaffMessage } else { Kind::PatientMessage };
+                let (reply, mention) = (answers.map(|_| Kind::Reply), mentions.map(|_| Kind::Mention));
+                [Some(said), reply, mention].into_iter().flatten().collect()
+            }
+            Act::Reacts(_) => vec![Kind::Reaction],
+            Act::Reads(_) => vec![Kind::Receipt],
+            Act::Edits(..) => vec![Kind::Edit],
+            Act::Deletes(_) => vec![Kind::Deletion],
+            Act::Renames(_) => vec![Kind::Name],
+            Act::Excludes(_) | Act::Includes(_) => vec![Kind::Participant],
+        });
+        kinds.collect()
+    }
+
+    /// The same without the other patient: nothing that they do, that is done to them, or that is said to them alone.
+    pub fn without_the_other(&self) -> Self {
+        let other = self.other;
+        let is_theirs = |step: &Step| {
+            step.by == other
+                || match &step.act {
+                    Act::Says { reaches, mentions, .. } => {
+                        *reaches == For::One(other) || (*reaches == For::Nobody && *mentions == Some(other))
+                    }
+                    Act::Reacts(what) | Act::Reads(what) | Act::Edits(what, _) | Act::Deletes(what) => {
+                        self.reach(*what) == For::One(other)
+                    }
+                    Act::Excludes(whom) | Act::Includes(whom) => *whom == other,
+                    Act::Renames(_) => false,
+                }
+        };
+        let mut plan = self.clone();
+        // What answers something of theirs is for them, or refused.
+        let mut gone: BTreeSet<usize> = BTreeSet::new();
+        for (number, step) in &self.steps {
+            let answers_gone =
+                matches!(&step.act, Act::Says { answers: Some(answered), .. } if gone.contains(answered));
+            if is_theirs(step) || answers_gone {
+                gone.insert(*number);
+            }
+        }
+        plan.steps.retain(|(number, _)| !gone.contains(number));
+        for (_, step) in &mut plan.steps {
+            step.seen_by.remove(&other);
+            if let Act::Says { mentions, .. } = &mut step.act {
+                *mentions = mentions.filter(|mentioned| *mentioned != other);
+            }
+        }
+        plan.patients.retain(|patient| *patient != other);
+        plan.first.remove(&other);
+        plan
+    }
+
+    /// The same with other words, names and reactions of the other patient's, and other words to them alone.
+    pub fn with_the_other_changed(&self) -> Self {
+        let mut rng = StdRng::seed_from_u64(!self.seed);
+        let mut plan = self.clone();
+        plan.name = token(&mut rng);
+        for (number, step) in &mut plan.steps {
+            let is_theirs = step.by == self.other || self.reach(*number) == For::One(self.other);
+            let fresh = token(&mut rng);
+            match &mut step.act {
+                Act::Says { words, .. } if is_theirs => *words = fresh,
+                Act::Edits(what, words)
+                    if step.by == self.other || self.reach(*what) == For::One(self.other) =>
+                {
+                    *words = fresh;
+                }
+                Act::Renames(name) if step.by == self.other => *name = fresh,
+                _ => {}
+            }
+        }
+        plan
+    }
+
+    /// Everything of others that the watched one must not learn, of what was made for this case.
+    pub fn secrets(&self) -> Vec<String> {
+        let mut secrets = vec![self.name.clone()];
+        for (_, step) in &self.steps {
+            let hidden = |number: usize| match self.reach(number) {
+                For::All => false,
+                For::One(patient) => patient != self.watched,
+                For::Nobody => true,
+            };
+            match &step.act {
+                Act::Says { words, reaches, .. } => {
+                    if !matches!(reaches, For::All) && *reaches != For::One(self.watched) {
+                        secrets.push(words.clone());
+                    }
+                }
+                Act::Edits(what, words) if hidden(*what) => secrets.push(words.clone()),
+                Act::Renames(name) if step.by != self.watched => secrets.push(name.clone()),
+                _ => {}
+            }
+        }
+        secrets
+    }
+}

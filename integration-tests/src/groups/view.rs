@@ -1,0 +1,294 @@
+//! What reached somebody of a case: searched for what they must not know, and told in a way that is the same whenever the same
+//! has happened to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use memchr::memmem;
+use reqwest::Method;
+use ruma::{OwnedRoomId, RoomId};
+use serde_json::{Value, json};
+
+use super::person::Person;
+pub use super::person::Seen;
+use crate::room_path;
+
+/// Where a secret was found, and as what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leak {
+    /// What it is.
+    pub what: String,
+    /// What stands around it.
+    pub around: String,
+}
+
+/// So much is shown of what stands around a leak.
+const AROUND: usize = 120;
+/// A number from here on is a time.
+const A_TIME: i64 = 1_000_000_000_000;
+
+/// Asks for what [`view`] tells of beside what came by itself.
+///
+/// # Panics
+/// When something that must be there is refused.
+pub async fn asks_for_the_view(person: &mut Person, room: &RoomId, conversation: &str) {
+    let (status, told) = person.ask(Method::GET, &room_path(room, "state"), None).await;
+    assert_eq!(status, 200, "{told}");
+    person.ask_practice(Method::GET, "/conversations", None).await;
+    person.ask_practice(Method::GET, &format!("/conversations/{conversation}"), None).await;
+    let events: Vec<_> = person.timeline(room).iter().map(|seen| seen.id().to_owned()).collect();
+    for event in events {
+        // Of what is no message there is no status.
+        let path = format!("/conversations/{conversation}/messages/{event}/status");
+        person.ask_practice(Method::GET, &path, None).await;
+    }
+}
+
+/// Asks for all that a patient's client can ask for about a conversation, by what it knows: the room, its events, whom it sees in
+/// it; and for others by name.
+///
+/// # Panics
+/// When something that must be there is refused.
+pub async fn asks_for_everything(person: &mut Person, room: &RoomId, conversation: &str, names: &[String]) {
+    let events: Vec<_> = person.timeline(room).iter().map(|seen| seen.id().to_owned()).collect();
+    let mut paths: Vec<_> = ["state", "members", "joined_members", "messages?dir=b&limit=500"]
+        .map(|rest| room_path(room, rest))
+        .into();
+    for event in &events {
+        paths.push(room_path(room, &format!("context/{event}?limit=20")));
+        paths.push(room_path(room, &format!("event/{event}")));
+        paths.push(room_path(room, &format!("relations/{event}")).replace("/v3/", "/v1/"));
+    }
+    let members: BTreeSet<_> = person
+        .timeline(room)
+        .iter()
+        .filter_map(|seen| seen.event["sender"].as_str().map(str::to_owned))
+        .collect();
+    paths.extend(members.iter().map(|user| format!("/_matrix/client/v3/profile/{user}")));
+    for path in paths {
+        let (status, told) = person.ask(Method::GET, &path, None).await;
+        assert_eq!(status, 200, "{path}: {told}");
+    }
+    let devices: BTreeMap<_, _> = members.iter().map(|user| (user, json!([]))).collect();
+    let query = json!({ "device_keys": devices });
+    person.ask(Method::POST, "/_matrix/client/v3/keys/query", Some(&query)).await;
+    for name in names {
+        let directory = json!({ "search_term": name });
+        let found =
+            person.ask(Method::POST, "/_matrix/client/v3/user_directory/search", Some(&directory)).await.1;
+        assert_eq!(found["results"], json!([]), "somebody is found by name: {found}");
+        let search = json!({ "search_categories": { "room_events": { "search_term": name } } });
+        let found = person.ask(Method::POST, "/_matrix/client/v3/search", Some(&search)).await.1;
+        // It may be switched off.
+        let results = &found["search_categories"]["room_events"]["results"];
+        assert!(results.as_array().is_none_or(Vec::is_empty), "somebody is found by name: {found}");
+    }
+    person.ask_practice(Method::GET, "/practice", None).await;
+    asks_for_the_view(person, room, conversation).await;
+}
+
+/// Every secret that stands in what reached somebody: as it is, as JSON or a path writes it, or in base64.
+pub fn leaks(got: &[Value], secrets: &[(String, String)]) -> Vec<Leak> {
+    // The same is told again and again.
+    let texts: BTreeSet<String> = got.iter().flat_map(pieces).collect();
+    let text: String = texts.into_iter().collect::<Vec<_>>().join("\n");
+    let mut leaks = Vec::new();
+    for (what, secret) in secrets {
+        for (how, form) in forms(secret) {
+            if let Some(place) = memmem::find(text.as_bytes(), form.as_bytes()) {
+                let from = text.floor_char_boundary(place.saturating_sub(AROUND));
+                let until = text.ceil_char_boundary((place + form.len() + AROUND).min(text.len()));
+                leaks.push(Leak { what: format!("{what}, {how}"), around: text[from..until].to_owned() });
+                break;
+            }
+        }
+    }
+    leaks
+}
+
+/// A text of all that stands in a value, in pieces that are often the same: events, of which answers are full.
+fn pieces(value: &Value) -> Vec<String> {
+    let mut texts = Vec::new();
+    let rest = without_events(value, &mut texts);
+    texts.push(rest.to_string());
+    texts
+}
+
+fn without_events(value: &Value, events: &mut Vec<String>) -> Value {
+    match value {
+        Value::Object(fields) if fields.contains_key("event_id") && fields.contains_key("type") => {
+            events.push(value.to_string());
+            Value::Null
+        }
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(key, value)| (key.clone(), without_events(value, events)));
+            Value::Object(fields.collect())
+        }
+        Value::Array(list) => list.iter().map(|value| without_events(value, events)).collect(),
+        other => other.clone(),
+    }
+}
+
+/// A secret as it may be written.
+fn forms(secret: &str) -> Vec<(&'static str, String)> {
+    let escaped = Value::from(secret).to_string();
+    let percent: String = secret
+        .bytes()
+        .map(|b| {
+            if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect();
+    let mut forms = vec![
+        ("raw", secret.to_owned()),
+        ("escaped", escaped.trim_matches('"').to_owned()),
+        ("percent-encoded", percent),
+    ];
+    // In base64 it depends on how many bytes stand before; what its neighbours decide is cut off.
+    for before in 0..3_usize {
+        let padded = [&b"\0\0\0"[..before], secret.as_bytes()].concat();
+        let encoded = base64(&padded);
+        let from = (before * 8).div_ceil(6);
+        let until = padded.len() * 8 / 6;
+        forms.push(("in base64", encoded[from..until].to_owned()));
+        forms.push(("in base64 for URLs", encoded[from..until].replace('+', "-").replace('/', "_")));
+    }
+    forms
+}
+
+fn base64(bytes: &[u8]) -> String {
+    matrix_sdk_crypto::vodozemac::base64_encode(bytes)
+}
+
+/// What is the same whenever the same has happened to somebody: ids by what they stand for, no times, no ciphertexts.
+pub struct Names {
+    /// By what they are in fact.
+    pub of: BTreeMap<String, String>,
+}
+
+impl Names {
+    fn told(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => {
+                let mut text = text.clone();
+                for (id, name) in self.of.iter().rev() {
+                    text = text.replace(id.as_str(), name);
+                }
+                text.into()
+            }
+            Value::Number(number) if number.as_i64().is_some_and(|number| number > A_TIME) => "<time>".into(),
+            Value::Array(list) => list.iter().map(|value| self.told(value)).collect(),
+            Value::Object(fields) => {
+                let name = |key: &String| match self.told(&Value::from(key.as_str())) {
+                    Value::String(name) => name,
+                    _ => key.clone(),
+                };
+                let fields = fields.iter().map(|(key, value)| (name(key), self.told(value)));
+                Value::Object(fields.collect())
+            }
+            other => other.clone(),
+        }
+    }
+}
+
+/// What somebody's client shows of a conversation, line by line.
+pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut Names) -> Vec<String> {
+    for (place, seen) in person.timeline(room).iter().enumerate() {
+        names.of.insert(seen.id().to_owned(), format!("<event {place}>"));
+    }
+    let mut lines = Vec::new();
+    let own = person.user_id.as_str();
+    let mut is_in = false;
+    let mut number = 0;
+    let mut places = BTreeMap::new();
+    for seen in person.timeline(room) {
+        let event = &seen.event;
+        let is_member = event["type"] == "m.room.member";
+        if !is_in {
+            // How a room comes about is the homeserver's matter.
+            is_in = is_member && event["state_key"] == own && event["content"]["membership"] == "join";
+            continue;
+        }
+        number += 1;
+        places.insert(seen.id().to_owned(), format!("<event {number}>"));
+    }
+    names.of.retain(|_, name| !name.starts_with("<event "));
+    names.of.extend(places.clone());
+    for seen in person.timeline(room).iter().filter(|seen| places.contains_key(seen.id())) {
+        let event = &seen.event;
+        let plain = match &seen.plain {
+            Some((kind, content)) => json!({ "type": kind, "content": content }),
+            None => json!("cannot be read"),
+        };
+        let mut plain = plain;
+        if let Some(content) = plain.get_mut("content").and_then(Value::as_object_mut) {
+            content.retain(|key, _| !key.starts_with("io.parlour.leg"));
+        }
+        let fields: Vec<_> =
+            event["content"].as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect();
+        let line = json!([event["sender"], event["type"], event["state_key"], fields, plain]);
+        lines.push(names.told(&line).to_string());
+    }
+    let mut others = BTreeSet::new();
+    for got in &person.got {
+        let body = &got["body"];
+        let joined = &body["rooms"]["join"][room.as_str()];
+        for edu in joined["ephemeral"]["events"].as_array().into_iter().flatten() {
+            for (event, kinds) in
+                edu["content"].as_object().into_iter().flatten().filter(|_| edu["type"] == "m.receipt")
+            {
+                for (kind, readers) in kinds.as_object().into_iter().flatten() {
+                    for (reader, _) in readers.as_object().into_iter().flatten() {
+                        others.insert(names.told(&json!(["a receipt", kind, reader, event])).to_string());
+                    }
+                }
+            }
+            if edu["type"] != "m.receipt" {
+                others.insert(names.told(&json!(["ephemeral", edu])).to_string());
+            }
+        }
+    }
+    lines.extend(others);
+    let mut keys: Vec<_> = person
+        .got
+        .iter()
+        .filter(|got| got["type"] == "m.room_key" && got["content"]["room_id"] == room.as_str())
+        .map(|got| names.told(&json!(["a key", got["sender"]])).to_string())
+        .collect();
+    keys.sort();
+    lines.extend(keys);
+    // Of what was asked for, the last answers.
+    let state = person.got.iter().rev().map(|got| &got["body"]).find(|body| {
+        body.as_array().is_some_and(|events| events.iter().any(|event| event["type"] == "m.room.create"))
+    });
+    let mut state: Vec<_> = state
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(|event| {
+            names.told(&json!(["state", event["type"], event["state_key"], event["content"]])).to_string()
+        })
+        .collect();
+    state.sort();
+    lines.extend(state);
+    let mut told: BTreeSet<String> = BTreeSet::new();
+    for body in person.got.iter().map(|got| &got["body"]) {
+        if body["id"] == conversation {
+            told.insert(names.told(&json!(["the practice", body])).to_string());
+        }
+        for entry in
+            body["conversations"].as_array().into_iter().flatten().filter(|entry| entry["id"] == conversation)
+        {
+            told.insert(names.told(&json!(["in the list", entry])).to_string());
+        }
+        if body["read_by"].is_array() {
+            let mut status = body.clone();
+            status["message"] = Value::Null;
+            told.insert(names.told(&json!(["a status", status])).to_string());
+        }
+    }
+    lines.extend(told);
+    lines
+}

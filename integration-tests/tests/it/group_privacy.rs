@@ -1,0 +1,159 @@
+//! Group privacy (S17): whatever happens in a group, nothing of another patient's reaches a patient, and it makes no difference to
+//! them what the other does, nor that the other is there.
+
+use futures_util::{StreamExt as _, stream};
+use parlour_engine::Fault;
+use parlour_integration_tests::groups::{Kind, Plan, World, run, warm_up};
+use tokio::{
+    runtime::Handle,
+    task::{JoinHandle, spawn_blocking},
+    time::Instant,
+};
+
+/// So many cases happen where everything is tried; elsewhere some.
+const ALL_CASES: u64 = 1000;
+const SOME_CASES: u64 = 50;
+/// Of all of them, each kind of thing happens so often.
+const LEAST: usize = 500;
+/// So many cases happen in one world.
+const OF_A_WORLD: u64 = 25;
+/// So many worlds at once.
+const AT_ONCE: usize = 3;
+/// Each so-many-th case happens with the other changed, too: all of them happen without the other.
+const OF_CHANGED: u64 = 4;
+/// So many cases happen on a real homeserver as well.
+const REAL_CASES: u64 = 20;
+/// Within so many cases each leak is found.
+const MOST_TO_FIND: u64 = 200;
+
+/// What is wrong with a case: something of another's was found, or what the watched patient has seen is not the same without the
+/// other, or when the other does otherwise.
+async fn wrong(world: &mut World, seed: u64) -> Option<String> {
+    let plan = Plan::new(seed);
+    let happened = run(world, &plan, true).await;
+    if !happened.leaks.is_empty() {
+        return Some(format!("case {seed}: {:#?}\n{plan:#?}", happened.leaks));
+    }
+    let changed = (seed % OF_CHANGED == 0).then(|| ("the other changed", plan.with_the_other_changed()));
+    for (how, otherwise) in changed.into_iter().chain([("without the other", plan.without_the_other())]) {
+        let then = run(world, &otherwise, false).await;
+        if let Some(difference) = difference(&happened.view, &then.view) {
+            return Some(format!("case {seed}, {how}:\n{difference}\n{plan:#?}"));
+        }
+    }
+    None
+}
+
+/// On a thread of its own.
+fn aside<T, F>(work: impl FnOnce() -> F + Send + 'static) -> JoinHandle<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let runtime = Handle::current();
+    spawn_blocking(move || runtime.block_on(work()))
+}
+
+fn difference(one: &[String], other: &[String]) -> Option<String> {
+    let only = |of: &[String], not_of: &[String]| {
+        let lines = of.iter().filter(|line| !not_of.contains(line));
+        lines.map(|line| format!("  {line}\n")).collect::<String>()
+    };
+    (one != other)
+        .then(|| format!("only the first:\n{}only the other:\n{}", only(one, other), only(other, one)))
+}
+
+/// What is wrong with the cases of a world.
+async fn of_a_world(number: u64) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut world = World::fake(None).await;
+    warm_up(&mut world).await;
+    for seed in number * OF_A_WORLD..(number + 1) * OF_A_WORLD {
+        all.extend(wrong(&mut world, seed).await);
+    }
+    world.close().await;
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_another_patients_reaches_a_patient() {
+    let is_full = std::env::var("PARLOUR_TEST_SWEEP").is_ok_and(|sweep| sweep == "full");
+    let cases = if is_full { ALL_CASES } else { SOME_CASES };
+    let begun = Instant::now();
+    let worlds = stream::iter(0..cases / OF_A_WORLD).map(|number| aside(move || of_a_world(number)));
+    let mut worlds = worlds.buffer_unordered(AT_ONCE);
+    let mut done = 0;
+    while let Some(wrong) = worlds.next().await {
+        let wrong = wrong.expect("a world ends well");
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        done += OF_A_WORLD;
+        if done % 100 == 0 {
+            eprintln!("group privacy: {done} of {cases} cases after {:.0?}", begun.elapsed());
+        }
+    }
+    println!("{cases} cases, each also without the other patient, some with the other changed:");
+    let happened: Vec<_> = (0..cases).flat_map(|seed| Plan::new(seed).kinds()).collect();
+    for kind in Kind::ALL {
+        println!("{:>6} {kind}", happened.iter().filter(|other| **other == kind).count());
+    }
+}
+
+/// Each kind of thing happens often enough.
+#[test]
+fn everything_happens() {
+    let happened: Vec<Kind> = (0..ALL_CASES).flat_map(|seed| Plan::new(seed).kinds()).collect();
+    let count = |kind: Kind| (kind.to_string(), happened.iter().filter(|other| **other == kind).count());
+    let counts = Kind::ALL.map(count);
+    assert!(counts.iter().all(|(_, count)| *count >= LEAST), "{counts:#?}");
+}
+
+/// Who looks for leaks and finds none that there are proves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_leak_is_found() {
+    let leaks = Fault::OF_GROUPS.iter().chain(&[Fault::HubNameInSpoke, Fault::LanesIgnored]);
+    let found = stream::iter(leaks).map(|fault| {
+        aside(move || async move {
+            let mut world = World::fake(Some(*fault)).await;
+            warm_up(&mut world).await;
+            let mut found = None;
+            for seed in 0..MOST_TO_FIND {
+                if let Some(wrong) = wrong(&mut world, seed).await {
+                    found = Some((seed + 1, wrong));
+                    break;
+                }
+                if (seed + 1) % OF_A_WORLD == 0 {
+                    world.close().await;
+                    world = World::fake(Some(*fault)).await;
+                    warm_up(&mut world).await;
+                }
+            }
+            world.close().await;
+            (fault.name(), found)
+        })
+    });
+    let found: Vec<_> = found.buffered(AT_ONCE).collect().await;
+    for found in found {
+        let (leak, found) = found.expect("a world ends well");
+        let (cases, wrong) = found.unwrap_or_else(|| panic!("{leak} is not found"));
+        println!("{leak:<20}found in case {cases}: {}", wrong.lines().take(4).collect::<Vec<_>>().join(" "));
+    }
+}
+
+/// What everybody sees in a homeserver in memory, they see in a real one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_homeserver_shows_the_same() {
+    let (mut fake, mut real) = (World::fake(None).await, World::real(None).await);
+    for world in [&mut fake, &mut real] {
+        warm_up(world).await;
+    }
+    for seed in 0..REAL_CASES {
+        let plan = Plan::new(seed);
+        let on_the_fake = run(&mut fake, &plan, true).await;
+        let on_the_real = run(&mut real, &plan, true).await;
+        assert_eq!(on_the_real.leaks, [], "case {seed}: {plan:#?}");
+        let difference = difference(&on_the_fake.view, &on_the_real.view);
+        assert!(difference.is_none(), "case {seed}: {}\n{plan:#?}", difference.unwrap_or_default());
+    }
+    fake.close().await;
+    real.close().await;
+}
