@@ -126,14 +126,19 @@ const MOST_MILLIS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// A name that shows nothing else than it is: no line breaks, no characters that turn the writing around, no folders.
 #[must_use]
 pub fn file_name(name: &str) -> String {
-    // Those that show nothing, that break lines, and that turn the writing around.
-    let hidden = |c: char| matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    // Those that show nothing, that break lines, and that turn the writing around; not those that join letters.
+    let hidden = |c: char| {
+        matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'
+            | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+            | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    };
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let seen: String =
         last.chars().filter(|c| !hidden(*c) && (c.is_whitespace() || !c.is_control())).collect();
     let shown: String =
         seen.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MOST_NAME).collect();
-    if shown.is_empty() { "file".to_owned() } else { shown }
+    let shown = shown.trim_end();
+    if shown.is_empty() { "file".to_owned() } else { shown.to_owned() }
 }
 
 /// A name with one of these endings, the first if it has none: by its ending it is decided what a file is opened with.
@@ -204,7 +209,8 @@ mod tests {
             ("C:\\scans\\a.pdf", "a.pdf"),
             ("a\u{202e}gnp.exe", "agnp.exe"),
             ("two\nlines.pdf", "two lines.pdf"),
-            ("a\u{200b}\u{2029}b.pdf", "ab.pdf"),
+            ("a\u{200b}\u{2029}\u{3164}b.pdf", "ab.pdf"),
+            ("می\u{200c}خواهم.pdf", "می\u{200c}خواهم.pdf"),
             ("result.pdf          .js", "result.pdf .js"),
             (" ", "file"),
             ("", "file"),

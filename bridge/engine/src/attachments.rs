@@ -1,6 +1,6 @@
 //! Attachments (S11): what is in a file is looked at before it passes, by its bytes; an image loses what its pixels do not show.
 
-use std::{io::Read as _, time::Duration};
+use std::{io::Read as _, sync::atomic::Ordering, time::Duration};
 
 use matrix_sdk_crypto::{AttachmentDecryptor, AttachmentEncryptor, MediaEncryptionInfo};
 use parlour_domain::{Attachment, Refusal, SealedFile, Shown, with_ending};
@@ -40,8 +40,13 @@ pub enum FileAway {
     /// The scanner does not look at it.
     #[error(transparent)]
     Scanner(Unscanned),
+    /// The scanner did not look at another a moment ago.
+    #[error("the scanner was away a moment ago")]
+    ScannerAway,
 }
 
+/// For so long a scanner that is away is not asked again.
+const SCANNER_AWAY_MILLIS: i64 = 15_000;
 /// How long a scanner may take.
 const SCANNED_WITHIN: Duration = Duration::from_secs(30);
 /// So many pixels no photo has, and no screen shows.
@@ -75,6 +80,11 @@ impl Core {
         if url.server_name().ok() != Some(&*self.ghosts.server_name) {
             return Ok(Err(Refusal::FileDamaged));
         }
+        // Nothing is fetched in vain, and nobody waits for the scanner's silence again and again.
+        let left = self.scanner_away_until.load(Ordering::Relaxed) - self.clock.now().millis();
+        if files.scanner.is_some() && (1..=SCANNER_AWAY_MILLIS).contains(&left) {
+            return Err(FileAway::ScannerAway.into());
+        }
         let bot = self.ghosts.bot().await?;
         let _few = self.looking_at_files.acquire().await;
         let sealed = match self.homeserver.download(bot.intent(), url, files.most_bytes).await {
@@ -97,7 +107,11 @@ impl Core {
                     tracing::warn!(name, "the scanner has found something in a file");
                     return Ok(Err(Refusal::FileInfected));
                 }
-                Err(error) if error.may_pass() => return Err(FileAway::Scanner(error).into()),
+                Err(error) if error.may_pass() => {
+                    let until = self.clock.now().plus_millis(SCANNER_AWAY_MILLIS).millis();
+                    self.scanner_away_until.store(until, Ordering::Relaxed);
+                    return Err(FileAway::Scanner(error).into());
+                }
                 Err(error) => {
                     tracing::error!(%error, "a file could not be scanned, and does not pass");
                     return Ok(Err(Refusal::FileUnchecked));

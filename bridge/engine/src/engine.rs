@@ -10,7 +10,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     sync::{
         Arc, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -106,6 +106,8 @@ pub(crate) struct Core {
     pub(crate) counts: Counts,
     /// So many files are looked at at the same time: each may be large.
     pub(crate) looking_at_files: Semaphore,
+    /// Until when the scanner is not asked again, in milliseconds: it was away.
+    pub(crate) scanner_away_until: AtomicI64,
     /// How often people's devices may have changed, and up to which of those times a conversation was looked at.
     device_news: std::sync::Mutex<(u64, HashMap<ConversationId, u64>)>,
     pub(crate) looks: Looks,
@@ -271,6 +273,7 @@ impl Engine {
             tries: Tries::default(),
             counts: Counts::default(),
             looking_at_files: Semaphore::new(FILES_AT_ONCE),
+            scanner_away_until: AtomicI64::new(0),
             device_news: std::sync::Mutex::new((1, HashMap::new())),
             looks,
             changes: Changes::default(),

@@ -89,7 +89,7 @@ impl Kind {
             Self::Gif => &["gif"],
             Self::Webp => &["webp"],
             Self::Pdf => &["pdf"],
-            Self::Text => &["txt", "csv", "md", "log"],
+            Self::Text => &["txt", "md", "log"],
             Self::Mp3 => &["mp3"],
             Self::Mp4Audio => &["m4a", "mp4"],
             Self::Ogg => &["ogg", "oga", "opus"],

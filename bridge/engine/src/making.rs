@@ -92,8 +92,9 @@ impl Core {
     /// comes last, so that as a rule nobody writes before everybody can read; what is written before waits. What fails in
     /// one portal keeps no other from being made.
     async fn make_portals(&self, conversation: &Conversation) -> Result<Progress, CryptoError> {
-        let people = self.store.people_in(&conversation.id).await?;
+        // Read first: what the people are then is no older.
         let portals = self.store.unready_portals(&conversation.id).await?;
+        let people = self.store.people_in(&conversation.id).await?;
         let unready: Vec<_> = portals.iter().map(|portal| portal.id.clone()).collect();
         let party = Party::Making(conversation.id.clone());
         let begun = self.clock.now();
@@ -120,11 +121,9 @@ impl Core {
                     Ok(Progress::Waiting) => progress = Progress::Waiting,
                     Err(error) => outcome = Err(error),
                 }
-                if let Some(next) = waiting.next() {
-                    in_hand.push(make(next));
-                    if !std::mem::replace(&mut is_setting, true) {
-                        in_hand.push(set());
-                    }
+                in_hand.extend(waiting.next().map(make));
+                if !in_hand.is_empty() && !std::mem::replace(&mut is_setting, true) {
+                    in_hand.push(set());
                 }
             }
             // Whether those who are in it now are there to read is found out before anybody writes.
@@ -165,6 +164,10 @@ impl Core {
         let Some(room_id) = portal.room_id.clone() else { return Ok(Progress::Waiting) };
         for person in people_of(portal, job.people) {
             let owner = person.person.id == job.conversation.owner;
+            // Perhaps they are to come no more: then all is looked at anew.
+            if self.store.portal(&portal.id).await?.revision != portal.revision {
+                return Ok(Progress::Waiting);
+            }
             if faulty!(self.settings, OwnerOnly) && person.person.role.is_staff() && !owner {
                 continue;
             }

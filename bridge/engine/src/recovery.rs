@@ -9,17 +9,16 @@
 //! more than the homeserver now remembers is not told of it. So every device is published again as it was, with new
 //! one-time keys, and begins new sessions.
 
-use std::{collections::HashSet, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use parlour_domain::{PORTAL_EVENT, Person, PortalId, PortalKind, Timestamp};
-use ruma::OwnedUserId;
 use serde_json::Value;
 
 use crate::{
     crypto::CryptoError,
     engine::Core,
     portals::mode,
-    store::{Portal, StoreError},
+    store::{Conversation, Portal, StoreError},
 };
 
 /// How often all rooms are read back, a second after each other, while some of them fail: what still fails then is left
@@ -81,11 +80,11 @@ impl Core {
         let begun: Timestamp = self.clock.now();
         let _nobody_else = self.catching_up.lock().await;
         let read = self.read_all_back().await?;
-        let gone = self.find_members().await?;
+        self.find_members().await?;
         if self.store.homeserver_is_back().await? {
             self.store.all_are_to_be_set(begun).await?;
         } else {
-            self.find_changes(&gone).await?;
+            self.find_changes().await?;
         }
         let bot = self.ghosts.bot().await?;
         let mut unknown = 0;
@@ -106,78 +105,99 @@ impl Core {
         Ok(())
     }
 
-    /// Who is in which room is asked anew: database and homeserver are of different times. Who was known to be in one and is not.
-    async fn find_members(&self) -> Result<HashSet<(PortalId, OwnedUserId)>, CryptoError> {
+    /// Who is in which room is asked anew: database and homeserver are of different times.
+    async fn find_members(&self) -> Result<(), CryptoError> {
         let bot = self.ghosts.bot().await?;
-        let mut gone = HashSet::new();
         for portal in self.store.portals_made().await? {
             let Some(room_id) = &portal.room_id else { continue };
             match self.homeserver.members(bot.intent(), room_id).await {
-                Ok(members) => {
-                    let missing = self.store.members_are(&portal.id, &members).await?;
-                    gone.extend(missing.into_iter().map(|user_id| (portal.id.clone(), user_id)));
-                }
+                Ok(members) => self.store.members_are(&portal.id, &members).await?,
                 Err(error) if error.is_passing() => return Err(error.into()),
                 Err(error) => {
                     tracing::error!(portal = %portal.id, %error, "a room does not tell who is in it")
                 }
             }
         }
-        Ok(gone)
+        Ok(())
     }
 
-    /// What a conversation became after the backup stays so: where its hub tells of a later revision than the database knows, the
-    /// rooms tell its mode and who takes part. Elsewhere what is written down holds, and whoever has gone by themselves is gone.
-    async fn find_changes(&self, gone: &HashSet<(PortalId, OwnedUserId)>) -> Result<(), CryptoError> {
+    /// What a conversation became after the backup stays so: where its hub was set to a revision that the database has not set it
+    /// to, and does not wait to set it to, the rooms tell its mode and who takes part. Elsewhere what is written down holds; who
+    /// has gone by themselves is told by an event. All of it can be done again: it changes nothing of what it is decided by.
+    async fn find_changes(&self) -> Result<(), CryptoError> {
         let everybody = self.store.people().await?;
         for conversation in self.store.conversations().await? {
             let portals = self.store.portals(&conversation.id).await?;
-            let hub = portals.iter().find(|portal| portal.kind() == PortalKind::Hub);
-            let Some((hub, says)) = hub.zip(match hub {
-                Some(hub) => self.says(hub).await?,
-                None => None,
-            }) else {
-                continue;
-            };
-            let people = self.store.people_in(&conversation.id).await?;
-            let is_newer = says["revision"].as_i64().is_some_and(|revision| revision > hub.revision);
-            let mode = says["mode"].as_str().and_then(|mode| mode.parse().ok());
-            if let Some(mode) = mode.filter(|_| is_newer) {
-                self.store.mode_is_found(&conversation.id, mode, self.clock.now()).await?;
+            let Some(hub) = portals.iter().find(|portal| portal.kind() == PortalKind::Hub) else { continue };
+            let Some(says) = self.says(hub).await? else { continue };
+            let revision = says["revision"].as_i64().unwrap_or(0);
+            if revision > hub.revision_set && revision != hub.revision {
+                self.rooms_tell(&conversation, &portals, (hub, &says), &everybody).await?;
+            } else {
+                self.rooms_are_told(&conversation, &portals).await?;
             }
-            let takes_part = |person: &Person| people.participants.iter().any(|p| p.person.id == person.id);
-            let mut changes = Vec::new();
-            for person in &everybody {
-                let spoke = portals.iter().find(|portal| portal.patient.as_ref() == Some(&person.id));
-                let portal = if person.role.is_staff() { Some(hub) } else { spoke };
-                let Some(portal) = portal.filter(|portal| portal.room_id.is_some()) else { continue };
-                let has_gone = gone.contains(&(portal.id.clone(), person.user_id.clone()));
-                let mut comes = takes_part(person) && !has_gone;
-                if is_newer {
-                    comes = self.store.has_joined(&portal.id, &person.user_id).await?;
-                }
-                if portal.kind() == PortalKind::Spoke {
-                    let Some(says) = self.says(portal).await? else { continue };
-                    let is_open = says["open"] != false;
-                    if is_newer {
-                        comes &= is_open;
-                    } else if is_open != takes_part(person)
-                        || says["mode"] != self::mode(&conversation, portal, &people).as_str()
-                    {
-                        self.store.is_to_be_set(portal, self.clock.now()).await?;
-                    }
-                }
-                if comes != takes_part(person) {
-                    changes.push((person, comes));
-                }
+        }
+        Ok(())
+    }
+
+    /// The rooms of a conversation are newer than what is written down.
+    async fn rooms_tell(
+        &self,
+        conversation: &Conversation,
+        portals: &[Portal],
+        (hub, says): (&Portal, &Value),
+        everybody: &[Person],
+    ) -> Result<(), CryptoError> {
+        let people = self.store.people_in(&conversation.id).await?;
+        let unready = self.store.unready_portals(&conversation.id).await?;
+        let mut changes = Vec::new();
+        for person in everybody {
+            let takes_part =
+                people.participants.iter().find(|participant| participant.person.id == person.id);
+            let spoke = portals.iter().find(|portal| portal.patient.as_ref() == Some(&person.id));
+            let portal = if person.role.is_staff() { Some(hub) } else { spoke };
+            let Some(portal) = portal.filter(|portal| portal.room_id.is_some()) else { continue };
+            let mut comes = self.store.has_joined(&portal.id, &person.user_id).await?;
+            if comes && portal.kind() == PortalKind::Spoke {
+                let Some(says) = self.says(portal).await? else { continue };
+                comes = says["open"] != false;
             }
-            // Those who came first, so that the last of the staff is not refused to go.
-            changes.sort_by_key(|(_, comes)| !comes);
-            let Some(owner) = everybody.iter().find(|person| person.id == conversation.owner) else {
-                continue;
-            };
-            for (person, comes) in changes {
-                self.participation_is_found(hub, owner, person, comes).await?;
+            // Whoever was still to come may have been kept from it by anything.
+            let is_still_to_come = takes_part
+                .is_some_and(|participant| participant.revision > hub.revision_set)
+                || unready.iter().any(|unready| unready.id == portal.id);
+            if comes != takes_part.is_some() && (comes || !is_still_to_come) {
+                changes.push((person, comes));
+            }
+        }
+        if let Some(mode) = says["mode"].as_str().and_then(|mode| mode.parse().ok()) {
+            self.store.mode_is_found(&conversation.id, mode, self.clock.now()).await?;
+        }
+        // Those who came first, so that the last of the staff is not refused to go.
+        changes.sort_by_key(|(_, comes)| !comes);
+        let Some(owner) = everybody.iter().find(|person| person.id == conversation.owner) else {
+            return Ok(());
+        };
+        for (person, comes) in changes {
+            self.participation_is_found(hub, owner, person, comes).await?;
+        }
+        Ok(())
+    }
+
+    /// What is written down of a conversation is newer than its rooms: what is not as it was set is set again.
+    async fn rooms_are_told(
+        &self,
+        conversation: &Conversation,
+        portals: &[Portal],
+    ) -> Result<(), CryptoError> {
+        let people = self.store.people_in(&conversation.id).await?;
+        for portal in portals {
+            let Some(says) = self.says(portal).await? else { continue };
+            let is_open = says["open"] != false;
+            if is_open != people.is_open(portal)
+                || says["mode"] != mode(conversation, portal, &people).as_str()
+            {
+                self.store.is_to_be_set(portal, self.clock.now()).await?;
             }
         }
         Ok(())

@@ -17,6 +17,8 @@ use tokio::{
     time::timeout,
 };
 
+/// How long a connection may take to come about.
+const CONNECTS: Duration = Duration::from_secs(3);
 /// The most bytes of one chunk: 64 KiB.
 const CHUNK: usize = 64 * 1024;
 /// The most bytes of an answer.
@@ -153,8 +155,9 @@ pub async fn scan(address: &ScannerAddress, bytes: &[u8], limit: Duration) -> Re
     let talk = async {
         match address {
             ScannerAddress::Tcp { host, port } => {
-                let stream =
-                    TcpStream::connect((host.as_str(), *port)).await.map_err(Unscanned::Unreachable)?;
+                let connecting = TcpStream::connect((host.as_str(), *port));
+                let stream = timeout(CONNECTS, connecting).await.map_err(|_| Unscanned::TimedOut)?;
+                let stream = stream.map_err(Unscanned::Unreachable)?;
                 // A length is four bytes; they must not wait for the other side's receipt of what went before.
                 stream.set_nodelay(true).map_err(Unscanned::Broken)?;
                 exchange(stream, bytes).await

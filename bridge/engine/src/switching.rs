@@ -164,7 +164,7 @@ impl Core {
     /// # Errors
     /// When homeserver or database fail in a way that passes; the next time goes on where this one stopped.
     pub(crate) async fn share_what_is_due(&self) -> Result<(), CryptoError> {
-        let mut without_device = None;
+        let (mut without_device, mut outcome) = (None, Ok(()));
         for (portal, user_id) in self.store.history_due().await? {
             if without_device.as_ref() == Some(&user_id) {
                 continue;
@@ -173,11 +173,15 @@ impl Core {
             match self.ghosts.bot().await?.share_history(&room_id, &user_id).await {
                 Ok(true) => self.store.history_is_shared(&portal, &user_id).await?,
                 Ok(false) => without_device = Some(user_id),
-                Err(error) if error.may_pass() => return Err(error),
-                Err(error) => tracing::error!(portal = %portal, %error, "history is not handed on"),
+                // One keeps no other from it.
+                Err(error) if error.may_pass() => outcome = Err(error),
+                Err(error) => {
+                    tracing::error!(portal = %portal, %error, "history is not handed on");
+                    self.store.history_is_shared(&portal, &user_id).await?;
+                }
             }
         }
-        Ok(())
+        outcome
     }
 
     /// `PUT /rooms/{roomId}/state/{eventType}` as the bot (Matrix v1.19 client-server §Sending events to a room). The same

@@ -66,14 +66,14 @@ impl fmt::Display for Kind {
 const WEIGHTS: [(Kind, u32); 10] = [
     (Kind::StaffMessage, 4),
     (Kind::PatientMessage, 9),
-    (Kind::Reply, 12),
+    (Kind::Reply, 13),
     (Kind::Mention, 5),
     (Kind::Name, 4),
-    (Kind::Reaction, 16),
-    (Kind::Receipt, 22),
-    (Kind::Deletion, 50),
-    (Kind::Edit, 50),
-    (Kind::Participant, 4),
+    (Kind::Reaction, 19),
+    (Kind::Receipt, 26),
+    (Kind::Deletion, 66),
+    (Kind::Edit, 56),
+    (Kind::Participant, 6),
 ];
 
 /// Whom words are for.
@@ -258,9 +258,16 @@ impl Plan {
                     .collect::<Vec<_>>()
                     .choose(rng)
                     .copied()?;
-                match present.take(&whom) {
-                    Some(_) => step(OWNER, Act::Excludes(whom)),
-                    None => {
+                // As in the beginning, there are always two without the other.
+                let without =
+                    |gone: usize| present.iter().filter(|p| **p != self.other && **p != gone).count();
+                match present.contains(&whom) {
+                    true if whom != self.other && without(whom) < 2 => None,
+                    true => {
+                        present.remove(&whom);
+                        step(OWNER, Act::Excludes(whom))
+                    }
+                    false => {
                         present.insert(whom);
                         step(OWNER, Act::Includes(whom))
                     }

@@ -94,6 +94,7 @@ impl Engine {
     /// # Errors
     /// When the database fails. Asked again, it is what was asked last.
     pub async fn set_mode(&self, id: &ConversationId, mode: Mode, by: &PersonId) -> Result<(), EngineError> {
+        self.core.knows_its_rooms().await?;
         if self.core.store.set_mode(id, mode, by, self.core.clock.now()).await? {
             self.wake_maker(id).await;
             self.core.changed(id);
@@ -112,6 +113,7 @@ impl Engine {
         senders: &[PersonId],
         by: &PersonId,
     ) -> Result<(), EngineError> {
+        self.core.knows_its_rooms().await?;
         if self.core.store.set_senders(id, senders, by, self.core.clock.now()).await? {
             self.wake_maker(id).await;
             self.core.changed(id);

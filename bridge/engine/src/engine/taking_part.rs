@@ -80,6 +80,14 @@ impl Core {
         Ok(())
     }
 
+    /// After a backup was restored nothing is changed by anybody until it is known what rooms have become since.
+    pub(crate) async fn knows_its_rooms(&self) -> Result<(), EngineError> {
+        match self.store.restored_at().await? {
+            Some(_) => Err(EngineError::CatchingUp),
+            None => Ok(()),
+        }
+    }
+
     /// Has everybody look who has to do with a change of who takes part.
     fn participants_are(
         &self,
@@ -106,6 +114,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::TakingPart`]; or the database fails: then nothing has changed.
     pub async fn include(&self, id: &ConversationId, whom: &Person, by: &Person) -> Result<(), EngineError> {
+        self.core.knows_its_rooms().await?;
         let words = (notices::includes as fn(&str) -> String, notices::AGAIN);
         let change = self.core.participant_change(id, by, whom, words).await?;
         let outcome = self.core.store.include(&change, self.core.clock.now()).await?;
@@ -118,6 +127,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::TakingPart`]; or the database fails: then nothing has changed.
     pub async fn exclude(&self, id: &ConversationId, whom: &Person, by: &Person) -> Result<(), EngineError> {
+        self.core.knows_its_rooms().await?;
         let words = (notices::excludes as fn(&str) -> String, notices::CLOSED);
         let change = self.core.participant_change(id, by, whom, words).await?;
         let outcome = self.core.store.exclude(&change, self.core.clock.now()).await?;
@@ -147,6 +157,7 @@ impl Engine {
         members: Option<&[Person]>,
         by: &Person,
     ) -> Result<(), EngineError> {
+        self.core.knows_its_rooms().await?;
         let touched = self.core.store.change_team(team, name, members, self.core.asking(by)).await?;
         self.core.teams_are(touched).await
     }
@@ -161,6 +172,7 @@ impl Engine {
         team: &Team,
         by: &Person,
     ) -> Result<(), EngineError> {
+        self.core.knows_its_rooms().await?;
         let touched = self.core.store.include_team(id, team, self.core.asking(by)).await?;
         self.core.teams_are(touched).await
     }
@@ -175,6 +187,7 @@ impl Engine {
         team: &Team,
         by: &Person,
     ) -> Result<(), EngineError> {
+        self.core.knows_its_rooms().await?;
         let touched = self.core.store.exclude_team(id, team, self.core.asking(by)).await?;
         self.core.teams_are(touched).await
     }

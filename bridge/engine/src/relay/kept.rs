@@ -149,7 +149,7 @@ impl Core {
             let decided = match decided {
                 Ok(decided) => decided,
                 Err(CryptoError::FileAway(error)) => {
-                    if self.patience_left(&wordless, self.settings.patience_for_words).is_some() {
+                    if self.patience_left(row, self.settings.patience_for_words).is_some() {
                         return Err(CryptoError::FileAway(error));
                     }
                     self.refused(&wordless, &file, Refusal::FileUnchecked).await?

@@ -53,6 +53,8 @@ pub struct Portal {
     pub mode_since: Timestamp,
     /// Which revision of what its room is to be like was known when this was read.
     pub revision: i64,
+    /// To which revision its room was set.
+    pub revision_set: i64,
 }
 
 impl Portal {
@@ -92,13 +94,13 @@ fn place<'a>(column: &'static str, id: &'a ConversationId) -> Place<'a> {
 
 const PORTAL: &str = "portals";
 pub(super) type PortalRow =
-    (String, String, Option<String>, Option<String>, Option<i64>, Option<String>, i64, i64);
+    (String, String, Option<String>, Option<String>, Option<i64>, Option<String>, i64, i64, i64);
 
 /// `SELECT` of what [`portal`] reads, and what follows it.
 macro_rules! portals {
     ($rest:literal) => {
         concat!(
-            "SELECT id, conversation_id, patient_id, room_id, attempted, mode, mode_since, revision FROM portals ",
+            "SELECT id, conversation_id, patient_id, room_id, attempted, mode, mode_since, revision, revision_set FROM portals ",
             $rest
         )
     };
@@ -106,7 +108,7 @@ macro_rules! portals {
 pub(super) use portals;
 
 pub(super) fn portal(
-    (id, conversation, patient, room_id, attempted, mode, mode_since, revision): PortalRow,
+    (id, conversation, patient, room_id, attempted, mode, mode_since, revision, revision_set): PortalRow,
 ) -> Result<Portal, StoreError> {
     Ok(Portal {
         id: parsed(PORTAL, &id)?,
@@ -117,6 +119,7 @@ pub(super) fn portal(
         mode: mode.map(|mode| parsed(PORTAL, &mode)).transpose()?,
         mode_since: Timestamp::from_millis(mode_since),
         revision,
+        revision_set,
     })
 }
 

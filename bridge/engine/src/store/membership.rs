@@ -17,21 +17,16 @@ impl Store {
         self.commit(tx, CommitPoint::ParticipantsKept).await
     }
 
-    /// These users are in a portal's room, and no others, as the homeserver tells. Who was known to be in it and is not.
+    /// These users are in a portal's room, and no others, as the homeserver tells.
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
-    pub async fn members_are(
-        &self,
-        portal: &PortalId,
-        members: &[OwnedUserId],
-    ) -> Result<Vec<OwnedUserId>, StoreError> {
+    pub async fn members_are(&self, portal: &PortalId, members: &[OwnedUserId]) -> Result<(), StoreError> {
         let mut tx = self.begin_unordered().await?;
-        let before: Vec<(String,)> =
-            sqlx::query_as("DELETE FROM portal_members WHERE portal_id = $1 RETURNING user_id")
-                .bind(portal.as_str())
-                .fetch_all(&mut *tx)
-                .await?;
+        sqlx::query("DELETE FROM portal_members WHERE portal_id = $1")
+            .bind(portal.as_str())
+            .execute(&mut *tx)
+            .await?;
         for user_id in members {
             sqlx::query("INSERT INTO portal_members (portal_id, user_id) VALUES ($1, $2)")
                 .bind(portal.as_str())
@@ -39,9 +34,7 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
         }
-        self.commit(tx, CommitPoint::MemberCame).await?;
-        let gone = before.into_iter().filter(|(user_id,)| !members.iter().any(|member| member == user_id));
-        gone.map(|(user_id,)| matrix_id("portal_members", user_id)).collect()
+        self.commit(tx, CommitPoint::MemberCame).await
     }
 
     /// Somebody who was invited has no device yet that history could be handed on to.

@@ -59,6 +59,7 @@ struct LegRow {
     mode: Option<String>,
     mode_since: i64,
     revision: i64,
+    revision_set: i64,
     sender_id: Option<String>,
     content: Option<Vec<u8>>,
     lane: Option<String>,
@@ -70,7 +71,7 @@ struct LegRow {
 
 const LEGS: &str = "SELECT o.seq, o.leg_id, o.message_id, o.notice, o.notice_about, o.says, o.redacts, o.sent_at, o.ciphertext,
         o.sender_user_id, o.attempts, o.next_attempt_at, o.state, o.portal_id, p.conversation_id, p.patient_id, p.room_id,
-        p.attempted, p.mode, p.mode_since, p.revision, m.sender_id, m.content, m.lane, x.event_id AS about_event,
+        p.attempted, p.mode, p.mode_since, p.revision, p.revision_set, m.sender_id, m.content, m.lane, x.event_id AS about_event,
         d.event_id AS deleted_event, m.portal_id AS home_id, m.event_id AS source
      FROM outbox o JOIN portals p ON p.id = o.portal_id
      LEFT JOIN messages m ON m.id = o.message_id
@@ -146,6 +147,7 @@ impl Store {
             row.mode,
             row.mode_since,
             row.revision,
+            row.revision_set,
         ))?;
         let key = self.portal_key(&portal).await?;
         let sender: Option<OwnedUserId> = row.sender_user_id.map(|id| matrix_id(OUTBOX, id)).transpose()?;
