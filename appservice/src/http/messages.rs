@@ -109,7 +109,7 @@ pub(crate) enum Status {
         read: usize,
         people: Vec<ForPerson>,
     },
-    /// For a patient: which staff have read it, and nothing of anybody else (S17).
+    /// For a patient: which staff have read it, of their own words, and nothing of anybody else (S17).
     ForPatient {
         #[schema(value_type = String)]
         message: MessageId,
@@ -157,7 +157,7 @@ fn states() -> Schema {
 
 /// What became of a message (S12).
 ///
-/// For staff, for everybody whom it is for, by name; for a patient, which staff have read it.
+/// For staff, for everybody whom it is for, by name; for a patient, which staff have read their own words.
 #[utoipa::path(
     get,
     path = "/_parlour/v1/conversations/{id}/messages/{event_id}/status",
@@ -176,7 +176,9 @@ pub(crate) async fn status(
     let status = store.status_of(&message.id).await?;
     let (accepted_at, deleted_at) = (status.sent_at.millis(), status.deleted_at.map(Timestamp::millis));
     if caller.role == Role::Patient {
-        let by_staff = status.reads.iter().filter(|read| read.person.role.is_staff());
+        // Who of the staff has read a colleague's words, and when, may come of what another patient has written (S17).
+        let is_own = message.writer == caller.id;
+        let by_staff = status.reads.iter().filter(|read| is_own && read.person.role.is_staff());
         let read_by = by_staff
             .map(|read| ReadBy { name: read.person.name.as_str().to_owned(), read_at: read.at.millis() })
             .collect();

@@ -392,6 +392,17 @@ impl Plan {
                 gone.insert(*number);
             }
         }
+        // Whoever of the staff reads what the other has written has read what stands before it.
+        for (number, step) in &mut plan.steps {
+            if let Act::Reads(what) = &mut step.act
+                && is_staff(step.by)
+                && gone.contains(what)
+                && let Some(before) = self.before(*what, *number, step.by, &gone)
+            {
+                *what = before;
+                gone.remove(number);
+            }
+        }
         plan.steps.retain(|(number, _)| !gone.contains(number));
         for (_, step) in &mut plan.steps {
             step.seen_by.remove(&other);
@@ -402,6 +413,29 @@ impl Plan {
         plan.patients.retain(|patient| *patient != other);
         plan.first.remove(&other);
         plan
+    }
+
+    /// The last message before another in the hub that somebody else has written and that is there when it is read, of those that
+    /// stay.
+    fn before(
+        &self,
+        number: usize,
+        read_at: usize,
+        reader: usize,
+        without: &BTreeSet<usize>,
+    ) -> Option<usize> {
+        let is_deleted = |message: usize| {
+            let earlier = self.steps.iter().filter(|(step, _)| *step < read_at);
+            earlier.clone().any(|(_, step)| matches!(step.act, Act::Deletes(what) if what == message))
+        };
+        let stays = self.steps.iter().rev().filter(|(other, step)| {
+            *other < number
+                && step.by != reader
+                && matches!(&step.act, Act::Says { reaches, .. } if *reaches != For::Nobody)
+                && !without.contains(other)
+                && !is_deleted(*other)
+        });
+        stays.map(|(other, _)| *other).next()
     }
 
     /// The same with other words, names and reactions of the other patient's, and other words to them alone.

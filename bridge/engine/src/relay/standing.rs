@@ -66,6 +66,7 @@ mod tests {
             mode: Some(mode),
             mode_since: Timestamp::from_millis(since),
             revision: 0,
+            revision_set: 0,
         };
         for (name, at, mode, since, wanted) in [
             ("after the switch", 8, Mode::OneWay, 7, Mode::OneWay),
@@ -89,6 +90,7 @@ mod tests {
             mode: None,
             mode_since: Timestamp::from_millis(0),
             revision: 0,
+            revision_set: 0,
         };
         let (hub, anns, bens) = (portal(0, None), portal(1, Some(&ann)), portal(2, Some(&ben)));
         let to_ann = Lane::Only(ann);
