@@ -190,7 +190,7 @@ async fn answered(State(shared): State<Arc<Shared>>, request: Request) -> Respon
         shared.house().tokens.get(token).cloned()
     };
     let call = Call { method: head.method.as_str(), path: &path, query: &query, body: &body };
-    match (&call.path[..], asker) {
+    match (call.path, asker) {
         (["_matrix", "client", "versions"], _) => done(json!({ "versions": ["v1.12"] })),
         (["_matrix", "client", _, "login"], _) => told(shared.does(|house| house.login(&call.json()))),
         (["_matrix", "client", _, "media", "download", _, id, ..], Some(_)) => {

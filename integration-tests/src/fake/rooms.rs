@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use parlour::edge::SystemClock;
+use parlour_domain::Clock as _;
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Asker, BAD, Call, FORBIDDEN, NOT_FOUND, Refused, devices::User};
@@ -174,10 +176,9 @@ impl House {
         house
     }
 
-    /// In milliseconds; no two events are of the same time.
+    /// In milliseconds.
     pub(super) fn now(&self) -> u64 {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-        u64::try_from(now.as_millis()).expect("not so late")
+        u64::try_from(SystemClock.now().millis()).unwrap_or_default()
     }
 
     pub(super) fn moves(&mut self) -> u64 {

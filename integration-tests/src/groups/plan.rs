@@ -470,10 +470,10 @@ impl Plan {
                 For::Nobody => true,
             };
             match &step.act {
-                Act::Says { words, reaches, .. } => {
-                    if !matches!(reaches, For::All) && *reaches != For::One(self.watched) {
-                        secrets.push(words.clone());
-                    }
+                Act::Says { words, reaches, .. }
+                    if *reaches != For::All && *reaches != For::One(self.watched) =>
+                {
+                    secrets.push(words.clone());
                 }
                 Act::Edits(what, words) if hidden(*what) => secrets.push(words.clone()),
                 Act::Renames(name) if step.by != self.watched => secrets.push(name.clone()),

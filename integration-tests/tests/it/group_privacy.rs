@@ -34,7 +34,8 @@ async fn wrong(world: &mut World, seed: u64) -> Option<String> {
     if !happened.leaks.is_empty() {
         return Some(format!("case {seed}: {:#?}\n{plan:#?}", happened.leaks));
     }
-    let changed = (seed % OF_CHANGED == 0).then(|| ("the other changed", plan.with_the_other_changed()));
+    let changed =
+        seed.is_multiple_of(OF_CHANGED).then(|| ("the other changed", plan.with_the_other_changed()));
     for (how, otherwise) in changed.into_iter().chain([("without the other", plan.without_the_other())]) {
         let then = run(world, &otherwise, false).await;
         if let Some(difference) = difference(&happened.view, &then.view) {
@@ -87,7 +88,7 @@ async fn nothing_of_another_patients_reaches_a_patient() {
         let wrong = wrong.expect("a world ends well");
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         done += OF_A_WORLD;
-        if done % 100 == 0 {
+        if done.is_multiple_of(100) {
             eprintln!("group privacy: {done} of {cases} cases after {:.0?}", begun.elapsed());
         }
     }
@@ -121,7 +122,7 @@ async fn each_leak_is_found() {
                     found = Some((seed + 1, wrong));
                     break;
                 }
-                if (seed + 1) % OF_A_WORLD == 0 {
+                if (seed + 1).is_multiple_of(OF_A_WORLD) {
                     world.close().await;
                     world = World::fake(Some(*fault)).await;
                     warm_up(&mut world).await;

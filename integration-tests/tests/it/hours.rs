@@ -4,8 +4,10 @@
 use parlour::{
     config::Week,
     demo::{client::Client, practice::EMERGENCY},
+    edge::SystemClock,
     run::{Extras, Parlour},
 };
+use parlour_domain::Clock as _;
 use parlour_integration_tests::{LIMIT, Stage, read, room_path, say};
 use reqwest::Method;
 use ruma::RoomId;
@@ -31,8 +33,8 @@ async fn answers(client: &Client, room: &RoomId) -> Vec<String> {
 
 /// In seconds, UTC.
 fn since_midnight() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    now.as_secs() % (24 * 60 * 60)
+    let now = SystemClock.now().millis() / 1000;
+    u64::try_from(now).expect("after 1970") % (24 * 60 * 60)
 }
 
 async fn topic(client: &Client, room: &RoomId) -> String {
