@@ -20,11 +20,13 @@ pub(crate) struct Status {
     homeserver: bool,
     /// Whether Parlour's own database answers.
     bridge: bool,
-    /// For how many seconds the oldest message has waited to be sent; null when none waits. Who cannot read yet does not
-    /// count.
+    /// For how many seconds the oldest message has waited to be sent; null when none has for ten seconds. Who cannot read yet
+    /// does not count.
     oldest_leg_seconds: Option<i64>,
 }
 
+/// What is on its way in good order tells nobody that somebody has written (S17).
+const LEAST_SECONDS: i64 = 10;
 const CONNECTED: &str = "connected";
 const DISCONNECTED: &str = "disconnected";
 
@@ -47,10 +49,11 @@ pub(crate) async fn status(State(edge): State<Arc<Edge>>) -> Json<Status> {
     let homeserver = edge.engine.travels();
     let figures = edge.engine.figures().await.ok();
     let oldest = figures.and_then(|figures| figures.oldest_waiting);
+    let seconds = oldest.map(|since| (SystemClock.now().millis() - since.millis()) / 1000);
     Json(Status {
         status: if homeserver && figures.is_some() { CONNECTED } else { DISCONNECTED },
         homeserver,
         bridge: figures.is_some(),
-        oldest_leg_seconds: oldest.map(|since| (SystemClock.now().millis() - since.millis()).max(0) / 1000),
+        oldest_leg_seconds: seconds.filter(|seconds| *seconds >= LEAST_SECONDS),
     })
 }

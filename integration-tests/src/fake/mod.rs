@@ -272,6 +272,9 @@ impl House {
                     body["search_categories"]["room_events"]["search_term"].as_str().unwrap_or_default();
                 Ok(self.search(user, term))
             }
+            // Nobody has asked to be called.
+            ("GET", ["_matrix", "client", _, "notifications"]) => Ok(json!({ "notifications": [] })),
+            ("GET", ["_matrix", "client", _, "pushers"]) => Ok(json!({ "pushers": [] })),
             (_, ["_matrix", "client", _, "devices", ..]) => self.own_devices(asker, call),
             (_, ["_matrix", "client", _, "keys", ..] | ["_matrix", "client", _, "sendToDevice", ..]) => {
                 self.keys(asker, call)
@@ -315,7 +318,10 @@ impl House {
                 let seen = json!({ "sessions": [{ "connections": [{ "last_seen": now }] }] });
                 Ok(json!({ "user_id": user, "devices": { "": seen } }))
             }
-            _ => Err(Refused(404, "M_UNRECOGNIZED")),
+            _ => {
+                self.unknown.push(format!("{method} /_synapse/admin/{}", path.join("/")));
+                Err(Refused(404, "M_UNRECOGNIZED"))
+            }
         }
     }
 }

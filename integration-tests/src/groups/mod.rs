@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use reqwest::Method;
 use ruma::{OwnedRoomId, RoomId};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use self::{
     plan::{Act, OWNER, STAFF, is_staff},
@@ -23,6 +24,10 @@ pub use self::{
     view::Leak,
     world::World,
 };
+use crate::LIMIT;
+
+/// How often it is looked whether something has come.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// What a case came to.
 #[derive(Debug, Default)]
@@ -111,20 +116,33 @@ impl<'a> Group<'a> {
 
     /// What was said and is still there has reached everybody whom it is for.
     async fn has_arrived(&mut self) {
-        for place in (0..STAFF).chain(self.plan.patients.iter().copied()) {
-            self.world.people[place].receive().await;
-        }
-        for number in self.plan.messages() {
-            for whom in (0..STAFF).chain(self.plan.patients.iter().copied()) {
-                if self.plan.is_seen_by(number, whom) {
-                    self.seen(number, whom);
-                }
+        for whom in (0..STAFF).chain(self.plan.patients.iter().copied()) {
+            let room = self.room_of(whom);
+            let messages =
+                self.plan.messages().into_iter().filter(|number| self.plan.is_seen_by(*number, whom));
+            let words: Vec<_> = messages.map(|number| self.plan.words(number).to_owned()).collect();
+            let deadline = Instant::now() + LIMIT;
+            loop {
+                let person = &mut self.world.people[whom];
+                person.receive().await;
+                let missing = room
+                    .as_ref()
+                    .and_then(|room| words.iter().find(|words| person.event_of(room, words).is_none()));
+                let Some(missing) = missing else { break };
+                assert!(Instant::now() < deadline, "{whom} does not see {missing}: {:#?}", self.plan);
+                // No event tells of what is still to come.
+                sleep(LOOK).await;
             }
         }
     }
 
     fn room(&self, whom: usize) -> OwnedRoomId {
-        if is_staff(whom) { self.hub.clone() } else { self.spokes[&whom].clone() }
+        self.room_of(whom).expect("a room")
+    }
+
+    /// The room of somebody; a patient who has never taken part has none.
+    fn room_of(&self, whom: usize) -> Option<OwnedRoomId> {
+        if is_staff(whom) { Some(self.hub.clone()) } else { self.spokes.get(&whom).cloned() }
     }
 
     /// The message of a step as somebody sees it.
@@ -235,6 +253,7 @@ impl<'a> Group<'a> {
         let path = format!("/_matrix/client/v3/profile/{}/displayname", person.user_id);
         let (status, told) = person.ask(Method::PUT, &path, Some(&json!({ "displayname": name }))).await;
         assert_eq!(status, 200, "{told}");
+        let deadline = Instant::now() + LIMIT;
         loop {
             person.receive().await;
             let told = person.timeline(&room).iter().rev().find(|seen| {
@@ -243,6 +262,8 @@ impl<'a> Group<'a> {
             if let Some(told) = told {
                 return told.id().to_owned();
             }
+            assert!(Instant::now() < deadline, "nobody is told of another name");
+            sleep(LOOK).await;
         }
     }
 
@@ -250,7 +271,12 @@ impl<'a> Group<'a> {
     async fn looked_at(self, ghosts: &[Option<String>], is_searched: bool) -> Outcome {
         let watched = self.plan.watched;
         let others: Vec<usize> = (STAFF..self.world.people.len()).filter(|place| *place != watched).collect();
-        let names: Vec<_> = others.iter().map(|place| self.world.facts[*place].name.clone()).collect();
+        let named = others.iter().map(|place| &self.world.facts[*place]);
+        let names: Vec<_> = named
+            .flat_map(|facts| {
+                [facts.name.clone(), facts.own_name.clone(), facts.user_id.localpart().to_owned()]
+            })
+            .collect();
         let room = self.spokes[&watched].clone();
         let patient = &mut self.world.people[watched];
         if is_searched {
@@ -265,7 +291,8 @@ impl<'a> Group<'a> {
         for place in &others {
             let facts = &self.world.facts[*place];
             add("a patient's account", facts.user_id.localpart());
-            add("a patient's name", &facts.name);
+            // The word of it that nobody else is called.
+            add("a patient's name", facts.name.split(' ').next_back().unwrap_or_default());
             add("what a patient calls themselves", &facts.own_name);
             if let Some(number) = &facts.number {
                 add("a patient's number", number);

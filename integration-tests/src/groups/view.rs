@@ -68,6 +68,10 @@ pub async fn asks_for_everything(person: &mut Person, room: &RoomId, conversatio
         let (status, told) = person.ask(Method::GET, &path, None).await;
         assert_eq!(status, 200, "{path}: {told}");
     }
+    for path in ["sync", "joined_rooms", "notifications", "pushers"] {
+        let (status, told) = person.ask(Method::GET, &format!("/_matrix/client/v3/{path}"), None).await;
+        assert_eq!(status, 200, "{path}: {told}");
+    }
     let devices: BTreeMap<_, _> = members.iter().map(|user| (user, json!([]))).collect();
     let query = json!({ "device_keys": devices });
     person.ask(Method::POST, "/_matrix/client/v3/keys/query", Some(&query)).await;
@@ -83,6 +87,11 @@ pub async fn asks_for_everything(person: &mut Person, room: &RoomId, conversatio
         assert!(results.as_array().is_none_or(Vec::is_empty), "somebody is found by name: {found}");
     }
     person.ask_practice(Method::GET, "/practice", None).await;
+    person.ask_practice(Method::GET, "/status", None).await;
+    for path in ["/teams".to_owned(), format!("/conversations/{conversation}/events")] {
+        let (status, told) = person.ask_practice(Method::GET, &path, None).await;
+        assert!([403, 404].contains(&status), "{path}: {status} {told}");
+    }
     asks_for_the_view(person, room, conversation).await;
 }
 

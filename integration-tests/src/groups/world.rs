@@ -32,9 +32,9 @@ use crate::{
 
 /// How often it is looked whether something is done.
 const LOOK: Duration = Duration::from_millis(2);
-/// What is still to be done; a receipt whose ghost is not there waits for it.
+/// What is still to be done; everybody has a device that is there, and a receipt whose ghost is not there waits for it.
 const TO_DO: &str = "SELECT CAST(
-    (SELECT COUNT(*) FROM inbox WHERE state = 'waiting') + (SELECT COUNT(*) FROM outbox WHERE state = 'waiting')
+    (SELECT COUNT(*) FROM inbox WHERE state = 'waiting') + (SELECT COUNT(*) FROM outbox WHERE state IN ('waiting', 'held'))
     + (SELECT COUNT(*) FROM portals WHERE room_id IS NOT NULL AND revision_set < revision)
     + (SELECT COUNT(*) FROM conversations WHERE ready = 0)
     + (SELECT COUNT(*) FROM receipts c JOIN inbox i ON i.dedup_key = c.event_id)
