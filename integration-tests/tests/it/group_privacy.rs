@@ -78,7 +78,7 @@ async fn of_a_world(number: u64) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_another_patients_reaches_a_patient() {
-    let is_full = std::env::var("PARLOUR_TEST_SWEEP").is_ok_and(|sweep| sweep == "full");
+    let is_full = std::env::var("PARLOUR_TEST_GROUPS").is_ok_and(|groups| groups == "full");
     let cases = if is_full { ALL_CASES } else { SOME_CASES };
     let begun = Instant::now();
     let worlds = stream::iter(0..cases / OF_A_WORLD).map(|number| aside(move || of_a_world(number)));
