@@ -437,6 +437,14 @@ impl House {
         if !may {
             return Err(FORBIDDEN);
         }
+        let is_same = |event: &Event| {
+            event.sender == user
+                && event.kind == kind
+                && event.content["m.relates_to"] == content["m.relates_to"]
+        };
+        if kind == "m.reaction" && place.events.iter().any(is_same) {
+            return Err(Refused(400, "M_DUPLICATE_ANNOTATION"));
+        }
         let event = self.adds(room, &user, kind, None, content);
         self.done.insert(known, event.clone());
         Ok(json!({ "event_id": event }))

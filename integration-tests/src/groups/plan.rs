@@ -235,7 +235,16 @@ impl Plan {
                 self.says(rng, present, staff, answered, Some(mentioned))
             }
             Kind::Name => step(anybody, Act::Renames(token(rng))),
-            Kind::Reaction => step(anybody, Act::Reacts(self.visible(rng, anybody, |_, _| true)?)),
+            Kind::Reaction => {
+                let to = self.visible(rng, anybody, |_, _| true)?;
+                // Nobody reacts in the same way twice (Matrix v1.19 client-server §Annotations).
+                let has_reacted =
+                    |step: &Step| step.by == anybody && matches!(step.act, Act::Reacts(what) if what == to);
+                if self.steps.iter().any(|(_, step)| has_reacted(step)) {
+                    return None;
+                }
+                step(anybody, Act::Reacts(to))
+            }
             Kind::Receipt => {
                 let other_side = |by: usize, _: &Step| is_staff(by) != is_staff(anybody);
                 step(anybody, Act::Reads(self.visible(rng, anybody, other_side)?))
