@@ -3,6 +3,10 @@
 //! What a name or a sender says of a file is never asked, for both may lie.
 
 mod images;
+#[cfg(test)]
+mod kinds;
+#[cfg(all(test, feature = "pictures"))]
+mod made;
 #[cfg(all(test, feature = "pictures"))]
 mod tests;
 

@@ -435,26 +435,6 @@ impl Core {
         })))
     }
 
-    /// What was decided, once the bytes of its file were looked at, if it brings one along. Where it goes nowhere, it has reached
-    /// everybody.
-    async fn looked_at(
-        &self,
-        row: &InboxRow,
-        event: &Event,
-        decided: Outcome,
-    ) -> Result<Outcome, CryptoError> {
-        let Outcome::Relayed(mut message) = decided else { return Ok(decided) };
-        if let Said::Attachment(attachment) = &message.said
-            && !message.legs.is_empty()
-        {
-            match self.checked(attachment).await? {
-                Ok(checked) => message.said = Said::Attachment(Box::new(checked)),
-                Err(refusal) => return self.refused(row, event, refusal).await,
-            }
-        }
-        Ok(Outcome::Relayed(message))
-    }
-
     /// What the practice tells a patient who writes while it is closed, and still is.
     fn out_of_hours(&self, event: &Event, home: &Portal, relation: &Relation<'_>) -> Option<(i64, NewLeg)> {
         let hours = self.settings.hours.as_ref()?;

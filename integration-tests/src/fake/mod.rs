@@ -6,6 +6,7 @@
 mod devices;
 mod rooms;
 mod sync;
+mod told;
 
 use std::{
     net::Ipv4Addr,

@@ -115,6 +115,26 @@ impl Core {
         Ok(false)
     }
 
+    /// What was decided, once the bytes of its file were looked at, if it brings one along. Where it goes nowhere, it has reached
+    /// everybody.
+    pub(super) async fn looked_at(
+        &self,
+        row: &InboxRow,
+        event: &Event,
+        decided: Outcome,
+    ) -> Result<Outcome, CryptoError> {
+        let Outcome::Relayed(mut message) = decided else { return Ok(decided) };
+        if let Said::Attachment(attachment) = &message.said
+            && !message.legs.is_empty()
+        {
+            match self.checked(attachment).await? {
+                Ok(checked) => message.said = Said::Attachment(Box::new(checked)),
+                Err(refusal) => return self.refused(row, event, refusal).await,
+            }
+        }
+        Ok(Outcome::Relayed(message))
+    }
+
     /// Somebody says something: the files that they have sent just before, for the same people, go out ahead of it. One that
     /// may not pass is refused by itself.
     pub(super) async fn words_came(
