@@ -15,7 +15,7 @@ pub mod soak;
 pub mod trial;
 pub mod witness;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Once, time::Duration};
 
 use parlour::{
     demo::{
@@ -31,6 +31,7 @@ use reqwest::Method;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tracing_subscriber::EnvFilter;
 
 use crate::proxy::Proxy;
 
@@ -43,6 +44,16 @@ pub struct Stage {
     pub world: World,
     http: reqwest::Client,
     folder: TempDir,
+}
+
+/// What Parlour logs in a test is printed with whatever else the test prints. `PARLOUR_TEST_LOG` says what is wanted of it.
+fn logged() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let wanted = EnvFilter::try_from_env("PARLOUR_TEST_LOG");
+        let filter = wanted.unwrap_or_else(|_| EnvFilter::new("parlour=debug,parlour_engine=debug"));
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_test_writer().init();
+    });
 }
 
 impl Stage {
@@ -62,6 +73,7 @@ impl Stage {
     }
 
     async fn opened(folder: TempDir, extras: Extras) -> Self {
+        logged();
         let place = Place::anywhere(folder.path().join("world")).expect("free ports");
         let world = World::start(place, extras, &Silent).await.expect("a world");
         Self { world, http: reqwest::Client::new(), folder }
@@ -293,7 +305,7 @@ pub async fn put(client: &Client, room: &RoomId, rest: &str, content: Value) -> 
 pub async fn read(client: &Client, room: &RoomId, words: &str) -> Message {
     match client.wait_for(room, LIMIT, |message| message.body == words).await {
         Ok(message) => message,
-        Err(error) => panic!("{words:?}: {error}"),
+        Err(error) => panic!("{words:?}: {error}; the homeserver has {:#?}", witness::newest(client, room).await),
     }
 }
 

@@ -196,6 +196,8 @@ impl Core {
             Reading::Refused(refusal) => self.refused(row, &event, refusal).await?,
             Reading::Wait(limit, refusal) => {
                 if let Some(left) = self.patience_left(row, limit) {
+                    let code = refusal.code();
+                    tracing::debug!(conversation = %row.conversation, seq = row.seq, code, "an event waits");
                     waiting.insert(event.sender);
                     return Ok(Handled::Parked(left));
                 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use self::{
-    plan::{Act, OWNER, STAFF, is_staff},
+    plan::{Act, OWNER, REACTION, STAFF, is_staff},
     view::{Names, asks_for_everything, asks_for_the_view, leaks, view},
 };
 pub use self::{
@@ -121,13 +121,18 @@ impl<'a> Group<'a> {
             let messages =
                 self.plan.messages().into_iter().filter(|number| self.plan.is_seen_by(*number, whom));
             let words: Vec<_> = messages.map(|number| self.plan.words(number).to_owned()).collect();
+            let edits = self.plan.edits().into_iter().filter(|(_, seen_by)| seen_by.contains(&whom));
+            let edits: Vec<_> = edits.map(|(words, _)| words.to_owned()).collect();
             let deadline = Instant::now() + LIMIT;
             loop {
                 let person = &mut self.world.people[whom];
                 person.receive().await;
-                let missing = room
-                    .as_ref()
-                    .and_then(|room| words.iter().find(|words| person.event_of(room, words).is_none()));
+                let missing = room.as_ref().and_then(|room| {
+                    let is_missing =
+                        |words: &&String| !person.timeline(room).iter().any(|seen| seen.says(words));
+                    let message = words.iter().find(|words| person.event_of(room, words).is_none());
+                    message.or_else(|| edits.iter().find(is_missing))
+                });
                 let Some(missing) = missing else { break };
                 assert!(Instant::now() < deadline, "{whom} does not see {missing}: {:#?}", self.plan);
                 // No event tells of what is still to come.
@@ -179,8 +184,9 @@ impl<'a> Group<'a> {
                 Some(self.world.people[by].says(&room, &content).await)
             }
             Act::Reacts(to) => {
+                let key = if by == self.plan.other { self.plan.reaction_of_the_other } else { REACTION };
                 let relation =
-                    json!({ "rel_type": "m.annotation", "event_id": self.seen(*to, by), "key": "👍" });
+                    json!({ "rel_type": "m.annotation", "event_id": self.seen(*to, by), "key": key });
                 let room = self.room(by);
                 Some(
                     self.world.people[by]

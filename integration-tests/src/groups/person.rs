@@ -144,13 +144,14 @@ impl Person {
     }
 
     async fn asked(&mut self, method: Method, url: String, body: Option<&Value>) -> (u16, Value) {
+        let asked = url.clone();
         let mut request = self.http.request(method, url).bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.json(body);
         }
         let answer = request.send().await.expect("an answer");
         let (status, value) = (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null));
-        self.got.push(json!({ "status": status, "body": value }));
+        self.got.push(json!({ "asked": asked, "status": status, "body": value }));
         (status, value)
     }
 

@@ -10,8 +10,11 @@ pub const STAFF: usize = 2;
 pub const PATIENTS: usize = 4;
 /// The owner of every group.
 pub const OWNER: usize = 0;
+/// How everybody reacts.
+pub const REACTION: &str = "👍";
+const ANOTHER_REACTION: &str = "🎉";
 /// So many things happen in a case.
-const STEPS: usize = 6;
+const STEPS: usize = 7;
 
 /// A kind of thing that happens; each must come often enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,15 +68,15 @@ impl fmt::Display for Kind {
 /// How often each is tried: what needs something to be there before is met more rarely.
 const WEIGHTS: [(Kind, u32); 10] = [
     (Kind::StaffMessage, 4),
-    (Kind::PatientMessage, 9),
-    (Kind::Reply, 13),
-    (Kind::Mention, 5),
+    (Kind::PatientMessage, 8),
+    (Kind::Reply, 4),
+    (Kind::Mention, 20),
     (Kind::Name, 4),
-    (Kind::Reaction, 19),
-    (Kind::Receipt, 26),
-    (Kind::Deletion, 66),
-    (Kind::Edit, 56),
-    (Kind::Participant, 6),
+    (Kind::Reaction, 18),
+    (Kind::Receipt, 24),
+    (Kind::Deletion, 44),
+    (Kind::Edit, 46),
+    (Kind::Participant, 8),
 ];
 
 /// Whom words are for.
@@ -142,10 +145,12 @@ pub struct Plan {
     pub patients: Vec<usize>,
     /// Those who are there from the beginning.
     pub first: BTreeSet<usize>,
-    /// The one whose view is looked at; always there.
+    /// The one whose view is looked at; there in the end.
     pub watched: usize,
     /// The one without whom it happens again.
     pub other: usize,
+    /// How that one reacts.
+    pub reaction_of_the_other: &'static str,
     /// What happens, each with its number, which others name it by.
     pub steps: Vec<(usize, Step)>,
 }
@@ -171,7 +176,7 @@ impl Plan {
         let (watched, other) = (patients[0], patients[1]);
         patients.sort_unstable();
         // Without the other there are two of them from the beginning: with one alone, other rules hold.
-        let may_be_late = |p: usize| p == other || (p != watched && count > 3);
+        let may_be_late = |p: usize| p == other || count > 3;
         let late = patients.iter().copied().find(|p| may_be_late(*p) && rng.random_bool(0.15));
         let mut plan = Self {
             seed,
@@ -180,6 +185,7 @@ impl Plan {
             patients,
             watched,
             other,
+            reaction_of_the_other: REACTION,
             steps: Vec::new(),
         };
         let mut present = plan.first.clone();
@@ -187,6 +193,12 @@ impl Plan {
             if let Some(step) = plan.step(&mut rng, &mut present) {
                 plan.steps.push((plan.steps.len(), step));
             }
+        }
+        let was_there = |step: &Step| matches!(step.act, Act::Includes(whom) if whom == watched);
+        if late == Some(watched) && !plan.steps.iter().any(|(_, step)| was_there(step)) {
+            let comes =
+                Step { by: OWNER, act: Act::Includes(watched), seen_by: BTreeSet::new(), gone: false };
+            plan.steps.push((plan.steps.len(), comes));
         }
         plan
     }
@@ -201,6 +213,7 @@ impl Plan {
             first: patients.iter().copied().collect(),
             watched: patients[0],
             other: patients[1],
+            reaction_of_the_other: REACTION,
             patients,
             steps: Vec::new(),
         };
@@ -228,9 +241,12 @@ impl Plan {
                 self.says(rng, present, anybody, Some(answered), None)
             }
             Kind::Mention => {
-                // In an answer, as a rule: to all, such words are refused.
-                let answered =
-                    if rng.random_bool(0.8) { self.visible(rng, staff, |_, _| true) } else { None };
+                // In an answer to one of them, as a rule: to all, such words are refused.
+                let is_for_one = |step: &Step| matches!(&step.act, Act::Says { reaches: For::One(patient), .. } if present.contains(patient));
+                let answered = match rng.random_bool(0.9) {
+                    true => Some(self.visible(rng, staff, |_, step| is_for_one(step))?),
+                    false => None,
+                };
                 let mentioned = *self.patients.choose(rng)?;
                 self.says(rng, present, staff, answered, Some(mentioned))
             }
@@ -251,7 +267,10 @@ impl Plan {
             }
             Kind::Edit => {
                 let edited = self.visible(rng, anybody, |by, _| by == anybody)?;
-                step(anybody, Act::Edits(edited, token(rng)))
+                // Other words reach those who have the message and are there.
+                let seen_by = self.step_of(edited).seen_by.iter().copied();
+                let seen_by = seen_by.filter(|whom| is_staff(*whom) || present.contains(whom)).collect();
+                Some(Step { by: anybody, act: Act::Edits(edited, token(rng)), seen_by, gone: false })
             }
             Kind::Deletion => {
                 let deleted = self.visible(rng, anybody, |by, _| by == anybody)?;
@@ -259,14 +278,7 @@ impl Plan {
                 step(anybody, Act::Deletes(deleted))
             }
             Kind::Participant => {
-                let watched = self.watched;
-                let whom = *self
-                    .patients
-                    .iter()
-                    .filter(|p| **p != watched)
-                    .collect::<Vec<_>>()
-                    .choose(rng)
-                    .copied()?;
+                let whom = *self.patients.choose(rng)?;
                 // As in the beginning, there are always two without the other.
                 let without =
                     |gone: usize| present.iter().filter(|p| **p != self.other && **p != gone).count();
@@ -290,7 +302,8 @@ impl Plan {
         let seen = self
             .steps
             .iter()
-            .filter(|(_, step)| !step.gone && step.seen_by.contains(&whom) && fits(step.by, step));
+            .filter(|(_, step)| matches!(step.act, Act::Says { .. }) && !step.gone)
+            .filter(|(_, step)| step.seen_by.contains(&whom) && fits(step.by, step));
         seen.map(|(number, _)| *number).collect::<Vec<_>>().choose(rng).copied()
     }
 
@@ -352,14 +365,25 @@ impl Plan {
         there.map(|(number, _)| *number).collect()
     }
 
+    /// The other words, of messages that are still there in the end, each with who sees them.
+    pub fn edits(&self) -> Vec<(&str, &BTreeSet<usize>)> {
+        let edits = self.steps.iter().filter_map(|(_, step)| match &step.act {
+            Act::Edits(what, words) if !self.step_of(*what).gone => Some((words.as_str(), &step.seen_by)),
+            _ => None,
+        });
+        edits.collect()
+    }
+
     /// Whether somebody sees the message of a step.
     pub fn is_seen_by(&self, number: usize, whom: usize) -> bool {
         self.step_of(number).seen_by.contains(&whom)
     }
 
-    /// The kinds of all that happens: an answer that mentions somebody is a message, an answer and a mention.
+    /// The kinds of all that happens: an answer that mentions somebody is a message, an answer and a mention. What is refused
+    /// does not count.
     pub fn kinds(&self) -> Vec<Kind> {
         let kinds = self.steps.iter().flat_map(|(_, step)| match &step.act {
+            Act::Says { reaches: For::Nobody, .. } => Vec::new(),
             Act::Says { answers, mentions, .. } => {
                 let said = if is_staff(step.by) { Kind::StaffMessage } else { Kind::PatientMessage };
                 let (reply, mention) = (answers.map(|_| Kind::Reply), mentions.map(|_| Kind::Mention));
@@ -452,6 +476,7 @@ impl Plan {
         let mut rng = StdRng::seed_from_u64(!self.seed);
         let mut plan = self.clone();
         plan.name = token(&mut rng);
+        plan.reaction_of_the_other = ANOTHER_REACTION;
         for (number, step) in &mut plan.steps {
             let is_theirs = step.by == self.other || self.reach(*number) == For::One(self.other);
             let fresh = token(&mut rng);
@@ -473,18 +498,10 @@ impl Plan {
     pub fn secrets(&self) -> Vec<String> {
         let mut secrets = vec![self.name.clone()];
         for (_, step) in &self.steps {
-            let hidden = |number: usize| match self.reach(number) {
-                For::All => false,
-                For::One(patient) => patient != self.watched,
-                For::Nobody => true,
-            };
+            // Also what was said to all while they were not there.
+            let is_hidden = step.by != self.watched && !step.seen_by.contains(&self.watched);
             match &step.act {
-                Act::Says { words, reaches, .. }
-                    if *reaches != For::All && *reaches != For::One(self.watched) =>
-                {
-                    secrets.push(words.clone());
-                }
-                Act::Edits(what, words) if hidden(*what) => secrets.push(words.clone()),
+                Act::Says { words, .. } | Act::Edits(_, words) if is_hidden => secrets.push(words.clone()),
                 Act::Renames(name) if step.by != self.watched => secrets.push(name.clone()),
                 _ => {}
             }

@@ -97,8 +97,13 @@ pub async fn asks_for_everything(person: &mut Person, room: &RoomId, conversatio
 
 /// Every secret that stands in what reached somebody: as it is, as JSON or a path writes it, or in base64.
 pub fn leaks(got: &[Value], secrets: &[(String, String)]) -> Vec<Leak> {
+    // What the patient has asked by, they knew.
+    let got = got.iter().cloned().map(|mut got| {
+        got["asked"] = Value::Null;
+        got
+    });
     // The same is told again and again.
-    let texts: BTreeSet<String> = got.iter().flat_map(pieces).collect();
+    let texts: BTreeSet<String> = got.flat_map(|got| pieces(&got)).collect();
     let text: String = texts.into_iter().collect::<Vec<_>>().join("\n");
     let mut leaks = Vec::new();
     for (what, secret) in secrets {
@@ -204,34 +209,29 @@ impl Names {
 
 /// What somebody's client shows of a conversation, line by line.
 pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut Names) -> Vec<String> {
-    for (place, seen) in person.timeline(room).iter().enumerate() {
-        names.of.insert(seen.id().to_owned(), format!("<event {place}>"));
-    }
-    let mut lines = Vec::new();
     let own = person.user_id.as_str();
-    let mut is_in = false;
-    let mut number = 0;
-    let mut places = BTreeMap::new();
-    for seen in person.timeline(room) {
-        let event = &seen.event;
-        let is_member = event["type"] == "m.room.member";
-        if !is_in {
-            // How a room comes about is the homeserver's matter.
-            is_in = is_member && event["state_key"] == own && event["content"]["membership"] == "join";
-            continue;
-        }
-        number += 1;
-        places.insert(seen.id().to_owned(), format!("<event {number}>"));
-    }
-    names.of.retain(|_, name| !name.starts_with("<event "));
+    let came = |seen: &&Seen| {
+        seen.event["type"] == "m.room.member"
+            && seen.event["state_key"] == own
+            && seen.event["content"]["membership"] == "join"
+    };
+    // How a room comes about is the homeserver's matter.
+    let timeline: Vec<_> = person.timeline(room).iter().skip_while(|seen| !came(seen)).collect();
+    assert!(!timeline.is_empty(), "they were never there");
+    // What is said and what is set are each in order; which of them is first when both happen at once is nobody's doing.
+    let (set, said): (Vec<&Seen>, Vec<&Seen>) =
+        timeline.into_iter().partition(|seen| seen.event["state_key"].is_string());
+    let places =
+        said.iter().enumerate().map(|(place, seen)| (seen.id().to_owned(), format!("<event {place}>")));
+    let places: BTreeMap<_, _> = places.collect();
     names.of.extend(places.clone());
-    for seen in person.timeline(room).iter().filter(|seen| places.contains_key(seen.id())) {
+    let mut lines = Vec::new();
+    for seen in said.into_iter().chain(set) {
         let event = &seen.event;
-        let plain = match &seen.plain {
+        let mut plain = match &seen.plain {
             Some((kind, content)) => json!({ "type": kind, "content": content }),
             None => json!("cannot be read"),
         };
-        let mut plain = plain;
         if let Some(content) = plain.get_mut("content").and_then(Value::as_object_mut) {
             content.retain(|key, _| !key.starts_with("io.parlour.leg"));
         }
@@ -240,8 +240,11 @@ pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut
         let line = json!([event["sender"], event["type"], event["state_key"], fields, plain]);
         lines.push(names.told(&line).to_string());
     }
-    let mut others = BTreeSet::new();
-    for got in &person.got {
+    // In the order in which they came.
+    let mut others = Vec::new();
+    let looks =
+        person.got.iter().filter(|got| got["asked"].as_str().is_some_and(|asked| asked.contains("since=")));
+    for got in looks {
         let body = &got["body"];
         let joined = &body["rooms"]["join"][room.as_str()];
         for edu in joined["ephemeral"]["events"].as_array().into_iter().flatten() {
@@ -250,12 +253,12 @@ pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut
             {
                 for (kind, readers) in kinds.as_object().into_iter().flatten() {
                     for (reader, _) in readers.as_object().into_iter().flatten() {
-                        others.insert(names.told(&json!(["a receipt", kind, reader, event])).to_string());
+                        others.push(names.told(&json!(["a receipt", kind, reader, event])).to_string());
                     }
                 }
             }
             if edu["type"] != "m.receipt" {
-                others.insert(names.told(&json!(["ephemeral", edu])).to_string());
+                others.push(names.told(&json!(["ephemeral", edu])).to_string());
             }
         }
     }
@@ -292,11 +295,15 @@ pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut
         {
             told.insert(names.told(&json!(["in the list", entry])).to_string());
         }
-        if body["read_by"].is_array() {
-            let mut status = body.clone();
-            status["message"] = Value::Null;
-            told.insert(names.told(&json!(["a status", status])).to_string());
-        }
+    }
+    for (event, name) in &places {
+        let of = |got: &&Value| {
+            got["asked"].as_str().is_some_and(|asked| asked.ends_with(&format!("/messages/{event}/status")))
+        };
+        let last = person.got.iter().rev().find(of).cloned().unwrap_or_default();
+        let mut status = last["body"].clone();
+        status["message"] = Value::Null;
+        told.insert(names.told(&json!(["a status", name, last["status"], status])).to_string());
     }
     lines.extend(told);
     lines

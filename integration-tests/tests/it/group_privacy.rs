@@ -55,13 +55,24 @@ where
     spawn_blocking(move || runtime.block_on(work()))
 }
 
+/// The first line that is not the same, with all that only one of them has.
 fn difference(one: &[String], other: &[String]) -> Option<String> {
+    if one == other {
+        return None;
+    }
     let only = |of: &[String], not_of: &[String]| {
         let lines = of.iter().filter(|line| !not_of.contains(line));
         lines.map(|line| format!("  {line}\n")).collect::<String>()
     };
-    (one != other)
-        .then(|| format!("only the first:\n{}only the other:\n{}", only(one, other), only(other, one)))
+    let place = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+    let at = |lines: &[String]| lines.get(place).cloned().unwrap_or_default();
+    Some(format!(
+        "only the first:\n{}only the other:\n{}line {place}:\n  {}\n  {}",
+        only(one, other),
+        only(other, one),
+        at(one),
+        at(other)
+    ))
 }
 
 /// What is wrong with the cases of a world.
