@@ -156,9 +156,9 @@ impl Store {
         Ok(known)
     }
 
-    /// These are somebody's devices now, in one commit. What is new among them is fresh, unless they were never asked for
-    /// before: it was there when it was heard of, also where the homeserver does not tell yet. (Every five seconds Synapse
-    /// writes down who was seen, and until that is done tells of what it writes as if it had not been.)
+    /// These are somebody's devices now, in one commit. What is new among them was there when it was heard of, also where the
+    /// homeserver does not tell yet. (Every five seconds Synapse writes down who was seen, and until that is done tells of
+    /// what it writes as if it had not been.) It is fresh, unless they were never asked for before.
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
@@ -179,7 +179,8 @@ impl Store {
             .bind(user_id.as_str())
             .fetch_all(&mut *tx)
             .await?;
-        let fresh_at = look.and_then(|(before, news_at)| before.map(|_| news_at.unwrap_or(at.millis())));
+        let heard_at = look.and_then(|(_, news_at)| news_at).unwrap_or(at.millis());
+        let fresh_at = look.and_then(|(before, _)| before).map(|_| heard_at);
         let is_known = |device: &DeviceSeen| known.iter().any(|(id,)| *id == device.device_id.as_str());
         // One that was not heard of is news as well.
         let unheard_of = fresh_at.is_some() && !devices.iter().all(is_known);
@@ -205,7 +206,7 @@ impl Store {
         .await?;
         for device in devices {
             let seen_at = device.seen_at.map(Timestamp::millis);
-            let seen_at = seen_at.or(fresh_at.filter(|_| !is_known(device)));
+            let seen_at = seen_at.or((!is_known(device)).then_some(heard_at));
             sqlx::query(
                 "INSERT INTO devices_seen (user_id, device_id, seen_at, dehydrated, gone, fresh_at)
                  VALUES ($1, $2, $3, $4, 0, $5)
