@@ -305,7 +305,9 @@ pub async fn put(client: &Client, room: &RoomId, rest: &str, content: Value) -> 
 pub async fn read(client: &Client, room: &RoomId, words: &str) -> Message {
     match client.wait_for(room, LIMIT, |message| message.body == words).await {
         Ok(message) => message,
-        Err(error) => panic!("{words:?}: {error}; the homeserver has {:#?}", witness::newest(client, room).await),
+        Err(error) => {
+            panic!("{words:?}: {error}; the homeserver has {:#?}", witness::newest(client, room).await)
+        }
     }
 }
 

@@ -36,7 +36,9 @@ pub async fn newest(client: &Client, room: &RoomId) -> Vec<String> {
     let path = room_path(room, "messages?dir=b&limit=8");
     let (_, page) = client.http().call(Method::GET, &path, None).await.expect("an answer");
     let events = page["chunk"].as_array().into_iter().flatten();
-    events.map(|event| format!("{} {} {}", event["origin_server_ts"], event["sender"], event["type"])).collect()
+    events
+        .map(|event| format!("{} {} {}", event["origin_server_ts"], event["sender"], event["type"]))
+        .collect()
 }
 
 /// How many `m.room.encrypted` events each user has in a room, by raw `/messages`. Those that were redacted do not count.
