@@ -21,6 +21,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http::StatusCode;
+use parlour_domain::Clock;
 use reqwest::Url;
 use serde_json::{Value, json};
 use tokio::{
@@ -44,6 +45,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 struct Asker {
     user: String,
     device: Option<String>,
+    /// Whether it is Parlour that asks.
+    is_ours: bool,
 }
 
 /// An answer that is no success: status, code.
@@ -101,6 +104,8 @@ pub struct Registration<'a> {
     pub bot: &'a str,
     /// Where Parlour takes transactions, on this machine.
     pub parlour: u16,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl FakeHomeserver {
@@ -112,7 +117,7 @@ impl FakeHomeserver {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let port = listener.local_addr().expect("a port").port();
         let shared = Arc::new(Shared {
-            house: Mutex::new(House::new(registration.server_name, registration.bot)),
+            house: Mutex::new(House::new(registration.server_name, registration.bot, registration.clock)),
             moved: watch::Sender::new(0),
             as_token: registration.as_token.to_owned(),
             hs_token: registration.hs_token.to_owned(),
@@ -186,6 +191,7 @@ async fn answered(State(shared): State<Arc<Shared>>, request: Request) -> Respon
         Some(Asker {
             user: query("user_id").unwrap_or_else(|| house.bot.clone()),
             device: query("device_id").or_else(|| query("org.matrix.msc3202.device_id")),
+            is_ours: true,
         })
     } else {
         shared.house().tokens.get(token).cloned()

@@ -1,9 +1,11 @@
 //! Rooms: what was said in them, what they are like, who may do what (Matrix v1.19 client-server §Rooms, room version 12).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
-use parlour::edge::SystemClock;
-use parlour_domain::Clock as _;
+use parlour_domain::Clock;
 use serde_json::{Value, json};
 
 use super::{Answer, Asker, BAD, Call, FORBIDDEN, NOT_FOUND, Refused, devices::User};
@@ -45,8 +47,8 @@ pub(super) struct Room {
 }
 
 /// Everything that there is.
-#[derive(Default)]
 pub(super) struct House {
+    clock: Arc<dyn Clock>,
     pub(super) server_name: String,
     pub(super) bot: String,
     /// How much has happened.
@@ -170,15 +172,27 @@ impl Room {
 }
 
 impl House {
-    pub(super) fn new(server_name: &str, bot: &str) -> Self {
-        let mut house = Self { server_name: server_name.to_owned(), bot: bot.to_owned(), ..Self::default() };
+    pub(super) fn new(server_name: &str, bot: &str, clock: Arc<dyn Clock>) -> Self {
+        let mut house = Self {
+            clock,
+            server_name: server_name.to_owned(),
+            bot: bot.to_owned(),
+            at: 0,
+            users: BTreeMap::new(),
+            tokens: HashMap::new(),
+            rooms: BTreeMap::new(),
+            media: HashMap::new(),
+            done: HashMap::new(),
+            to_parlour: Vec::new(),
+            unknown: Vec::new(),
+        };
         house.register(bot, None);
         house
     }
 
     /// In milliseconds.
     pub(super) fn now(&self) -> u64 {
-        u64::try_from(SystemClock.now().millis()).unwrap_or_default()
+        u64::try_from(self.clock.now().millis()).unwrap_or_default()
     }
 
     pub(super) fn moves(&mut self) -> u64 {
@@ -205,7 +219,10 @@ impl House {
         let device = body["device_id"].as_str().ok_or(BAD)?.to_owned();
         self.users.get_mut(&user).ok_or(FORBIDDEN)?.devices.entry(device.clone()).or_default();
         let token = self.next_id("token");
-        self.tokens.insert(token.clone(), Asker { user: user.clone(), device: Some(device.clone()) });
+        self.tokens.insert(
+            token.clone(),
+            Asker { user: user.clone(), device: Some(device.clone()), is_ours: false },
+        );
         Ok(json!({ "access_token": token, "user_id": user, "device_id": device }))
     }
 
@@ -220,7 +237,7 @@ impl House {
         }
     }
 
-    /// Puts an event into a room: whoever may is asked before.
+    /// Puts an event of now into a room: whoever may is asked before.
     fn adds(
         &mut self,
         room: &str,
@@ -229,8 +246,21 @@ impl House {
         state_key: Option<&str>,
         content: Value,
     ) -> String {
+        self.adds_of(room, sender, kind, state_key, content, None)
+    }
+
+    /// Puts an event of some time into a room.
+    fn adds_of(
+        &mut self,
+        room: &str,
+        sender: &str,
+        kind: &str,
+        state_key: Option<&str>,
+        content: Value,
+        sent_at: Option<u64>,
+    ) -> String {
         let id = format!("${}", self.next_id("event"));
-        let (at, sent_at) = (self.moves(), self.now());
+        let (at, sent_at) = (self.moves(), sent_at.unwrap_or_else(|| self.now()));
         let redacts =
             (kind == "m.room.redaction").then(|| content["redacts"].as_str().map(str::to_owned)).flatten();
         let event = Event {
@@ -412,14 +442,22 @@ impl House {
             }
             ("PUT", ["redact", event, transaction]) => {
                 body["redacts"] = (*event).into();
-                self.sends(asker, room, "m.room.redaction", transaction, body)
+                self.sends(asker, room, "m.room.redaction", transaction, body, call)
             }
-            ("PUT", ["send", kind, transaction]) => self.sends(asker, room, kind, transaction, body),
+            ("PUT", ["send", kind, transaction]) => self.sends(asker, room, kind, transaction, body, call),
             _ => self.does_not_know(call),
         }
     }
 
-    fn sends(&mut self, asker: &Asker, room: &str, kind: &str, transaction: &str, content: Value) -> Answer {
+    fn sends(
+        &mut self,
+        asker: &Asker,
+        room: &str,
+        kind: &str,
+        transaction: &str,
+        content: Value,
+        call: &Call<'_>,
+    ) -> Answer {
         let known = (format!("{} {:?}", asker.user, asker.device), format!("{room} {kind} {transaction}"));
         if let Some(event) = self.done.get(&known) {
             return Ok(json!({ "event_id": event }));
@@ -445,7 +483,9 @@ impl House {
         if kind == "m.reaction" && place.events.iter().any(is_same) {
             return Err(Refused(400, "M_DUPLICATE_ANNOTATION"));
         }
-        let event = self.adds(room, &user, kind, None, content);
+        // Our own users may say when it was (Matrix v1.19 application-service §Timestamp massaging).
+        let sent_at = (call.query)("ts").and_then(|ts| ts.parse().ok()).filter(|_| asker.is_ours);
+        let event = self.adds_of(room, &user, kind, None, content, sent_at);
         self.done.insert(known, event.clone());
         Ok(json!({ "event_id": event }))
     }

@@ -10,6 +10,7 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use parlour_domain::{Clock as _, Timestamp};
 use reqwest::Method;
 use ruma::{OwnedRoomId, RoomId};
 use serde_json::{Value, json};
@@ -29,6 +30,9 @@ use crate::LIMIT;
 /// How often it is looked whether something has come.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(5);
 
+/// No case has more steps, and one more than the last is when it is looked at.
+const LAST_STEP: usize = 20;
+
 /// What a case came to.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -42,6 +46,9 @@ pub struct Outcome {
 struct Group<'a> {
     world: &'a mut World,
     plan: &'a Plan,
+    ghosts: Vec<Option<String>>,
+    /// When it began, where time is told in steps.
+    begun: Option<Timestamp>,
     conversation: String,
     hub: OwnedRoomId,
     spokes: BTreeMap<usize, OwnedRoomId>,
@@ -63,20 +70,37 @@ pub async fn warm_up(world: &mut World) {
 /// When what must arrive does not.
 pub async fn run(world: &mut World, plan: &Plan, is_searched: bool) -> Outcome {
     for person in &mut world.people {
+        // What is left of the case before.
+        person.receive().await;
         person.got.clear();
         person.timelines.clear();
     }
-    let ghosts = world.ghosts().await;
     let mut group = Group::begin(world, plan).await;
-    for (_, step) in &plan.steps {
-        group.happens(step, &ghosts).await;
+    for (number, step) in &plan.steps {
+        group.is_at(*number + 1);
+        group.happens(step).await;
     }
     group.has_arrived().await;
-    let outcome = group.looked_at(&ghosts, is_searched).await;
+    group.is_at(LAST_STEP);
+    let outcome = group.looked_at(is_searched).await;
     for (_, step) in plan.steps.iter().filter(|(_, step)| matches!(step.act, Act::Renames(_))) {
         world.has_its_own_name(step.by).await;
     }
     outcome
+}
+
+/// Words that link to somebody.
+fn linked(ghost: &str, words: &str) -> String {
+    format!("<a href=\"https://matrix.to/#/{ghost}\">you</a> {words}")
+}
+
+/// What of a message's content makes it a mention of somebody.
+fn mention(ghost: &str, words: &str) -> [(&'static str, Value); 3] {
+    [
+        ("m.mentions", json!({ "user_ids": [ghost] })),
+        ("format", "org.matrix.custom.html".into()),
+        ("formatted_body", linked(ghost, words).into()),
+    ]
 }
 
 fn room_of(value: &Value) -> Option<OwnedRoomId> {
@@ -95,11 +119,19 @@ impl<'a> Group<'a> {
         assert!([201, 202].contains(&status), "{told}");
         let conversation = told["id"].as_str().expect("an id").to_owned();
         let hub = RoomId::parse("!none").expect("an id");
-        let mut group = Self { world, plan, conversation, hub, spokes: BTreeMap::new() };
+        let begun = world.clock.as_ref().map(|clock| clock.now());
+        let ghosts = world.ghosts().await;
+        let mut group = Self { world, plan, ghosts, begun, conversation, hub, spokes: BTreeMap::new() };
         group.world.settles(None).await;
         group.finds_rooms().await;
         group.world.people[plan.watched].receive().await;
         group
+    }
+
+    fn is_at(&self, step: usize) {
+        if let Some(begun) = self.begun {
+            self.world.is_at(begun, step);
+        }
     }
 
     async fn finds_rooms(&mut self) {
@@ -125,13 +157,14 @@ impl<'a> Group<'a> {
             let edits: Vec<_> = edits.map(|(words, _)| words.to_owned()).collect();
             let deadline = Instant::now() + LIMIT;
             loop {
-                let person = &mut self.world.people[whom];
-                person.receive().await;
+                self.world.people[whom].receive().await;
                 let missing = room.as_ref().and_then(|room| {
+                    let person = &self.world.people[whom];
                     let is_missing =
                         |words: &&String| !person.timeline(room).iter().any(|seen| seen.says(words));
                     let message = words.iter().find(|words| person.event_of(room, words).is_none());
-                    message.or_else(|| edits.iter().find(is_missing))
+                    let missing = message.or_else(|| edits.iter().find(is_missing)).cloned();
+                    missing.or_else(|| self.lacks(whom, room))
                 });
                 let Some(missing) = missing else { break };
                 assert!(Instant::now() < deadline, "{whom} does not see {missing}: {:#?}", self.plan);
@@ -139,6 +172,32 @@ impl<'a> Group<'a> {
                 sleep(LOOK).await;
             }
         }
+    }
+
+    /// A reaction or a deletion that has not reached somebody whom it is for.
+    fn lacks(&self, whom: usize, room: &RoomId) -> Option<String> {
+        if !self.plan.is_always_there(whom) {
+            return None;
+        }
+        let person = &self.world.people[whom];
+        let message = |number: usize| person.event_of(room, self.plan.words(number)).map(view::Seen::id);
+        let reaction = self.plan.reactions().into_iter().find(|(by, to)| {
+            // A patient's is for staff alone.
+            let is_for = is_staff(*by) || is_staff(whom) || *by == whom;
+            let own = self.world.facts[*by].user_id.to_string();
+            let sender = if self.room_of(*by).as_deref() == Some(room) {
+                Some(&own)
+            } else {
+                self.ghosts[*by].as_ref()
+            };
+            let is_there = |to: &str| sender.is_some_and(|sender| person.is_reacted_to(room, to, sender));
+            is_for && self.plan.is_seen_by(*to, whom) && message(*to).is_some_and(|to| !is_there(to))
+        });
+        let stays = |number: &usize| message(*number).is_some_and(|event| !person.is_deleted(room, event));
+        let reaction = reaction.map(|(by, to)| format!("the reaction of {by} to {to}"));
+        reaction.or_else(|| {
+            self.plan.deleted().into_iter().find(stays).map(|number| format!("that {number} is deleted"))
+        })
     }
 
     fn room(&self, whom: usize) -> OwnedRoomId {
@@ -159,12 +218,12 @@ impl<'a> Group<'a> {
         found.id().to_owned()
     }
 
-    async fn happens(&mut self, step: &plan::Step, ghosts: &[Option<String>]) {
+    async fn happens(&mut self, step: &plan::Step) {
         let by = step.by;
         self.world.people[by].receive().await;
         let event = match &step.act {
             Act::Says { words, answers, mentions, links, .. } => {
-                let link = links.then(|| mentions.and_then(|mentioned| ghosts[mentioned].clone()));
+                let link = links.then(|| mentions.and_then(|mentioned| self.ghosts[mentioned].clone()));
                 let content = self.content(by, words, *answers, link);
                 let room = self.room(by);
                 // Nobody hears of it across the bridge.
@@ -173,13 +232,18 @@ impl<'a> Group<'a> {
                 self.world.people[by].types(&room, false).await;
                 Some(event)
             }
-            Act::Edits(edited, words) => {
+            Act::Edits(edited, words, mentions) => {
                 let event = self.seen(*edited, by);
-                let content = json!({
+                let mut content = json!({
                     "msgtype": "m.text", "body": format!("* {words}"),
                     "m.new_content": { "msgtype": "m.text", "body": words },
                     "m.relates_to": { "rel_type": "m.replace", "event_id": event },
                 });
+                let ghost = mentions.and_then(|mentioned| self.ghosts[mentioned].as_ref());
+                for part in ghost.map(|ghost| mention(ghost, words)).into_iter().flatten() {
+                    content[part.0] = part.1.clone();
+                    content["m.new_content"][part.0] = part.1;
+                }
                 let room = self.room(by);
                 Some(self.world.people[by].says(&room, &content).await)
             }
@@ -228,8 +292,8 @@ impl<'a> Group<'a> {
         let mut html = words.to_owned();
         match link {
             Some(Some(ghost)) => {
+                html = linked(&ghost, words);
                 content["m.mentions"] = json!({ "user_ids": [ghost] });
-                html = format!("<a href=\"https://matrix.to/#/{ghost}\">you</a> {words}");
             }
             Some(None) => html = format!("<a>you</a> {words}"),
             None => {}
@@ -274,7 +338,8 @@ impl<'a> Group<'a> {
     }
 
     /// What reached the watched patient.
-    async fn looked_at(self, ghosts: &[Option<String>], is_searched: bool) -> Outcome {
+    async fn looked_at(self, is_searched: bool) -> Outcome {
+        let ghosts = &self.ghosts;
         let watched = self.plan.watched;
         let others: Vec<usize> = (STAFF..self.world.people.len()).filter(|place| *place != watched).collect();
         let named = others.iter().map(|place| &self.world.facts[*place]);
@@ -307,18 +372,30 @@ impl<'a> Group<'a> {
                 add("a patient's ghost", ghost.trim_start_matches('@').split(':').next().unwrap_or_default());
             }
         }
+        for place in &others {
+            if let Some(id) = self.world.known(&self.world.facts[*place].user_id.clone()).await {
+                secrets.push(("a patient's id".to_owned(), id.to_string()));
+            }
+        }
+        let mut add = |what: &str, secret: &str| secrets.push((what.to_owned(), secret.to_owned()));
         for (portal, other) in portals.iter().filter(|(_, other)| *other != room.as_str()) {
             add("another portal", portal);
             add("another room", other);
         }
-        let own: BTreeSet<&str> =
-            self.world.people[watched].timeline(&room).iter().map(view::Seen::id).collect();
+        let own = self.world.people[watched].timeline(&room);
+        let session = |seen: &view::Seen| seen.event["content"]["session_id"].as_str().map(str::to_owned);
+        let own_sessions: BTreeSet<String> = own.iter().filter_map(session).collect();
+        let own: BTreeSet<&str> = own.iter().map(view::Seen::id).collect();
         for place in (0..STAFF).chain(others.iter().copied()) {
             for (other, timeline) in &self.world.people[place].timelines {
                 if portals.iter().any(|(_, known)| known == other) {
                     for event in timeline.iter().map(view::Seen::id).filter(|id| !own.contains(id)) {
                         add("an event elsewhere", event);
                     }
+                    let sessions: BTreeSet<String> = timeline.iter().filter_map(session).collect();
+                    sessions
+                        .difference(&own_sessions)
+                        .for_each(|session| add("a session elsewhere", session));
                 }
             }
         }
@@ -336,7 +413,12 @@ impl<'a> Group<'a> {
                 of.insert(ghost.clone(), format!("<ghost {place}>"));
             }
         }
-        let view = view(&self.world.people[watched], &room, &self.conversation, &mut Names { of });
+        let view = view(
+            &self.world.people[watched],
+            &room,
+            &self.conversation,
+            &mut Names { of, begun: self.begun },
+        );
         Outcome { leaks, view }
     }
 }

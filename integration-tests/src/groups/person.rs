@@ -39,9 +39,9 @@ impl Seen {
         self.event["event_id"].as_str().unwrap_or_default()
     }
 
-    /// Whether these words stand in it.
+    /// Whether these are its words, behind whatever it quotes.
     pub fn says(&self, words: &str) -> bool {
-        let contains = |content: &Value| content["body"].as_str().is_some_and(|body| body.contains(words));
+        let contains = |content: &Value| content["body"].as_str().is_some_and(|body| body.ends_with(words));
         self.plain
             .as_ref()
             .is_some_and(|(_, content)| contains(content) || contains(&content["m.new_content"]))
@@ -258,8 +258,11 @@ impl Person {
             next_batch_token: self.since.clone(),
         };
         let (events, _) = self.olm.receive_sync_changes(changes, &RECEIVING).await.expect("taken in");
-        self.got
-            .extend(events.iter().filter_map(|event| serde_json::from_str(event.to_raw().json().get()).ok()));
+        for event in &events {
+            let mut got: Value = serde_json::from_str(event.to_raw().json().get()).expect("JSON");
+            got["to_a_device"] = true.into();
+            self.got.push(got);
+        }
     }
 
     async fn happened(&mut self, room: &str, news: &Value) {
@@ -348,6 +351,22 @@ impl Person {
         let (status, told) = self.ask(Method::PUT, &path, Some(content)).await;
         assert_eq!(status, 200, "{rest}: {told}");
         told["event_id"].as_str().expect("an event").to_owned()
+    }
+
+    /// Whether somebody has reacted to an event.
+    pub fn is_reacted_to(&self, room: &RoomId, event: &str, by: &str) -> bool {
+        self.timeline(room).iter().any(|seen| {
+            seen.event["type"] == "m.reaction"
+                && seen.event["sender"] == by
+                && seen.event["content"]["m.relates_to"]["event_id"] == event
+        })
+    }
+
+    /// Whether an event was deleted after it had come.
+    pub fn is_deleted(&self, room: &RoomId, event: &str) -> bool {
+        self.timeline(room)
+            .iter()
+            .any(|seen| seen.event["type"] == "m.room.redaction" && seen.event["content"]["redacts"] == event)
     }
 
     /// What is known of a room's timeline.

@@ -6,7 +6,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 /// The people of a world: so many of the staff, then so many patients. The first of the staff owns every group.
 pub const STAFF: usize = 2;
-/// Of them, in each group at least three.
+/// Of them, in each group at least two.
 pub const PATIENTS: usize = 4;
 /// The owner of every group.
 pub const OWNER: usize = 0;
@@ -75,8 +75,8 @@ const WEIGHTS: [(Kind, u32); 10] = [
     (Kind::Reaction, 18),
     (Kind::Receipt, 24),
     (Kind::Deletion, 44),
-    (Kind::Edit, 46),
-    (Kind::Participant, 8),
+    (Kind::Edit, 44),
+    (Kind::Participant, 11),
 ];
 
 /// Whom words are for.
@@ -110,8 +110,8 @@ pub enum Act {
     Reacts(usize),
     /// A receipt.
     Reads(usize),
-    /// Other words for one's own message.
-    Edits(usize, String),
+    /// Other words for one's own message, and a patient whose ghost they mention.
+    Edits(usize, String, Option<usize>),
     /// One's own message is taken back.
     Deletes(usize),
     /// Another name, which stands nowhere else.
@@ -171,12 +171,13 @@ impl Plan {
     pub fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let all: Vec<usize> = (STAFF..STAFF + PATIENTS).collect();
-        let count = rng.random_range(3..=PATIENTS);
+        let count = rng.random_range(2..=PATIENTS);
         let mut patients: Vec<usize> = all.choose_multiple(&mut rng, count).copied().collect();
         let (watched, other) = (patients[0], patients[1]);
         patients.sort_unstable();
-        // Without the other there are two of them from the beginning: with one alone, other rules hold.
-        let may_be_late = |p: usize| p == other || count > 3;
+        // There are two of them from the beginning, also without the other: with one alone, other rules hold. Two stay
+        // two; that happens without the other not at all.
+        let may_be_late = |p: usize| count > 3 || (count > 2 && p == other);
         let late = patients.iter().copied().find(|p| may_be_late(*p) && rng.random_bool(0.15));
         let mut plan = Self {
             seed,
@@ -270,13 +271,17 @@ impl Plan {
                 // Other words reach those who have the message and are there.
                 let seen_by = self.step_of(edited).seen_by.iter().copied();
                 let seen_by = seen_by.filter(|whom| is_staff(*whom) || present.contains(whom)).collect();
-                Some(Step { by: anybody, act: Act::Edits(edited, token(rng)), seen_by, gone: false })
+                let may_mention = is_staff(anybody) && matches!(self.reach(edited), For::One(_));
+                let mentioned = self.patients.choose(rng).copied().filter(|_| may_mention);
+                let act = Act::Edits(edited, token(rng), mentioned);
+                Some(Step { by: anybody, act, seen_by, gone: false })
             }
             Kind::Deletion => {
                 let deleted = self.visible(rng, anybody, |by, _| by == anybody)?;
                 self.steps[deleted].1.gone = true;
                 step(anybody, Act::Deletes(deleted))
             }
+            Kind::Participant if self.patients.len() == 2 => None,
             Kind::Participant => {
                 let whom = *self.patients.choose(rng)?;
                 // As in the beginning, there are always two without the other.
@@ -368,10 +373,39 @@ impl Plan {
     /// The other words, of messages that are still there in the end, each with who sees them.
     pub fn edits(&self) -> Vec<(&str, &BTreeSet<usize>)> {
         let edits = self.steps.iter().filter_map(|(_, step)| match &step.act {
-            Act::Edits(what, words) if !self.step_of(*what).gone => Some((words.as_str(), &step.seen_by)),
+            Act::Edits(what, words, _) if !self.step_of(*what).gone => Some((words.as_str(), &step.seen_by)),
             _ => None,
         });
         edits.collect()
+    }
+
+    /// The reactions to messages that are still there in the end: whose, and to which.
+    pub fn reactions(&self) -> Vec<(usize, usize)> {
+        let reactions = self.steps.iter().filter_map(|(_, step)| match step.act {
+            Act::Reacts(what) if !self.step_of(what).gone => Some((step.by, what)),
+            _ => None,
+        });
+        reactions.collect()
+    }
+
+    /// The messages that are deleted in the end.
+    pub fn deleted(&self) -> Vec<usize> {
+        let deleted = self.steps.iter().filter_map(|(_, step)| match step.act {
+            Act::Deletes(what) => Some(what),
+            _ => None,
+        });
+        deleted.collect()
+    }
+
+    /// Whether somebody is there all the time.
+    pub fn is_always_there(&self, whom: usize) -> bool {
+        let goes = |step: &Step| matches!(step.act, Act::Excludes(gone) if gone == whom);
+        is_staff(whom) || (self.first.contains(&whom) && !self.steps.iter().any(|(_, step)| goes(step)))
+    }
+
+    /// Whether it can happen without the other patient: there are several then as well.
+    pub fn can_do_without_the_other(&self) -> bool {
+        self.patients.len() > 2
     }
 
     /// Whether somebody sees the message of a step.
@@ -391,6 +425,7 @@ impl Plan {
             }
             Act::Reacts(_) => vec![Kind::Reaction],
             Act::Reads(_) => vec![Kind::Receipt],
+            Act::Edits(_, _, Some(_)) => vec![Kind::Edit, Kind::Mention],
             Act::Edits(..) => vec![Kind::Edit],
             Act::Deletes(_) => vec![Kind::Deletion],
             Act::Renames(_) => vec![Kind::Name],
@@ -408,7 +443,7 @@ impl Plan {
                     Act::Says { reaches, mentions, .. } => {
                         *reaches == For::One(other) || (*reaches == For::Nobody && *mentions == Some(other))
                     }
-                    Act::Reacts(what) | Act::Reads(what) | Act::Edits(what, _) | Act::Deletes(what) => {
+                    Act::Reacts(what) | Act::Reads(what) | Act::Edits(what, ..) | Act::Deletes(what) => {
                         self.reach(*what) == For::One(other)
                     }
                     Act::Excludes(whom) | Act::Includes(whom) => *whom == other,
@@ -439,7 +474,7 @@ impl Plan {
         plan.steps.retain(|(number, _)| !gone.contains(number));
         for (_, step) in &mut plan.steps {
             step.seen_by.remove(&other);
-            if let Act::Says { mentions, .. } = &mut step.act {
+            if let Act::Says { mentions, .. } | Act::Edits(_, _, mentions) = &mut step.act {
                 *mentions = mentions.filter(|mentioned| *mentioned != other);
             }
         }
@@ -482,7 +517,7 @@ impl Plan {
             let fresh = token(&mut rng);
             match &mut step.act {
                 Act::Says { words, .. } if is_theirs => *words = fresh,
-                Act::Edits(what, words)
+                Act::Edits(what, words, _)
                     if step.by == self.other || self.reach(*what) == For::One(self.other) =>
                 {
                     *words = fresh;
@@ -501,7 +536,7 @@ impl Plan {
             // Also what was said to all while they were not there.
             let is_hidden = step.by != self.watched && !step.seen_by.contains(&self.watched);
             match &step.act {
-                Act::Says { words, .. } | Act::Edits(_, words) if is_hidden => secrets.push(words.clone()),
+                Act::Says { words, .. } | Act::Edits(_, words, _) if is_hidden => secrets.push(words.clone()),
                 Act::Renames(name) if step.by != self.watched => secrets.push(name.clone()),
                 _ => {}
             }

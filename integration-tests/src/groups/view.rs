@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use memchr::memmem;
+use parlour_domain::Timestamp;
 use reqwest::Method;
 use ruma::{OwnedRoomId, RoomId};
 use serde_json::{Value, json};
@@ -176,10 +177,13 @@ fn base64(bytes: &[u8]) -> String {
     matrix_sdk_crypto::vodozemac::base64_encode(bytes)
 }
 
-/// What is the same whenever the same has happened to somebody: ids by what they stand for, no times, no ciphertexts.
+/// What is the same whenever the same has happened to somebody: ids by what they stand for, times by how long after the
+/// beginning, no ciphertexts.
 pub struct Names {
     /// By what they are in fact.
     pub of: BTreeMap<String, String>,
+    /// When it began, where time is told in steps.
+    pub begun: Option<Timestamp>,
 }
 
 impl Names {
@@ -192,7 +196,14 @@ impl Names {
                 }
                 text.into()
             }
-            Value::Number(number) if number.as_i64().is_some_and(|number| number > A_TIME) => "<time>".into(),
+            Value::Number(number) if number.as_i64().is_some_and(|number| number > A_TIME) => {
+                let after = self.begun.zip(number.as_i64()).map(|(begun, at)| at - begun.millis());
+                match after {
+                    Some(after) if after >= 0 => format!("<after {after} ms>").into(),
+                    Some(_) => "<before>".into(),
+                    None => "<time>".into(),
+                }
+            }
             Value::Array(list) => list.iter().map(|value| self.told(value)).collect(),
             Value::Object(fields) => {
                 let name = |key: &String| match self.told(&Value::from(key.as_str())) {
@@ -205,6 +216,41 @@ impl Names {
             other => other.clone(),
         }
     }
+}
+
+/// What looks told beside the conversation's room: of other rooms, and of whose devices have changed, each once. Where it stands
+/// among the rest is the homeserver's matter.
+fn aside(person: &Person, room: &RoomId, names: &Names) -> BTreeSet<String> {
+    let looks =
+        person.got.iter().filter(|got| got["asked"].as_str().is_some_and(|asked| asked.contains("since=")));
+    let mut told = BTreeSet::new();
+    for body in looks.map(|got| &got["body"]) {
+        let mut adds = |line: Value| told.insert(names.told(&line).to_string());
+        // A real homeserver tells of all these at other times.
+        if names.begun.is_some() {
+            for (part, told) in body.as_object().into_iter().flatten() {
+                if told.as_object().is_some_and(|told| !told.is_empty()) {
+                    adds(json!(["told of", part]));
+                }
+            }
+            for kind in ["changed", "left"] {
+                for user in body["device_lists"][kind].as_array().into_iter().flatten() {
+                    adds(json!(["devices", kind, user]));
+                }
+            }
+        }
+        for (kind, rooms) in body["rooms"].as_object().into_iter().flatten() {
+            let others = rooms.as_object().into_iter().flatten().filter(|(id, _)| *id != room.as_str());
+            for (_, news) in others {
+                for part in ["state", "timeline", "ephemeral", "invite_state"] {
+                    for event in news[part]["events"].as_array().into_iter().flatten() {
+                        adds(json!(["elsewhere", kind, part, event["type"], event["sender"]]));
+                    }
+                }
+            }
+        }
+    }
+    told
 }
 
 /// What somebody's client shows of a conversation, line by line.
@@ -237,7 +283,8 @@ pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut
         }
         let fields: Vec<_> =
             event["content"].as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect();
-        let line = json!([event["sender"], event["type"], event["state_key"], fields, plain]);
+        let at = &event["origin_server_ts"];
+        let line = json!([event["sender"], event["type"], event["state_key"], at, fields, plain]);
         lines.push(names.told(&line).to_string());
     }
     // In the order in which they came.
@@ -252,8 +299,10 @@ pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut
                 edu["content"].as_object().into_iter().flatten().filter(|_| edu["type"] == "m.receipt")
             {
                 for (kind, readers) in kinds.as_object().into_iter().flatten() {
-                    for (reader, _) in readers.as_object().into_iter().flatten() {
-                        others.push(names.told(&json!(["a receipt", kind, reader, event])).to_string());
+                    for (reader, receipt) in readers.as_object().into_iter().flatten() {
+                        others.push(
+                            names.told(&json!(["a receipt", kind, reader, event, receipt])).to_string(),
+                        );
                     }
                 }
             }
@@ -263,14 +312,19 @@ pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut
         }
     }
     lines.extend(others);
-    let mut keys: Vec<_> = person
+    // Keys, and whatever else came to the device alone.
+    let of_which = |got: &Value| got["content"]["room_id"].as_str().map(|of| of == room.as_str());
+    let mut to_the_device: Vec<_> = person
         .got
         .iter()
-        .filter(|got| got["type"] == "m.room_key" && got["content"]["room_id"] == room.as_str())
-        .map(|got| names.told(&json!(["a key", got["sender"]])).to_string())
+        .filter(|got| got["to_a_device"] == true)
+        .map(|got| {
+            names.told(&json!(["to the device", got["type"], got["sender"], of_which(got)])).to_string()
+        })
         .collect();
-    keys.sort();
-    lines.extend(keys);
+    to_the_device.sort();
+    lines.extend(to_the_device);
+    lines.extend(aside(person, room, names));
     // Of what was asked for, the last answers.
     let state = person.got.iter().rev().map(|got| &got["body"]).find(|body| {
         body.as_array().is_some_and(|events| events.iter().any(|event| event["type"] == "m.room.create"))

@@ -1,6 +1,12 @@
 //! A world for groups: Parlour, its people with their devices, and a homeserver in memory or a real one.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use parlour::{
     config::Config,
@@ -9,10 +15,10 @@ use parlour::{
         say::Silent,
         world::{Place, World as Real},
     },
-    edge::{SystemChance, random_hex},
+    edge::{SystemChance, SystemClock, random_hex},
     run::{Extras, Parlour},
 };
-use parlour_domain::{Chance as _, Person as Known, PersonId, Role};
+use parlour_domain::{Chance as _, Clock, Person as Known, PersonId, Role, Timestamp};
 use parlour_engine::Fault;
 use reqwest::Method;
 use ruma::{OwnedUserId, UserId};
@@ -62,12 +68,26 @@ enum Homeserver {
     Real(Box<Real>),
 }
 
+/// A clock that stands still until it is put forward, so that what happens at the same step happens at the same time.
+pub struct Steps(AtomicI64);
+
+impl Clock for Steps {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A step takes so long, in milliseconds.
+const A_STEP: i64 = 1000;
+
 /// A world.
 pub struct World {
     /// The people's devices.
     pub people: Vec<Person>,
     /// Who they are.
     pub facts: Vec<Facts>,
+    /// Its time; a real homeserver has the system's.
+    pub clock: Option<Arc<Steps>>,
     homeserver: Homeserver,
     parlour: Option<Parlour>,
     database: AnyConnection,
@@ -88,12 +108,14 @@ impl World {
         let place = Place::anywhere(folder.path().to_owned()).expect("free ports");
         let [as_token, hs_token] = [(); 2].map(|()| random_hex(&SystemChance, 64));
         let bot = format!("@_parlour_bot:{SERVER_NAME}");
+        let clock = Arc::new(Steps(AtomicI64::new(SystemClock.now().millis())));
         let fake = FakeHomeserver::start(Registration {
             server_name: SERVER_NAME,
             as_token: &as_token,
             hs_token: &hs_token,
             bot: &bot,
             parlour: place.internal,
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
         })
         .await;
         let toml = format!(
@@ -107,8 +129,9 @@ impl World {
         let file = folder.path().join("parlour.toml");
         std::fs::write(&file, toml).expect("written");
         let config = Config::read(&file).expect("a configuration");
-        let parlour =
-            Parlour::start(&config, Extras { fault, ..Extras::default() }).await.expect("it starts");
+        let own = Some(Arc::clone(&clock) as Arc<dyn Clock>);
+        let extras = Extras { fault, clock: own, ..Extras::default() };
+        let parlour = Parlour::start(&config, extras).await.expect("it starts");
         parlour.receiving().await;
         let accounts: Vec<_> = (0..STAFF + PATIENTS)
             .map(|_| (UserId::parse(format!("@u{}:{SERVER_NAME}", chance())).expect("an id"), String::new()))
@@ -118,7 +141,11 @@ impl World {
         }
         let (url, public) = (fake.url(), format!("http://{}", config.listen.public));
         let file = folder.path().join("parlour").join("parlour.db");
-        Self::peopled(Homeserver::Fake(fake), Some(parlour), (&url, &public), accounts, file, folder).await
+        let mut world =
+            Self::peopled(Homeserver::Fake(fake), Some(parlour), (&url, &public), accounts, file, folder)
+                .await;
+        world.clock = Some(clock);
+        world
     }
 
     /// One with a real homeserver.
@@ -152,6 +179,7 @@ impl World {
         let mut world = Self {
             people: Vec::new(),
             facts: Vec::new(),
+            clock: None,
             homeserver,
             parlour,
             database: database.expect("the database"),
@@ -180,7 +208,11 @@ impl World {
         world
     }
 
-    async fn known(&mut self, user_id: &UserId) -> Option<PersonId> {
+    /// Under which id somebody is known.
+    ///
+    /// # Panics
+    /// When that cannot be read.
+    pub async fn known(&mut self, user_id: &UserId) -> Option<PersonId> {
         let sql = "SELECT id FROM people WHERE user_id = $1";
         let row: Option<(String,)> = sqlx::query_as(sql)
             .bind(user_id.as_str())
@@ -207,6 +239,14 @@ impl World {
         let path = format!("/_matrix/client/v3/profile/{}/displayname", person.user_id);
         let (status, told) = person.ask(Method::PUT, &path, Some(&json!({ "displayname": name }))).await;
         assert_eq!(status, 200, "{told}");
+    }
+
+    /// From now on it is so many steps later than it was then.
+    pub fn is_at(&self, begun: Timestamp, steps: usize) {
+        if let Some(clock) = &self.clock {
+            let steps = i64::try_from(steps).expect("not so many");
+            clock.0.store(begun.millis() + steps * A_STEP, Ordering::Relaxed);
+        }
     }
 
     /// Stops it.
