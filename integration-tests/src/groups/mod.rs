@@ -10,7 +10,7 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use parlour_domain::{Clock as _, Timestamp};
+use parlour_domain::{Clock as _, LEG_FIELD, Timestamp};
 use reqwest::Method;
 use ruma::{OwnedRoomId, RoomId};
 use serde_json::{Value, json};
@@ -89,18 +89,26 @@ pub async fn run(world: &mut World, plan: &Plan, is_searched: bool) -> Outcome {
     outcome
 }
 
-/// Words that link to somebody.
-fn linked(ghost: &str, words: &str) -> String {
-    format!("<a href=\"https://matrix.to/#/{ghost}\">you</a> {words}")
+/// Words that link to somebody, or to nobody.
+fn linked(ghost: Option<&str>, words: &str) -> String {
+    let to = ghost.map(|ghost| format!(" href=\"https://matrix.to/#/{ghost}\""));
+    format!("<a{}>you</a> {words}", to.unwrap_or_default())
 }
 
-/// What of a message's content makes it a mention of somebody.
-fn mention(ghost: &str, words: &str) -> [(&'static str, Value); 3] {
-    [
-        ("m.mentions", json!({ "user_ids": [ghost] })),
-        ("format", "org.matrix.custom.html".into()),
-        ("formatted_body", linked(ghost, words).into()),
-    ]
+/// What of a message's content makes it a mention of somebody; of nobody, it has the link alone.
+fn mention(ghost: Option<&str>, words: &str) -> Vec<(&'static str, Value)> {
+    let mut fields =
+        vec![("format", "org.matrix.custom.html".into()), ("formatted_body", linked(ghost, words).into())];
+    fields.extend(ghost.map(|ghost| ("m.mentions", json!({ "user_ids": [ghost] }))));
+    fields
+}
+
+/// By what an event could be told from others: its encryption session, and the leg that it is.
+fn marks(seen: &view::Seen) -> Vec<String> {
+    let contents = [Some(&seen.event["content"]), seen.plain.as_ref().map(|(_, content)| content)];
+    let fields = contents.into_iter().flatten().filter_map(Value::as_object).flatten();
+    let marks = fields.filter(|(field, _)| ["session_id", LEG_FIELD].contains(&field.as_str()));
+    marks.filter_map(|(_, value)| Some(value.as_str()?.to_owned())).collect()
 }
 
 fn room_of(value: &Value) -> Option<OwnedRoomId> {
@@ -176,14 +184,9 @@ impl<'a> Group<'a> {
 
     /// A reaction or a deletion that has not reached somebody whom it is for.
     fn lacks(&self, whom: usize, room: &RoomId) -> Option<String> {
-        if !self.plan.is_always_there(whom) {
-            return None;
-        }
         let person = &self.world.people[whom];
         let message = |number: usize| person.event_of(room, self.plan.words(number)).map(view::Seen::id);
-        let reaction = self.plan.reactions().into_iter().find(|(by, to)| {
-            // A patient's is for staff alone.
-            let is_for = is_staff(*by) || is_staff(whom) || *by == whom;
+        let reaction = self.plan.reactions_for(whom).into_iter().find(|(by, to)| {
             let own = self.world.facts[*by].user_id.to_string();
             let sender = if self.room_of(*by).as_deref() == Some(room) {
                 Some(&own)
@@ -191,7 +194,7 @@ impl<'a> Group<'a> {
                 self.ghosts[*by].as_ref()
             };
             let is_there = |to: &str| sender.is_some_and(|sender| person.is_reacted_to(room, to, sender));
-            is_for && self.plan.is_seen_by(*to, whom) && message(*to).is_some_and(|to| !is_there(to))
+            message(*to).is_some_and(|to| !is_there(to))
         });
         let stays = |number: &usize| message(*number).is_some_and(|event| !person.is_deleted(room, event));
         let reaction = reaction.map(|(by, to)| format!("the reaction of {by} to {to}"));
@@ -232,17 +235,19 @@ impl<'a> Group<'a> {
                 self.world.people[by].types(&room, false).await;
                 Some(event)
             }
-            Act::Edits(edited, words, mentions) => {
-                let event = self.seen(*edited, by);
+            Act::Edits { what, words, mentions, links } => {
+                let event = self.seen(*what, by);
                 let mut content = json!({
                     "msgtype": "m.text", "body": format!("* {words}"),
                     "m.new_content": { "msgtype": "m.text", "body": words },
                     "m.relates_to": { "rel_type": "m.replace", "event_id": event },
                 });
-                let ghost = mentions.and_then(|mentioned| self.ghosts[mentioned].as_ref());
-                for part in ghost.map(|ghost| mention(ghost, words)).into_iter().flatten() {
-                    content[part.0] = part.1.clone();
-                    content["m.new_content"][part.0] = part.1;
+                if *links {
+                    let ghost = mentions.and_then(|mentioned| self.ghosts[mentioned].as_deref());
+                    for (field, value) in mention(ghost, words) {
+                        content["m.new_content"][field] = value.clone();
+                        content[field] = value;
+                    }
                 }
                 let room = self.room(by);
                 Some(self.world.people[by].says(&room, &content).await)
@@ -292,10 +297,10 @@ impl<'a> Group<'a> {
         let mut html = words.to_owned();
         match link {
             Some(Some(ghost)) => {
-                html = linked(&ghost, words);
+                html = linked(Some(&ghost), words);
                 content["m.mentions"] = json!({ "user_ids": [ghost] });
             }
-            Some(None) => html = format!("<a>you</a> {words}"),
+            Some(None) => html = linked(None, words),
             None => {}
         }
         if let Some(answered) = answers {
@@ -349,6 +354,8 @@ impl<'a> Group<'a> {
             })
             .collect();
         let room = self.spokes[&watched].clone();
+        // What has come last.
+        self.world.people[watched].receive().await;
         let patient = &mut self.world.people[watched];
         if is_searched {
             asks_for_everything(patient, &room, &self.conversation, &names).await;
@@ -376,6 +383,8 @@ impl<'a> Group<'a> {
             if let Some(id) = self.world.known(&self.world.facts[*place].user_id.clone()).await {
                 secrets.push(("a patient's id".to_owned(), id.to_string()));
             }
+            let keys = self.world.people[*place].keys().into_iter();
+            secrets.extend(keys.map(|key| ("a key of a patient's device".to_owned(), key)));
         }
         let mut add = |what: &str, secret: &str| secrets.push((what.to_owned(), secret.to_owned()));
         for (portal, other) in portals.iter().filter(|(_, other)| *other != room.as_str()) {
@@ -383,8 +392,7 @@ impl<'a> Group<'a> {
             add("another room", other);
         }
         let own = self.world.people[watched].timeline(&room);
-        let session = |seen: &view::Seen| seen.event["content"]["session_id"].as_str().map(str::to_owned);
-        let own_sessions: BTreeSet<String> = own.iter().filter_map(session).collect();
+        let own_marks: BTreeSet<String> = own.iter().flat_map(marks).collect();
         let own: BTreeSet<&str> = own.iter().map(view::Seen::id).collect();
         for place in (0..STAFF).chain(others.iter().copied()) {
             for (other, timeline) in &self.world.people[place].timelines {
@@ -392,10 +400,8 @@ impl<'a> Group<'a> {
                     for event in timeline.iter().map(view::Seen::id).filter(|id| !own.contains(id)) {
                         add("an event elsewhere", event);
                     }
-                    let sessions: BTreeSet<String> = timeline.iter().filter_map(session).collect();
-                    sessions
-                        .difference(&own_sessions)
-                        .for_each(|session| add("a session elsewhere", session));
+                    let marks: BTreeSet<String> = timeline.iter().flat_map(marks).collect();
+                    marks.difference(&own_marks).for_each(|mark| add("a session or a leg elsewhere", mark));
                 }
             }
         }
@@ -417,7 +423,7 @@ impl<'a> Group<'a> {
             &self.world.people[watched],
             &room,
             &self.conversation,
-            &mut Names { of, begun: self.begun },
+            &mut Names { of, begun: self.begun.filter(|_| self.world.compares_times) },
         );
         Outcome { leaks, view }
     }

@@ -369,6 +369,12 @@ impl Person {
             .any(|seen| seen.event["type"] == "m.room.redaction" && seen.event["content"]["redacts"] == event)
     }
 
+    /// The keys by which its device is known.
+    pub fn keys(&self) -> [String; 2] {
+        let keys = self.olm.identity_keys();
+        [keys.curve25519.to_base64(), keys.ed25519.to_base64()]
+    }
+
     /// What is known of a room's timeline.
     pub fn timeline(&self, room: &RoomId) -> &[Seen] {
         self.timelines.get(room.as_str()).map_or(&[], Vec::as_slice)

@@ -110,8 +110,17 @@ pub enum Act {
     Reacts(usize),
     /// A receipt.
     Reads(usize),
-    /// Other words for one's own message, and a patient whose ghost they mention.
-    Edits(usize, String, Option<usize>),
+    /// Other words for one's own message.
+    Edits {
+        /// Which.
+        what: usize,
+        /// A word that stands nowhere else.
+        words: String,
+        /// A patient whose ghost they mention.
+        mentions: Option<usize>,
+        /// Whether they have a link, to whomever.
+        links: bool,
+    },
     /// One's own message is taken back.
     Deletes(usize),
     /// Another name, which stands nowhere else.
@@ -129,9 +138,18 @@ pub struct Step {
     pub by: usize,
     /// What.
     pub act: Act,
-    /// Who sees the message, of a step that says one.
+    /// Who sees the message, the other words, or the reaction.
     seen_by: BTreeSet<usize>,
+    /// Whether a message is deleted in the end.
     gone: bool,
+    /// Whether it goes no further than the room where it is done.
+    refused: bool,
+}
+
+impl Step {
+    fn of(by: usize, act: Act) -> Self {
+        Self { by, act, seen_by: BTreeSet::new(), gone: false, refused: false }
+    }
 }
 
 /// A case.
@@ -197,9 +215,7 @@ impl Plan {
         }
         let was_there = |step: &Step| matches!(step.act, Act::Includes(whom) if whom == watched);
         if late == Some(watched) && !plan.steps.iter().any(|(_, step)| was_there(step)) {
-            let comes =
-                Step { by: OWNER, act: Act::Includes(watched), seen_by: BTreeSet::new(), gone: false };
-            plan.steps.push((plan.steps.len(), comes));
+            plan.steps.push((plan.steps.len(), Step::of(OWNER, Act::Includes(watched))));
         }
         plan
     }
@@ -233,7 +249,10 @@ impl Plan {
         let (staff, patient) =
             (rng.random_range(0..STAFF), *present.iter().collect::<Vec<_>>().choose(rng).copied()?);
         let anybody = *writers.choose(rng)?;
-        let step = |by, act| Some(Step { by, act, seen_by: BTreeSet::new(), gone: false });
+        let step = |by, act| Some(Step::of(by, act));
+        let is_there = |whom: &usize| is_staff(*whom) || present.contains(whom);
+        // What staff do about a message to somebody who is not there goes no further.
+        let is_to_nobody = |plan: &Self, what: usize| matches!(plan.reach(what), For::One(patient) if is_staff(anybody) && !present.contains(&patient));
         match kind {
             Kind::StaffMessage => self.says(rng, present, staff, None, None),
             Kind::PatientMessage => self.says(rng, present, patient, None, None),
@@ -260,7 +279,14 @@ impl Plan {
                 if self.steps.iter().any(|(_, step)| has_reacted(step)) {
                     return None;
                 }
-                step(anybody, Act::Reacts(to))
+                let refused = is_to_nobody(self, to);
+                let hears = |whom: &usize| match is_staff(anybody) {
+                    true => is_staff(*whom) || (!refused && is_there(whom)),
+                    // A patient's is for staff alone.
+                    false => is_staff(*whom) || *whom == anybody,
+                };
+                let seen_by = self.step_of(to).seen_by.iter().copied().filter(hears).collect();
+                Some(Step { seen_by, refused, ..Step::of(anybody, Act::Reacts(to)) })
             }
             Kind::Receipt => {
                 let other_side = |by: usize, _: &Step| is_staff(by) != is_staff(anybody);
@@ -268,27 +294,32 @@ impl Plan {
             }
             Kind::Edit => {
                 let edited = self.visible(rng, anybody, |by, _| by == anybody)?;
+                let is_for_all = self.reach(edited) == For::All;
+                let may_mention = is_staff(anybody) && (!is_for_all || rng.random_bool(0.1));
+                let mentions = self.patients.choose(rng).copied().filter(|_| may_mention);
+                // LANE-3
+                let refused = is_to_nobody(self, edited) || (is_for_all && mentions.is_some());
                 // Other words reach those who have the message and are there.
-                let seen_by = self.step_of(edited).seen_by.iter().copied();
-                let seen_by = seen_by.filter(|whom| is_staff(*whom) || present.contains(whom)).collect();
-                let may_mention = is_staff(anybody) && matches!(self.reach(edited), For::One(_));
-                let mentioned = self.patients.choose(rng).copied().filter(|_| may_mention);
-                let act = Act::Edits(edited, token(rng), mentioned);
-                Some(Step { by: anybody, act, seen_by, gone: false })
+                let hears = |whom: &usize| is_staff(*whom) || (!refused && is_there(whom));
+                let seen_by = self.step_of(edited).seen_by.iter().copied().filter(hears).collect();
+                let act = Act::Edits { what: edited, words: token(rng), mentions, links: mentions.is_some() };
+                Some(Step { seen_by, refused, ..Step::of(anybody, act) })
             }
             Kind::Deletion => {
                 let deleted = self.visible(rng, anybody, |by, _| by == anybody)?;
                 self.steps[deleted].1.gone = true;
                 step(anybody, Act::Deletes(deleted))
             }
-            Kind::Participant if self.patients.len() == 2 => None,
             Kind::Participant => {
                 let whom = *self.patients.choose(rng)?;
-                // As in the beginning, there are always two without the other.
-                let without =
-                    |gone: usize| present.iter().filter(|p| **p != self.other && **p != gone).count();
+                // As in the beginning, there are always two without the other; of two, always one.
+                let stay = |whom: usize| {
+                    let without = |p: &&usize| **p != whom && (**p != self.other || self.patients.len() == 2);
+                    present.iter().filter(without).count()
+                };
+                let fewest = if self.patients.len() == 2 { 1 } else { 2 };
                 match present.contains(&whom) {
-                    true if whom != self.other && without(whom) < 2 => None,
+                    true if stay(whom) < fewest => None,
                     true => {
                         present.remove(&whom);
                         step(OWNER, Act::Excludes(whom))
@@ -328,7 +359,11 @@ impl Plan {
             Some(For::Nobody) => return None,
             // LANE-3
             Some(For::All) | None if mentions.is_some() => For::Nobody,
-            Some(For::All) | None => For::All,
+            // What goes to one because nobody else is there just then stays theirs.
+            Some(For::All) | None => match present.iter().collect::<Vec<_>>()[..] {
+                [only] => For::One(*only),
+                _ => For::All,
+            },
         };
         let mut seen_by: BTreeSet<usize> = match reaches {
             For::All => (0..STAFF).chain(present.iter().copied()).collect(),
@@ -340,7 +375,7 @@ impl Plan {
             seen_by.clear();
         }
         let act = Act::Says { words: token(rng), answers, mentions, links: mentions.is_some(), reaches };
-        Some(Step { by, act, seen_by, gone: false })
+        Some(Step { seen_by, refused: reaches == For::Nobody, ..Step::of(by, act) })
     }
 
     fn step_of(&self, number: usize) -> &Step {
@@ -373,15 +408,18 @@ impl Plan {
     /// The other words, of messages that are still there in the end, each with who sees them.
     pub fn edits(&self) -> Vec<(&str, &BTreeSet<usize>)> {
         let edits = self.steps.iter().filter_map(|(_, step)| match &step.act {
-            Act::Edits(what, words, _) if !self.step_of(*what).gone => Some((words.as_str(), &step.seen_by)),
+            Act::Edits { what, words, .. } if !self.step_of(*what).gone => {
+                Some((words.as_str(), &step.seen_by))
+            }
             _ => None,
         });
         edits.collect()
     }
 
-    /// The reactions to messages that are still there in the end: whose, and to which.
-    pub fn reactions(&self) -> Vec<(usize, usize)> {
-        let reactions = self.steps.iter().filter_map(|(_, step)| match step.act {
+    /// The reactions that somebody sees, to messages that are still there in the end: whose, and to which.
+    pub fn reactions_for(&self, whom: usize) -> Vec<(usize, usize)> {
+        let reactions = self.steps.iter().filter(|(_, step)| step.seen_by.contains(&whom));
+        let reactions = reactions.filter_map(|(_, step)| match step.act {
             Act::Reacts(what) if !self.step_of(what).gone => Some((step.by, what)),
             _ => None,
         });
@@ -397,12 +435,6 @@ impl Plan {
         deleted.collect()
     }
 
-    /// Whether somebody is there all the time.
-    pub fn is_always_there(&self, whom: usize) -> bool {
-        let goes = |step: &Step| matches!(step.act, Act::Excludes(gone) if gone == whom);
-        is_staff(whom) || (self.first.contains(&whom) && !self.steps.iter().any(|(_, step)| goes(step)))
-    }
-
     /// Whether it can happen without the other patient: there are several then as well.
     pub fn can_do_without_the_other(&self) -> bool {
         self.patients.len() > 2
@@ -416,21 +448,21 @@ impl Plan {
     /// The kinds of all that happens: an answer that mentions somebody is a message, an answer and a mention. What is refused
     /// does not count.
     pub fn kinds(&self) -> Vec<Kind> {
-        let kinds = self.steps.iter().flat_map(|(_, step)| match &step.act {
-            Act::Says { reaches: For::Nobody, .. } => Vec::new(),
-            Act::Says { answers, mentions, .. } => {
-                let said = if is_staff(step.by) { Kind::StaffMessage } else { Kind::PatientMessage };
-                let (reply, mention) = (answers.map(|_| Kind::Reply), mentions.map(|_| Kind::Mention));
-                [Some(said), reply, mention].into_iter().flatten().collect()
-            }
-            Act::Reacts(_) => vec![Kind::Reaction],
-            Act::Reads(_) => vec![Kind::Receipt],
-            Act::Edits(_, _, Some(_)) => vec![Kind::Edit, Kind::Mention],
-            Act::Edits(..) => vec![Kind::Edit],
-            Act::Deletes(_) => vec![Kind::Deletion],
-            Act::Renames(_) => vec![Kind::Name],
-            Act::Excludes(_) | Act::Includes(_) => vec![Kind::Participant],
-        });
+        let kinds =
+            self.steps.iter().filter(|(_, step)| !step.refused).flat_map(|(_, step)| match &step.act {
+                Act::Says { answers, mentions, .. } => {
+                    let said = if is_staff(step.by) { Kind::StaffMessage } else { Kind::PatientMessage };
+                    let (reply, mention) = (answers.map(|_| Kind::Reply), mentions.map(|_| Kind::Mention));
+                    [Some(said), reply, mention].into_iter().flatten().collect()
+                }
+                Act::Reacts(_) => vec![Kind::Reaction],
+                Act::Reads(_) => vec![Kind::Receipt],
+                Act::Edits { mentions: Some(_), .. } => vec![Kind::Edit, Kind::Mention],
+                Act::Edits { .. } => vec![Kind::Edit],
+                Act::Deletes(_) => vec![Kind::Deletion],
+                Act::Renames(_) => vec![Kind::Name],
+                Act::Excludes(_) | Act::Includes(_) => vec![Kind::Participant],
+            });
         kinds.collect()
     }
 
@@ -441,9 +473,12 @@ impl Plan {
             step.by == other
                 || match &step.act {
                     Act::Says { reaches, mentions, .. } => {
-                        *reaches == For::One(other) || (*reaches == For::Nobody && *mentions == Some(other))
+                        *reaches == For::One(other) || (step.refused && *mentions == Some(other))
                     }
-                    Act::Reacts(what) | Act::Reads(what) | Act::Edits(what, ..) | Act::Deletes(what) => {
+                    Act::Edits { what, mentions, .. } => {
+                        self.reach(*what) == For::One(other) || (step.refused && *mentions == Some(other))
+                    }
+                    Act::Reacts(what) | Act::Reads(what) | Act::Deletes(what) => {
                         self.reach(*what) == For::One(other)
                     }
                     Act::Excludes(whom) | Act::Includes(whom) => *whom == other,
@@ -474,7 +509,7 @@ impl Plan {
         plan.steps.retain(|(number, _)| !gone.contains(number));
         for (_, step) in &mut plan.steps {
             step.seen_by.remove(&other);
-            if let Act::Says { mentions, .. } | Act::Edits(_, _, mentions) = &mut step.act {
+            if let Act::Says { mentions, .. } | Act::Edits { mentions, .. } = &mut step.act {
                 *mentions = mentions.filter(|mentioned| *mentioned != other);
             }
         }
@@ -506,18 +541,23 @@ impl Plan {
         stays.map(|(other, _)| *other).next()
     }
 
-    /// The same with other words, names and reactions of the other patient's, and other words to them alone.
+    /// The same with other words, names and reactions of the other patient's, and other words to them alone. They read, react and
+    /// edit less; and somebody else is in their place, if there is anybody left.
     pub fn with_the_other_changed(&self) -> Self {
         let mut rng = StdRng::seed_from_u64(!self.seed);
         let mut plan = self.clone();
         plan.name = token(&mut rng);
         plan.reaction_of_the_other = ANOTHER_REACTION;
+        let may_be_left_out = |act: &Act| matches!(act, Act::Reads(_) | Act::Reacts(_) | Act::Edits { .. });
+        plan.steps.retain(|(_, step)| {
+            !(step.by == self.other && may_be_left_out(&step.act) && rng.random_bool(0.5))
+        });
         for (number, step) in &mut plan.steps {
             let is_theirs = step.by == self.other || self.reach(*number) == For::One(self.other);
             let fresh = token(&mut rng);
             match &mut step.act {
                 Act::Says { words, .. } if is_theirs => *words = fresh,
-                Act::Edits(what, words, _)
+                Act::Edits { what, words, .. }
                     if step.by == self.other || self.reach(*what) == For::One(self.other) =>
                 {
                     *words = fresh;
@@ -526,7 +566,38 @@ impl Plan {
                 _ => {}
             }
         }
+        if let Some(instead) = (STAFF..STAFF + PATIENTS).find(|patient| !self.patients.contains(patient)) {
+            plan.puts_in_the_others_place(instead);
+        }
         plan
+    }
+
+    fn puts_in_the_others_place(&mut self, instead: usize) {
+        let other = self.other;
+        let put = |place: &mut usize| *place = if *place == other { instead } else { *place };
+        let put_all = |places: &mut BTreeSet<usize>| {
+            if places.remove(&other) {
+                places.insert(instead);
+            }
+        };
+        put(&mut self.other);
+        self.patients.iter_mut().for_each(put);
+        put_all(&mut self.first);
+        for (_, step) in &mut self.steps {
+            put(&mut step.by);
+            put_all(&mut step.seen_by);
+            match &mut step.act {
+                Act::Says { mentions, reaches, .. } => {
+                    mentions.iter_mut().for_each(put);
+                    if let For::One(patient) = reaches {
+                        put(patient);
+                    }
+                }
+                Act::Edits { mentions, .. } => mentions.iter_mut().for_each(put),
+                Act::Excludes(whom) | Act::Includes(whom) => put(whom),
+                Act::Reacts(_) | Act::Reads(_) | Act::Deletes(_) | Act::Renames(_) => {}
+            }
+        }
     }
 
     /// Everything of others that the watched one must not learn, of what was made for this case.
@@ -536,7 +607,9 @@ impl Plan {
             // Also what was said to all while they were not there.
             let is_hidden = step.by != self.watched && !step.seen_by.contains(&self.watched);
             match &step.act {
-                Act::Says { words, .. } | Act::Edits(_, words, _) if is_hidden => secrets.push(words.clone()),
+                Act::Says { words, .. } | Act::Edits { words, .. } if is_hidden => {
+                    secrets.push(words.clone())
+                }
                 Act::Renames(name) if step.by != self.watched => secrets.push(name.clone()),
                 _ => {}
             }
