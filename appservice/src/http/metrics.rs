@@ -7,7 +7,7 @@ use axum::{
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
 };
-use parlour_domain::Clock as _;
+use parlour_domain::Timestamp;
 use parlour_engine::Engine;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -16,7 +16,6 @@ use prometheus_client::{
 };
 
 use super::{Edge, error::Refused};
-use crate::edge::SystemClock;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -28,13 +27,13 @@ struct Code {
 
 /// `GET /metrics`: how full the queues are now, and what was counted since the start.
 pub(crate) async fn metrics(State(edge): State<Arc<Edge>>) -> Result<Response, Refused> {
-    let registry = gathered(&edge.engine).await;
+    let registry = gathered(&edge.engine, edge.clock.now()).await;
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| Refused::Internal(error.into()))?;
     Ok(([(CONTENT_TYPE, OPEN_METRICS)], text).into_response())
 }
 
-async fn gathered(engine: &Engine) -> Registry {
+async fn gathered(engine: &Engine, now: Timestamp) -> Registry {
     // Without a database there are no figures of the queues, and all the more must the rest be told.
     let figures = engine.figures().await.ok();
     let counts = engine.counts();
@@ -44,7 +43,6 @@ async fn gathered(engine: &Engine) -> Registry {
         gauge.set(value);
         registry.register(name, help, gauge);
     };
-    let now = SystemClock.now();
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     gauge("receiving", "1 while messages travel, else 0", i64::from(engine.travels()));
     if let Some(figures) = figures {

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use parlour_domain::Clock as _;
 use serde::Serialize;
 use utoipa::{ToSchema, openapi::Schema};
 
 use super::{Edge, openapi::one_of};
-use crate::edge::SystemClock;
 
 /// Whether messages travel.
 #[derive(Serialize, ToSchema)]
@@ -49,7 +47,7 @@ pub(crate) async fn status(State(edge): State<Arc<Edge>>) -> Json<Status> {
     let homeserver = edge.engine.travels();
     let figures = edge.engine.figures().await.ok();
     let oldest = figures.and_then(|figures| figures.oldest_waiting);
-    let seconds = oldest.map(|since| (SystemClock.now().millis() - since.millis()) / 1000);
+    let seconds = oldest.map(|since| (edge.clock.now().millis() - since.millis()) / 1000);
     Json(Status {
         status: if homeserver && figures.is_some() { CONNECTED } else { DISCONNECTED },
         homeserver,
