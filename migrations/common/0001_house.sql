@@ -147,16 +147,17 @@ CREATE TABLE device_looks (
     news_at   BIGINT
 );
 
--- What the homeserver has told of people's devices. seen_at: when it saw the device last (null: never). gone: it is there no
--- longer; a dehydrated one was seen last when that was noticed. fresh_at: when it was heard of, until it is known whether
--- something is to be sent again for it.
+-- What the homeserver has told of people's devices. heard_at: when the device was heard of first. seen_at: when the homeserver
+-- saw it last (null: it has not told). gone: it is there no longer; a dehydrated one was seen last when that was noticed.
+-- fresh: 1 until it is known whether something is to be sent again for it.
 CREATE TABLE devices_seen (
     user_id    TEXT NOT NULL,
     device_id  TEXT NOT NULL,
+    heard_at   BIGINT NOT NULL,
     seen_at    BIGINT,
     dehydrated BIGINT NOT NULL,
     gone       BIGINT NOT NULL DEFAULT 0,
-    fresh_at   BIGINT,
+    fresh      BIGINT NOT NULL,
     PRIMARY KEY (user_id, device_id)
 );
 

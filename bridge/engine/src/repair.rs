@@ -127,7 +127,7 @@ impl Core {
             .devices
             .iter()
             .filter(|device| device.gone || is_signed(&device.device_id))
-            .partition(|device| !device.gone && device.fresh_at.is_some());
+            .partition(|device| !device.gone && device.fresh);
         let mut sessions = Vec::new();
         // A dehydrated device keeps for the next one what it gets.
         if !fresh.is_empty() && !others.iter().any(|device| device.dehydrated && !device.gone) {
@@ -206,7 +206,7 @@ impl Core {
         known: &Known,
         fresh: &[&KnownDevice],
     ) -> Result<Option<Timestamp>, CryptoError> {
-        let heard_of = fresh.iter().filter_map(|device| device.fresh_at).min();
+        let heard_of = fresh.iter().map(|device| device.heard_at).min();
         let before = heard_of.map(|at| at.plus_millis(-BEFORE_IT_IS_HEARD_OF_MILLIS));
         let there = known.devices.iter().filter(|device| !device.gone);
         let there: HashSet<_> = there.filter_map(|device| device.seen_at).collect();

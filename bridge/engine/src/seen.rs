@@ -117,7 +117,8 @@ fn is_known_live(device: &Published, known: Option<&Known>, now: Timestamp) -> b
     let facts = DeviceFacts {
         signed: device.signed,
         dehydrated: device.dehydrated || known.is_some_and(|known| known.dehydrated),
-        seen_at: known.and_then(|known| known.seen_at),
+        // It was there when it was heard of, also where the homeserver does not tell yet.
+        seen_at: known.map(|known| known.seen_at.unwrap_or(known.heard_at)),
     };
     is_live(&facts, now)
 }
@@ -166,9 +167,8 @@ impl Core {
                 let devices = devices.get(user).map_or(&[][..], Vec::as_slice);
                 let signed: Vec<_> = devices.iter().copied().filter(|device| device.signed).collect();
                 let is_new = |device: &&Published| known.device(&device.device_id).is_none();
-                let is_fresh = |device: &&Published| {
-                    known.device(&device.device_id).is_some_and(|device| device.fresh_at.is_some())
-                };
+                let is_fresh =
+                    |device: &&Published| known.device(&device.device_id).is_some_and(|device| device.fresh);
                 devices.iter().any(is_new)
                     // When the others were seen decides what is sent again for it.
                     || (signed.iter().any(is_fresh) && !was_just_now(known.looked_at, self.clock.now()))
@@ -317,5 +317,46 @@ impl Core {
         let since_until = Some((before.map_or(since, |(since, _)| since), now));
         *lock(&self.looks.watch) = Watch { since_until, never };
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::owned_user_id;
+
+    use super::*;
+    use crate::store::KnownDevice;
+
+    const A_DAY: i64 = 24 * 60 * 60 * 1000;
+
+    #[test]
+    fn a_device_of_which_the_homeserver_does_not_tell_yet_was_there_when_it_was_heard_of() {
+        let published = Published {
+            user_id: owned_user_id!("@ann:x"),
+            device_id: "A".into(),
+            signed: true,
+            dehydrated: false,
+        };
+        let now = Timestamp::from_millis(100 * A_DAY);
+        let ago = |days: i64| now.plus_millis(-days * A_DAY);
+        for (name, heard_at, seen_at, wanted) in [
+            ("just heard of, nothing told", ago(0), None, true),
+            ("heard of a week ago, nothing told", ago(7), None, false),
+            ("just heard of, seen a week ago", ago(0), Some(ago(7)), false),
+            ("heard of a week ago, seen now", ago(7), Some(ago(0)), true),
+        ] {
+            let device = KnownDevice {
+                device_id: "A".into(),
+                heard_at,
+                seen_at,
+                dehydrated: false,
+                gone: false,
+                fresh: false,
+            };
+            let known = Known { devices: vec![device], ..Known::default() };
+            assert_eq!(is_known_live(&published, Some(&known), now), wanted, "{name}");
+            assert_eq!(seen_last(&known), seen_at, "{name}: nobody is said to have been seen");
+        }
+        assert!(!is_known_live(&published, None, now), "not heard of");
     }
 }

@@ -67,7 +67,7 @@ async fn time_passes_for(stage: &Stage, books: &Books, user: &UserId, millis: i6
     let known = format!(
         "UPDATE outbox SET landed_at = landed_at - {millis};
          UPDATE device_looks SET looked_at = looked_at - {millis} WHERE user_id = '{user}';
-         UPDATE devices_seen SET seen_at = seen_at - {millis} WHERE user_id = '{user}'"
+         UPDATE devices_seen SET seen_at = seen_at - {millis}, heard_at = heard_at - {millis} WHERE user_id = '{user}'"
     );
     assert!(books.change(&known).await > 0);
 }
@@ -157,9 +157,8 @@ async fn a_first_message_finds_known_who_is_there() {
     let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
     let talk = stage.begin(&murphy, "ahead", "two-way", &[], &["ann", "ben"]).await;
     all_is_known(&books, 3).await;
-    let seen =
-        "SELECT COUNT(*) FROM devices_seen WHERE seen_at IS NOT NULL AND gone = 0 AND fresh_at IS NULL";
-    assert_eq!(books.number(seen).await, 2, "Ben has never signed in");
+    let known = "SELECT COUNT(*) FROM devices_seen WHERE gone = 0 AND fresh = 0";
+    assert_eq!(books.number(known).await, 2, "Ben has never signed in");
     drop(proxies.to_homeserver.seen());
     say(&murphy, &talk.hub(), "hello").await;
     let spoke = talk.spoke(stage.person("ann"));
@@ -172,7 +171,7 @@ async fn a_first_message_finds_known_who_is_there() {
     assert_eq!(requests.iter().filter(is_question).collect::<Vec<_>>(), [""; 0]);
     // A device that comes is known as soon as its owner has signed it, and nothing is to be sent again for it.
     let second = stage.device("ann", "second", false).await;
-    books.comes_to(seen, 3).await.expect("it comes to that");
+    books.comes_to(known, 3).await.expect("it comes to that");
     books.comes_to("SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await.expect("it comes to that");
     say(&murphy, &talk.hub(), "hello again").await;
     read(&second, &spoke, "hello again").await;
@@ -226,7 +225,7 @@ async fn what_nobody_got_is_sent_again_when_a_new_device_comes() {
     // A device more changes nothing.
     let third = stage.device("ann", "third", false).await;
     let known = "SELECT COUNT(*) FROM devices_seen d JOIN people p ON p.user_id = d.user_id
-                 WHERE p.role = 'patient' AND d.fresh_at IS NULL";
+                 WHERE p.role = 'patient' AND d.fresh = 0";
     books.comes_to(known, 4).await.expect("it comes to that");
     books.comes_to("SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await.expect("it comes to that");
     say(&murphy, &hub, "to all of hers").await;
@@ -258,10 +257,7 @@ async fn whoever_signs_out_and_in_again_has_read_what_they_had() {
     sign_out(ann).await;
     let phone = stage.device("ann", "second", false).await;
     books.comes_to("SELECT COUNT(*) FROM devices_seen WHERE gone = 1", 1).await.expect("it comes to that");
-    books
-        .comes_to("SELECT COUNT(*) FROM devices_seen WHERE fresh_at IS NOT NULL", 0)
-        .await
-        .expect("it comes to that");
+    books.comes_to("SELECT COUNT(*) FROM devices_seen WHERE fresh = 1", 0).await.expect("it comes to that");
     books.comes_to("SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await.expect("it comes to that");
     say(&murphy, &hub, "and on").await;
     read(&phone, &spoke, "and on").await;
@@ -323,7 +319,7 @@ async fn what_a_newcomer_has_got_is_not_sent_again_however_late_their_news_is_de
         .without_parlour(async {
             let late = format!(
                 "UPDATE device_looks SET news = 1, news_at = looked_at + 60000 WHERE user_id = '{user_id}';
-                 UPDATE devices_seen SET fresh_at = seen_at WHERE user_id = '{user_id}'"
+                 UPDATE devices_seen SET fresh = 1 WHERE user_id = '{user_id}'"
             );
             assert!(books.change(&late).await > 0);
         })

@@ -38,14 +38,17 @@ impl Known {
 pub struct KnownDevice {
     /// The device.
     pub device_id: OwnedDeviceId,
-    /// When it was seen last.
+    /// When it was heard of first.
+    pub heard_at: Timestamp,
+    /// When it was seen last, as far as the homeserver has told. (Every five seconds Synapse writes down who was seen, and
+    /// until that is done tells of what it writes as if it had not been.)
     pub seen_at: Option<Timestamp>,
     /// Whether it is a dehydrated one.
     pub dehydrated: bool,
     /// Whether it is there no longer.
     pub gone: bool,
-    /// When it was heard of, until it is known whether something is to be sent again for it.
-    pub fresh_at: Option<Timestamp>,
+    /// Whether it is still to be found out if something is to be sent again for it.
+    pub fresh: bool,
 }
 
 /// Somebody whose devices may have changed, or were never asked for.
@@ -61,8 +64,17 @@ pub struct DeviceNews {
 
 const LOOKS: &str = "device_looks";
 
-type DeviceRow =
-    (String, Option<i64>, Option<i64>, Option<String>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+type DeviceRow = (
+    String,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+);
 
 impl Store {
     /// Devices of these users may be others from now on; those who are not people of ours do not matter. What was told of
@@ -128,7 +140,7 @@ impl Store {
         for users in users.chunks(lists::MOST) {
             let sql = with_list(
                 "SELECT l.user_id, l.looked_at, CASE WHEN l.news > 0 THEN l.news_at END,
-                     d.device_id, d.seen_at, d.dehydrated, d.gone, d.fresh_at
+                     d.device_id, d.heard_at, d.seen_at, d.dehydrated, d.gone, d.fresh
                  FROM device_looks l LEFT JOIN devices_seen d ON d.user_id = l.user_id
                  WHERE l.user_id IN",
                 1,
@@ -140,25 +152,25 @@ impl Store {
                 query = query.bind(user_id.as_str());
             }
             let rows: Vec<DeviceRow> = query.fetch_all(&self.pool).await?;
-            for (user_id, looked_at, news_at, device, seen_at, dehydrated, gone, fresh_at) in rows {
+            for (user_id, looked_at, news_at, device, heard_at, seen_at, dehydrated, gone, fresh) in rows {
                 let known = known.entry(matrix_id(LOOKS, user_id)?).or_default();
                 known.looked_at = looked_at.map(Timestamp::from_millis);
                 known.news_at = news_at.map(Timestamp::from_millis);
                 known.devices.extend(device.map(|device_id| KnownDevice {
                     device_id: device_id.into(),
+                    heard_at: Timestamp::from_millis(heard_at.unwrap_or_default()),
                     seen_at: seen_at.map(Timestamp::from_millis),
                     dehydrated: dehydrated == Some(1),
                     gone: gone == Some(1),
-                    fresh_at: fresh_at.map(Timestamp::from_millis),
+                    fresh: fresh == Some(1),
                 }));
             }
         }
         Ok(known)
     }
 
-    /// These are somebody's devices now, in one commit. What is new among them was there when it was heard of, also where the
-    /// homeserver does not tell yet. (Every five seconds Synapse writes down who was seen, and until that is done tells of
-    /// what it writes as if it had not been.) It is fresh, unless they were never asked for before.
+    /// These are somebody's devices now, in one commit. What is new among them is fresh, unless they were never asked for
+    /// before.
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
@@ -180,10 +192,10 @@ impl Store {
             .fetch_all(&mut *tx)
             .await?;
         let heard_at = look.and_then(|(_, news_at)| news_at).unwrap_or(at.millis());
-        let fresh_at = look.and_then(|(before, _)| before).map(|_| heard_at);
+        let fresh = look.and_then(|(before, _)| before).is_some();
         let is_known = |device: &DeviceSeen| known.iter().any(|(id,)| *id == device.device_id.as_str());
         // One that was not heard of is news as well.
-        let unheard_of = fresh_at.is_some() && !devices.iter().all(is_known);
+        let unheard_of = fresh && !devices.iter().all(is_known);
         sqlx::query(
             "INSERT INTO device_looks (user_id, looked_at) VALUES ($1, $2)
              ON CONFLICT (user_id) DO UPDATE SET looked_at = excluded.looked_at,
@@ -206,10 +218,9 @@ impl Store {
         .await?;
         for device in devices {
             let seen_at = device.seen_at.map(Timestamp::millis);
-            let seen_at = seen_at.or((!is_known(device)).then_some(heard_at));
             sqlx::query(
-                "INSERT INTO devices_seen (user_id, device_id, seen_at, dehydrated, gone, fresh_at)
-                 VALUES ($1, $2, $3, $4, 0, $5)
+                "INSERT INTO devices_seen (user_id, device_id, seen_at, dehydrated, gone, fresh, heard_at)
+                 VALUES ($1, $2, $3, $4, 0, $5, $6)
                  ON CONFLICT (user_id, device_id) DO UPDATE SET gone = 0,
                      seen_at = COALESCE(excluded.seen_at, devices_seen.seen_at), dehydrated = excluded.dehydrated",
             )
@@ -217,7 +228,8 @@ impl Store {
             .bind(device.device_id.as_str())
             .bind(seen_at)
             .bind(i64::from(device.dehydrated))
-            .bind(fresh_at)
+            .bind(i64::from(fresh))
+            .bind(heard_at)
             .execute(&mut *tx)
             .await?;
         }
@@ -261,7 +273,7 @@ impl Store {
         .execute(&mut **tx)
         .await?;
         for device_id in fresh {
-            sqlx::query("UPDATE devices_seen SET fresh_at = NULL WHERE user_id = $1 AND device_id = $2")
+            sqlx::query("UPDATE devices_seen SET fresh = 0 WHERE user_id = $1 AND device_id = $2")
                 .bind(news.user_id.as_str())
                 .bind(device_id.as_str())
                 .execute(&mut **tx)

@@ -310,7 +310,7 @@ impl Stay {
         self.killed.during(&mut self.trial, place, comes).await;
         self.trial.start_parlour().await;
         self.comes_to("SELECT COUNT(*) FROM device_looks WHERE news > 0", 0).await;
-        self.comes_to("SELECT COUNT(*) FROM devices_seen WHERE fresh_at IS NOT NULL", 0).await;
+        self.comes_to("SELECT COUNT(*) FROM devices_seen WHERE fresh = 1", 0).await;
         let words = format!("with a new phone, {place}");
         self.they_talk(&words).await;
         let phone = phone.expect("a phone");

@@ -27,11 +27,11 @@ fn later(millis: i64) -> Timestamp {
     AT.plus_millis(millis)
 }
 
-/// Name, when it was seen, whether it is gone, when it was heard of.
+/// Name, when it was seen, whether it is gone, when it was heard of if it is fresh.
 type Told<'a> = (&'a str, Option<Timestamp>, bool, Option<Timestamp>);
 
 fn told(known: &Known) -> Vec<Told<'_>> {
-    let told = |d: &KnownDevice| (d.seen_at, d.gone, d.fresh_at);
+    let told = |d: &KnownDevice| (d.seen_at, d.gone, d.fresh.then_some(d.heard_at));
     known
         .devices
         .iter()
@@ -50,11 +50,12 @@ pub(super) async fn devices_are_known_as_the_homeserver_told(database: &TestData
     let world = world(database).await;
     let store = &world.store;
     assert_eq!(known(store).await, Known::default());
-    // What is there when they are asked for first is not new; and it is there, also where that is just being written down.
+    // What is there when they are asked for first is not new; and it is there, also where nothing else tells.
     store.devices_are(&ann(), &[seen("A", Some(AT)), seen("B", None)], AT).await.expect("kept");
     let found = known(store).await;
     assert_eq!((found.looked_at, found.news_at), (Some(AT), None));
-    assert_eq!(told(&found), [("A", Some(AT), false, None), ("B", Some(AT), false, None)]);
+    assert_eq!(told(&found), [("A", Some(AT), false, None), ("B", None, false, None)]);
+    assert!(found.devices.iter().all(|device| device.heard_at == AT));
     assert!(found.device(device_id!("A")).is_some());
     assert_eq!(store.devices_known(&[owned_user_id!("@u0:x")]).await.expect("read").len(), 0);
     // What comes later is, since it was heard of; what goes stays as it was seen last.
@@ -71,14 +72,14 @@ pub(super) async fn devices_are_known_as_the_homeserver_told(database: &TestData
     ];
     assert_eq!(told(&found), wanted);
     assert!(found.device(device_id!("A")).is_none());
-    // Nobody is forgotten to have been seen, and whoever is new was there.
+    // Nobody is forgotten to have been seen, and whoever is new was there when they were heard of.
     let untold = [seen("B", None), seen("C", Some(later(2))), seen("D", None)];
     store.devices_are(&ann(), &untold, later(3)).await.expect("kept");
     let found = known(store).await;
     assert_eq!(told(&found)[1], wanted[1]);
-    assert_eq!(told(&found)[3], ("D", Some(later(1)), false, Some(later(1))));
+    assert_eq!(told(&found)[3], ("D", None, false, Some(later(1))));
     store.devices_are(&ann(), &both, later(3)).await.expect("kept");
-    let wanted: Vec<_> = wanted.into_iter().chain([("D", Some(later(1)), true, Some(later(1)))]).collect();
+    let wanted: Vec<_> = wanted.into_iter().chain([("D", None, true, Some(later(1)))]).collect();
     // Said again, it is as new as before; dealt with, it is not new.
     store.devices_are(&ann(), &both, later(4)).await.expect("kept");
     assert_eq!(told(&known(store).await), wanted);
@@ -136,11 +137,7 @@ pub(super) async fn a_device_that_nobody_told_of_is_news(database: &TestDatabase
     // What was heard of long ago is not when another one came.
     let three = [&both[..], &[seen("C", None)]].concat();
     world.store.devices_are(&ann(), &three, later(4)).await.expect("kept");
-    assert_eq!(
-        told(&known(&world.store).await)[2],
-        ("C", Some(later(4)), false, Some(later(4))),
-        "it was there"
-    );
+    assert_eq!(told(&known(&world.store).await)[2], ("C", None, false, Some(later(4))));
 }
 
 pub(super) async fn whoever_is_waited_for_is_named_with_the_portal(database: &TestDatabase) {
