@@ -35,7 +35,7 @@ pub struct Orders {
 /// More legs than these at once are not written.
 const MOST_IN_FLIGHT: usize = 60;
 /// The same where it is measured how soon messages travel again: not how long a homeserver takes that cannot keep up.
-const MOST_IN_FLIGHT_WHILE_MEASURED: usize = 30;
+const MOST_IN_FLIGHT_WHILE_MEASURED: usize = 16;
 const LONGEST_THOUGHT: u64 = 500;
 /// How long a client tries one message: far longer than anything is away.
 const PATIENCE: Duration = Duration::from_secs(120);
