@@ -45,8 +45,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 struct Asker {
     user: String,
     device: Option<String>,
-    /// Whether it is Parlour that asks.
-    is_ours: bool,
+    /// When it says that what it sends was sent. Parlour's users may (Matrix v1.19 application-service §Timestamp massaging).
+    sent_at: Option<u64>,
 }
 
 /// An answer that is no success: status, code.
@@ -191,7 +191,7 @@ async fn answered(State(shared): State<Arc<Shared>>, request: Request) -> Respon
         Some(Asker {
             user: query("user_id").unwrap_or_else(|| house.bot.clone()),
             device: query("device_id").or_else(|| query("org.matrix.msc3202.device_id")),
-            is_ours: true,
+            sent_at: query("ts").and_then(|at| at.parse().ok()),
         })
     } else {
         shared.house().tokens.get(token).cloned()

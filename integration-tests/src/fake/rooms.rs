@@ -219,10 +219,8 @@ impl House {
         let device = body["device_id"].as_str().ok_or(BAD)?.to_owned();
         self.users.get_mut(&user).ok_or(FORBIDDEN)?.devices.entry(device.clone()).or_default();
         let token = self.next_id("token");
-        self.tokens.insert(
-            token.clone(),
-            Asker { user: user.clone(), device: Some(device.clone()), is_ours: false },
-        );
+        let asker = Asker { user: user.clone(), device: Some(device.clone()), sent_at: None };
+        self.tokens.insert(token.clone(), asker);
         Ok(json!({ "access_token": token, "user_id": user, "device_id": device }))
     }
 
@@ -237,20 +235,8 @@ impl House {
         }
     }
 
-    /// Puts an event of now into a room: whoever may is asked before.
+    /// Puts an event into a room, of now unless it is of another time: whoever may is asked before.
     fn adds(
-        &mut self,
-        room: &str,
-        sender: &str,
-        kind: &str,
-        state_key: Option<&str>,
-        content: Value,
-    ) -> String {
-        self.adds_of(room, sender, kind, state_key, content, None)
-    }
-
-    /// Puts an event of some time into a room.
-    fn adds_of(
         &mut self,
         room: &str,
         sender: &str,
@@ -293,7 +279,7 @@ impl House {
         if let Some(name) = name.filter(|_| membership == "join") {
             content["displayname"] = name.into();
         }
-        self.adds(room, sender, "m.room.member", Some(user), content);
+        self.adds(room, sender, "m.room.member", Some(user), content, None);
     }
 
     pub(super) fn joins(&mut self, room: &str, user: &str) -> Result<(), Refused> {
@@ -315,7 +301,7 @@ impl House {
         self.rooms.insert(room.clone(), Room { creator: user.to_owned(), ..Room::default() });
         let mut creation = wanted["creation_content"].clone();
         creation["room_version"] = wanted["room_version"].clone();
-        self.adds(&room, user, "m.room.create", Some(""), creation);
+        self.adds(&room, user, "m.room.create", Some(""), creation, None);
         self.is_member(&room, user, user, "join");
         let mut levels = json!({
             "users": {}, "users_default": 0,
@@ -329,7 +315,7 @@ impl House {
         for (key, value) in wanted["power_level_content_override"].as_object().into_iter().flatten() {
             levels[key] = value.clone();
         }
-        self.adds(&room, user, "m.room.power_levels", Some(""), levels);
+        self.adds(&room, user, "m.room.power_levels", Some(""), levels, None);
         for state in wanted["initial_state"].as_array().into_iter().flatten() {
             let kind = state["type"].as_str().unwrap_or_default();
             self.adds(
@@ -338,6 +324,7 @@ impl House {
                 kind,
                 Some(state["state_key"].as_str().unwrap_or_default()),
                 state["content"].clone(),
+                None,
             );
         }
         for field in ["name", "topic"] {
@@ -346,7 +333,7 @@ impl House {
                 if field == "topic" {
                     content["m.topic"] = json!({ "m.text": [{ "body": text }] });
                 }
-                self.adds(&room, user, &format!("m.room.{field}"), Some(""), content);
+                self.adds(&room, user, &format!("m.room.{field}"), Some(""), content, None);
             }
         }
         room
@@ -438,26 +425,18 @@ impl House {
                 if let Some(same) = place.state(kind, key, u64::MAX).filter(|event| event.content == body) {
                     return Ok(json!({ "event_id": same.id }));
                 }
-                Ok(json!({ "event_id": self.adds(room, &user, kind, Some(key), body) }))
+                Ok(json!({ "event_id": self.adds(room, &user, kind, Some(key), body, None) }))
             }
             ("PUT", ["redact", event, transaction]) => {
                 body["redacts"] = (*event).into();
-                self.sends(asker, room, "m.room.redaction", transaction, body, call)
+                self.sends(asker, room, "m.room.redaction", transaction, body)
             }
-            ("PUT", ["send", kind, transaction]) => self.sends(asker, room, kind, transaction, body, call),
+            ("PUT", ["send", kind, transaction]) => self.sends(asker, room, kind, transaction, body),
             _ => self.does_not_know(call),
         }
     }
 
-    fn sends(
-        &mut self,
-        asker: &Asker,
-        room: &str,
-        kind: &str,
-        transaction: &str,
-        content: Value,
-        call: &Call<'_>,
-    ) -> Answer {
+    fn sends(&mut self, asker: &Asker, room: &str, kind: &str, transaction: &str, content: Value) -> Answer {
         let known = (format!("{} {:?}", asker.user, asker.device), format!("{room} {kind} {transaction}"));
         if let Some(event) = self.done.get(&known) {
             return Ok(json!({ "event_id": event }));
@@ -483,9 +462,7 @@ impl House {
         if kind == "m.reaction" && place.events.iter().any(is_same) {
             return Err(Refused(400, "M_DUPLICATE_ANNOTATION"));
         }
-        // Our own users may say when it was (Matrix v1.19 application-service §Timestamp massaging).
-        let sent_at = (call.query)("ts").and_then(|ts| ts.parse().ok()).filter(|_| asker.is_ours);
-        let event = self.adds_of(room, &user, kind, None, content, sent_at);
+        let event = self.adds(room, &user, kind, None, content, asker.sent_at);
         self.done.insert(known, event.clone());
         Ok(json!({ "event_id": event }))
     }
