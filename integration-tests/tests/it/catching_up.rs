@@ -54,6 +54,29 @@ async fn what_is_lost_sight_of_while_parlour_comes_back_is_asked_for_at_once() {
     trial.close().await;
 }
 
+/// The homeserver may still hold a connection to the Parlour of before, and finds out by calling: that is no reason to begin
+/// everything anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_goes_to_the_parlour_of_before_is_asked_for_once_more() {
+    let mut trial = Trial::open(PROGRAM, None, 0, None).await;
+    trial.quiet().await;
+    trial.kill_parlour().await;
+    let mut calls = 0;
+    trial.to_parlour.judge(move |_, path| {
+        calls += u32::from(path.ends_with("/ping"));
+        if path.ends_with("/ping") && calls == 1 { Fate::CutRequest } else { Fate::Pass }
+    });
+    drop(trial.to_homeserver.seen());
+    trial.start_parlour().await;
+    let asked = trial.to_homeserver.seen();
+    let pings: Vec<_> = (0..asked.len()).filter(|place| asked[*place].contains("/ping?")).collect();
+    let [first, second] = pings[..] else { panic!("{asked:?}") };
+    let between = &asked[first..second];
+    let redone = between.iter().any(|request| request.contains("/sync"));
+    assert!(!redone, "{between:?}: {}", trial.last_words());
+    trial.close().await;
+}
+
 /// Synapse 1.163 gives back what waited for an application service one transaction at a time, and when it finds none
 /// left takes the service for reachable. A transaction that it makes between the one and the other it neither sends at
 /// once nor looks for again: it lies in `application_services_txns` until another one fails.

@@ -23,6 +23,8 @@ const WHILE_CROWDED: [Duration; 2] = [Duration::from_millis(500), Duration::from
 /// that are new.
 const PAUSE_A_LOOK: u32 = 10;
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+/// So many connections to the process before this one the homeserver may hold: it keeps few for each address.
+const MOST_STALE: u32 = 2;
 /// How often it is looked who has come, while somebody is waited for.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 /// How long the homeserver may take for what it does by itself after a refusal.
@@ -142,14 +144,25 @@ impl Engine {
         self.core.open.store(true, Ordering::Relaxed);
         // Both ways, or messages do not travel. And what the homeserver could not send meanwhile it sends when it has
         // called us.
-        let bot = self.core.ghosts.bot().await?;
-        self.core.homeserver.ping(&bot.intent().user_id).await.map_err(CryptoError::from)?;
+        self.is_called().await?;
         self.core.receiving.send_replace(Some(self.core.clock.now()));
         self.core.store.nothing_is_put_off().await?;
         // What it makes while it finds us reachable again it may lose sight of: that is asked for soon, too.
         self.core.trouble.notify_one();
         tracing::info!("messages travel");
         Ok(())
+    }
+
+    /// Has the homeserver call us. It may still hold a connection to who we were before, and finds out by using it.
+    async fn is_called(&self) -> Result<(), CryptoError> {
+        let bot = self.core.ghosts.bot().await?;
+        let mut stale = 0;
+        loop {
+            match self.core.homeserver.ping(&bot.intent().user_id).await {
+                Err(error) if stale < MOST_STALE && error.is_passing() => stale += 1,
+                outcome => return Ok(outcome?),
+            }
+        }
     }
 
     /// One look into the bot's inbox, and what follows from it.
