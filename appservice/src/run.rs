@@ -42,8 +42,8 @@ pub struct Extras {
     pub more_patients: usize,
     /// The database of a demo, if it is not to be a file in its folder.
     pub database_url: Option<String>,
-    /// A promise broken on purpose, for tests of the checks.
-    pub fault: Option<Fault>,
+    /// Promises broken on purpose, for tests of the checks.
+    pub faults: Vec<Fault>,
     /// How long an event waits for its key, if not the product's own measure.
     pub patience: Option<Duration>,
     /// How often the ghosts' inboxes are emptied, if not the product's own measure.
@@ -93,7 +93,7 @@ impl Parlour {
             allow_unsigned_clients: config.allow_unsigned_clients,
             care: extras.care.unwrap_or(CARE),
             idle: extras.idle.unwrap_or(IDLE),
-            fault: extras.fault,
+            faults: extras.faults,
         };
         let started = Engine::start(settings, homeserver, Arc::clone(&clock), Arc::new(SystemChance)).await;
         let engine = started.map_err(|error| match error {

@@ -101,7 +101,7 @@ pub enum Fault {}
 #[cfg(feature = "faults")]
 macro_rules! faulty {
     ($settings:expr, $name:ident) => {
-        $settings.fault == Some($crate::Fault::$name)
+        $settings.faults.contains(&$crate::Fault::$name)
     };
 }
 #[cfg(not(feature = "faults"))]

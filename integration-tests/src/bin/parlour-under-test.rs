@@ -23,9 +23,10 @@ fn main() -> ExitCode {
         std::thread::spawn(obey);
     }
     let fault = std::env::var("PARLOUR_FAULT").ok().and_then(|name| Fault::named(&name));
+    let faults = fault.into_iter().collect();
     let care = std::env::var("PARLOUR_CARE").ok().and_then(|millis| millis.parse().ok());
     let care = care.map(Duration::from_millis);
-    parlour::command_line::main_with(Extras { fault, care, ..Extras::default() })
+    parlour::command_line::main_with(Extras { faults, care, ..Extras::default() })
 }
 
 /// Answers one order after the other. When the input ends, whoever started this is gone, and so is this.

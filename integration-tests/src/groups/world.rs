@@ -137,7 +137,7 @@ impl World {
         std::fs::write(&file, toml).expect("written");
         let config = Config::read(&file).expect("a configuration");
         let own = Some(Arc::clone(&clock) as Arc<dyn Clock>);
-        let extras = Extras { fault, clock: own, ..Extras::default() };
+        let extras = Extras { faults: fault.into_iter().collect(), clock: own, ..Extras::default() };
         let parlour = Parlour::start(&config, extras).await.expect("it starts");
         parlour.receiving().await;
         let accounts: Vec<_> = (0..STAFF + PATIENTS)
@@ -162,7 +162,10 @@ impl World {
     pub async fn real(fault: Option<Fault>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let place = Place::anywhere(folder.path().join("world")).expect("free ports");
-        let real = Real::start(place, Extras { fault, ..Extras::default() }, &Silent).await.expect("a world");
+        let real =
+            Real::start(place, Extras { faults: fault.into_iter().collect(), ..Extras::default() }, &Silent)
+                .await
+                .expect("a world");
         let of = |staff: bool, count: usize| {
             let people = real.people.iter().filter(move |person| person.role.is_staff() == staff);
             people.take(count).map(|person: &DemoPerson| (person.user_id.clone(), person.password.clone()))

@@ -42,6 +42,6 @@ pub struct Settings {
     pub idle: Duration,
     /// What files it takes.
     pub files: Files,
-    /// A promise broken on purpose, for tests of the checks.
-    pub fault: Option<crate::Fault>,
+    /// Promises broken on purpose, for tests of the checks.
+    pub faults: Vec<crate::Fault>,
 }
