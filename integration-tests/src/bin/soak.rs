@@ -32,7 +32,8 @@ struct Arguments {
     /// A promise that Parlour breaks on purpose.
     #[arg(long)]
     fault: Option<String>,
-    /// One run for each promise that can be broken on purpose; it goes well when each is found.
+    /// One run for each promise that can be broken on purpose; it goes well when each is found. What shows itself at many
+    /// messages gets a third of the legs and kills.
     #[arg(long, conflicts_with = "fault")]
     mutants: bool,
     /// The homeserver never forgets transaction ids.
