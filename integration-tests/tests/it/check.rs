@@ -17,9 +17,10 @@ const AT_ONCE: usize = 3;
 
 async fn verdict(faults: Vec<Fault>) -> Verdict {
     let elsewhere = tempfile::tempdir().expect("a folder");
-    let house = match faults.contains(&Fault::NoHouse) {
-        true => elsewhere.path(),
-        false => Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")),
+    let house = if faults.contains(&Fault::NoHouse) {
+        elsewhere.path()
+    } else {
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
     };
     let extras = Extras { faults, ..Extras::default() };
     check_with(extras, house, &Silent, &|_| ()).await.expect("a verdict")
