@@ -15,6 +15,7 @@ use crate::{
     engine::Core,
     faults::faulty,
     homeserver::HomeserverError,
+    intake::mode_in,
     keyed::Again,
     portals::{mode, people_of, room_request},
     store::{Conversation, Participant, People, Portal},
@@ -266,12 +267,12 @@ impl Core {
         for room_id in rooms.into_iter().filter(|room_id| !known.contains(room_id)) {
             let says = self.homeserver.state(bot.intent(), &room_id, PORTAL_EVENT);
             let says = self.turns.take(party, says).await?;
-            let portal = says.and_then(|content| {
-                // It was made with this mode: it is set to another only when its room is known.
-                Some((content["portal"].as_str()?.parse().ok()?, content["mode"].as_str()?.parse().ok()?))
-            });
-            if let Some((portal, mode)) = portal {
-                made.insert(portal, (room_id, mode));
+            let portal = says.and_then(|content| content["portal"].as_str()?.parse().ok());
+            let Some(portal) = portal else { continue };
+            // It was made with this mode: it is set to another only when its room is known.
+            let levels = self.homeserver.state(bot.intent(), &room_id, "m.room.power_levels");
+            if let Some(levels) = self.turns.take(party, levels).await? {
+                made.insert(portal, (room_id, mode_in(&levels)));
             }
         }
         Ok(made)

@@ -43,7 +43,7 @@ pub(crate) fn room_request(
             state("m.room.history_visibility", json!({ "history_visibility": "shared" })),
             state("m.room.guest_access", json!({ "guest_access": "forbidden" })),
             state("m.room.join_rules", json!({ "join_rule": "invite" })),
-            state(PORTAL_EVENT, says_what_it_is(portal, people, mode, None)),
+            state(PORTAL_EVENT, says_what_it_is(portal, people, None)),
         ],
     });
     // A topic that says nothing would be an event all the same.
@@ -80,12 +80,12 @@ pub(crate) fn levels(portal: &Portal, people: &People, mode: Mode) -> RoomPowerL
     power_levels(&PowerFacts { mode, people: &listed })
 }
 
-/// The content of the state event by which a portal says what it is; a hub also which revision it was set to.
-pub(crate) fn says_what_it_is(portal: &Portal, people: &People, mode: Mode, revision: Option<i64>) -> Value {
+/// The content of the state event by which a portal says what it is; a hub also which revision it was set to. Who may write
+/// is said by its power levels, and nowhere else.
+pub(crate) fn says_what_it_is(portal: &Portal, people: &People, revision: Option<i64>) -> Value {
     let mut says = json!({
         "portal": portal.id,
         "kind": portal.kind().as_str(),
-        "mode": mode.as_str(),
         "open": people.is_open(portal),
     });
     // What is said in the hub from this event on goes to whoever was included by then. How often something changes is no

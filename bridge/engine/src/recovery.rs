@@ -11,12 +11,13 @@
 
 use std::sync::atomic::Ordering;
 
-use parlour_domain::{PORTAL_EVENT, Person, PortalId, PortalKind, Timestamp};
+use parlour_domain::{Mode, PORTAL_EVENT, Person, PortalId, PortalKind, Timestamp};
 use serde_json::Value;
 
 use crate::{
     crypto::CryptoError,
     engine::Core,
+    intake::mode_in,
     portals::mode,
     store::{Conversation, Portal, StoreError},
 };
@@ -132,7 +133,7 @@ impl Core {
             let Some(says) = self.says(hub).await? else { continue };
             let revision = says["revision"].as_i64().unwrap_or(0);
             if revision > hub.revision_set && revision != hub.revision {
-                self.rooms_tell(&conversation, &portals, (hub, &says), &everybody).await?;
+                self.rooms_tell(&conversation, &portals, hub, &everybody).await?;
             } else {
                 self.rooms_are_told(&conversation, &portals).await?;
             }
@@ -145,7 +146,7 @@ impl Core {
         &self,
         conversation: &Conversation,
         portals: &[Portal],
-        (hub, says): (&Portal, &Value),
+        hub: &Portal,
         everybody: &[Person],
     ) -> Result<(), CryptoError> {
         let people = self.store.people_in(&conversation.id).await?;
@@ -170,7 +171,7 @@ impl Core {
                 changes.push((person, comes));
             }
         }
-        if let Some(mode) = says["mode"].as_str().and_then(|mode| mode.parse().ok()) {
+        if let Some(mode) = self.mode_of(hub).await? {
             self.store.mode_is_found(&conversation.id, mode, self.clock.now()).await?;
         }
         // Those who came first, so that the last of the staff is not refused to go.
@@ -194,9 +195,8 @@ impl Core {
         for portal in portals {
             let Some(says) = self.says(portal).await? else { continue };
             let is_open = says["open"] != false;
-            if is_open != people.is_open(portal)
-                || says["mode"] != mode(conversation, portal, &people).as_str()
-            {
+            let is_right = self.mode_of(portal).await? == Some(mode(conversation, portal, &people));
+            if is_open != people.is_open(portal) || !is_right {
                 self.store.is_to_be_set(portal, self.clock.now()).await?;
             }
         }
@@ -205,9 +205,19 @@ impl Core {
 
     /// What a portal's room says it is; nothing when it cannot be read.
     async fn says(&self, portal: &Portal) -> Result<Option<Value>, CryptoError> {
+        self.state_of(portal, PORTAL_EVENT).await
+    }
+
+    /// The mode that a portal's room has; none when it cannot be read.
+    async fn mode_of(&self, portal: &Portal) -> Result<Option<Mode>, CryptoError> {
+        Ok(self.state_of(portal, "m.room.power_levels").await?.map(|levels| mode_in(&levels)))
+    }
+
+    /// The content of a state event of a portal's room; none when it cannot be read.
+    async fn state_of(&self, portal: &Portal, event_type: &str) -> Result<Option<Value>, CryptoError> {
         let Some(room_id) = &portal.room_id else { return Ok(None) };
         let bot = self.ghosts.bot().await?;
-        match self.homeserver.state(bot.intent(), room_id, PORTAL_EVENT).await {
+        match self.homeserver.state(bot.intent(), room_id, event_type).await {
             Ok(says) => Ok(says),
             Err(error) if error.is_passing() => Err(error.into()),
             Err(error) => {

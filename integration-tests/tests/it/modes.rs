@@ -1,6 +1,7 @@
 //! One-way and two-way (S8, S14, S16): switched at any time, enforced by the homeserver for every client, and fair to what was
 //! written before.
 
+use futures_util::{StreamExt as _, stream};
 use parlour::{
     demo::client::{Client, Message, Reading},
     run::Extras,
@@ -52,14 +53,15 @@ fn state(event_type: &str) -> String {
     format!("state/{event_type}")
 }
 
-async fn portal_says(client: &Client, room: &RoomId) -> Value {
-    let (status, says) = client
+/// The level that it takes to write in a room, as its state says.
+async fn takes_to_write(client: &Client, room: &RoomId) -> i64 {
+    let (status, levels) = client
         .http()
-        .call(Method::GET, &room_path(room, &state("io.parlour.portal")), None)
+        .call(Method::GET, &room_path(room, &state("m.room.power_levels")), None)
         .await
         .expect("an answer");
-    assert_eq!(status, 200, "{says}");
-    says["mode"].clone()
+    assert_eq!(status, 200, "{levels}");
+    levels["events_default"].as_i64().expect("a level")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,14 +89,14 @@ async fn a_conversation_is_switched_and_every_client_is_bound() {
         let (status, answer) = stage.api(Method::PATCH, &path, Some(&token(&murphy)), Some(&body)).await;
         assert_eq!((status, &answer["errcode"]), (400, &json!("M_BAD_JSON")), "{body}: {answer}");
     }
-    assert_eq!(portal_says(&ann, &spoke).await, "two-way");
+    assert_eq!(takes_to_write(&ann, &spoke).await, 0);
 
     let (status, whole) = switch(&stage, &murphy, &talk, "one-way").await;
     assert_eq!((status, &whole["mode"], &whole["switching"]), (200, &json!("one-way"), &json!(0)), "{whole}");
     // Everybody else, patient or staff, gets the homeserver's own answer, in whatever client.
     for (client, room) in [(&ann, &spoke), (&ben, &bens), (&kim, &hub)] {
         is_forbidden(client, room, "one").await;
-        assert_eq!(portal_says(client, room).await, "one-way");
+        assert_eq!(takes_to_write(client, room).await, 50);
     }
     let reaction =
         json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": question.event_id, "key": "👍" } });
@@ -136,7 +138,7 @@ async fn a_conversation_is_switched_and_every_client_is_bound() {
     told_times(&ann, &spoke, "you can answer", 1).await;
     told_times(&kim, &hub, "Responses are switched on", 1).await;
     told_times(&ann, &spoke, "only the practice writes", 1).await;
-    assert_eq!(portal_says(&ann, &spoke).await, "two-way");
+    assert_eq!(takes_to_write(&ann, &spoke).await, 0);
     for client in [murphy, kim, ann, ben, cara] {
         client.stop().await;
     }
@@ -314,6 +316,32 @@ async fn what_was_written_after_the_switch_back_is_delivered_whatever_comes_firs
     stage.close().await;
 }
 
+/// How long the homeserver takes by itself for the events by which so many rooms are switched: the bot's own, in rooms that
+/// Parlour has no part in, with as many requests at a time as Parlour makes.
+async fn bare_switch(stage: &Stage, rooms: usize) -> Duration {
+    const AT_ONCE: usize = 16;
+    let bot = stage.bot();
+    let made = stream::iter(0..rooms).map(async |_| {
+        let wanted = json!({ "room_version": "12", "preset": "private_chat" });
+        let (status, made) =
+            stage.as_ours(&bot, Method::POST, "/_matrix/client/v3/createRoom", Some(&wanted)).await;
+        assert_eq!(status, 200, "{made}");
+        OwnedRoomId::try_from(made["room_id"].as_str().expect("a room")).expect("a room")
+    });
+    let made: Vec<_> = made.buffer_unordered(AT_ONCE).collect().await;
+    let begun = Instant::now();
+    let switched = stream::iter(&made).map(async |room| {
+        let levels =
+            json!({ "events_default": 50, "state_default": 100, "ban": 100, "kick": 100, "redact": 100 });
+        let (status, answer) = stage
+            .as_ours(&bot, Method::PUT, &room_path(room, &state("m.room.power_levels")), Some(&levels))
+            .await;
+        assert_eq!(status, 200, "{answer}");
+    });
+    switched.buffer_unordered(AT_ONCE).collect::<()>().await;
+    begun.elapsed()
+}
+
 /// Fifty rooms are switched soon, and back.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_rooms_are_switched_soon() {
@@ -344,7 +372,11 @@ async fn fifty_rooms_are_switched_soon() {
     }
     // Beside other tests the time says nothing: it is held against the limit where nothing else runs.
     if std::env::var("PARLOUR_TEST_ALONE").is_ok_and(|alone| alone == "yes") {
-        assert!(took.iter().min().is_some_and(|shortest| *shortest <= Duration::from_secs(5)), "{took:?}");
+        let bare = bare_switch(&stage, SPOKES + 1).await;
+        println!("the homeserver takes for the same by itself: {:.2} s", bare.as_secs_f64());
+        // Where the homeserver needs most of the five seconds itself, Parlour may add half of it.
+        let limit = Duration::from_secs(5).max(bare.mul_f64(1.5));
+        assert!(took.iter().min().is_some_and(|shortest| *shortest <= limit), "{took:?}, {bare:?}");
     }
     murphy.stop().await;
     stage.close().await;

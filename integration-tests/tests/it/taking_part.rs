@@ -216,7 +216,8 @@ async fn patients_are_excluded_and_included_and_see_what_follows() {
     assert_eq!(topic(&murphy, &hub).await, "What you write here is read by 1 patient");
     assert_eq!(raw_put(&ben, &bens, "one").await, 403);
     let says = state(&ben, &bens, "io.parlour.portal").await;
-    assert_eq!((&says["open"], &says["mode"]), (&json!(false), &json!("one-way")), "{says}");
+    let levels = state(&ben, &bens, "m.room.power_levels").await;
+    assert_eq!((&says["open"], &levels["events_default"]), (&json!(false), &json!(50)), "{says} {levels}");
     let (_, own) = stage.api(Method::GET, "/conversations", Some(&token(&ben)), None).await;
     assert_eq!(own["conversations"][0]["takes_part"], false, "{own}");
     // An answer to him goes to nobody else instead, and what is written to all does not reach him; nor do other words for
