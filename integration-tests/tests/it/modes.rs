@@ -53,7 +53,8 @@ fn state(event_type: &str) -> String {
     format!("state/{event_type}")
 }
 
-/// The level that it takes to write in a room, as its state says.
+/// The level that it takes to write in a room, as its state says; 0 where it says nothing (Matrix v1.19 client-server
+/// §m.room.power_levels).
 async fn takes_to_write(client: &Client, room: &RoomId) -> i64 {
     let (status, levels) = client
         .http()
@@ -61,7 +62,7 @@ async fn takes_to_write(client: &Client, room: &RoomId) -> i64 {
         .await
         .expect("an answer");
     assert_eq!(status, 200, "{levels}");
-    levels["events_default"].as_i64().expect("a level")
+    levels["events_default"].as_i64().unwrap_or(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,13 +167,14 @@ async fn what_was_written_before_the_switch_is_delivered() {
     let set = async {
         let deadline = Instant::now() + LIMIT;
         let mut count = 0;
-        while count < 4 {
+        // Of the hub, which also says what it was set to, two; of the spoke one.
+        while count < 3 {
             let is_set = |request: &&String| {
                 let (method, path) = request.split_once(' ').expect("a method and a path");
                 point_of(method, path) == Some(parlour_engine::CommitPoint::SetState)
             };
             count += proxies.to_homeserver.seen().iter().filter(is_set).count();
-            assert!(Instant::now() < deadline, "{count} of 4 states are set");
+            assert!(Instant::now() < deadline, "{count} of 3 states are set");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let path = room_path(&spoke, &state("m.room.power_levels"));
