@@ -41,6 +41,10 @@ const HELD: Duration = Duration::from_secs(600);
 const MOST_TOGETHER: usize = 250;
 /// How many legs a message has that is encrypted before those that have more.
 const FEW: usize = 8;
+/// From so many on, legs are encrypted in two steps: a part of them, and then the others while the homeserver takes in those.
+const MANY: usize = 16;
+/// Which part: by far the most of the time that a leg takes is the homeserver's.
+const FIRST_PART: usize = 4;
 
 /// Who says something.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -107,8 +111,8 @@ impl Sender {
 
 /// Something that was begun and has ended.
 enum Done {
-    /// Legs were to be encrypted.
-    Prepared { speaker: Speaker, legs: Vec<Leg>, outcomes: Vec<Result<Prepared, Failed>> },
+    /// Legs were to be encrypted; others follow at once.
+    Prepared { speaker: Speaker, legs: Vec<Leg>, outcomes: Vec<Result<Prepared, Failed>>, others: Vec<Leg> },
     /// A leg was sent; none stands in its room already, or is not to be sent.
     Delivered { portal: Portal, leg: LegId, event: Option<OwnedEventId> },
     /// These portals are to be looked at again, after this time.
@@ -143,6 +147,8 @@ struct Dispatch {
     sealing: HashSet<Speaker>,
     /// What waits to be encrypted.
     waiting: HashMap<Speaker, Vec<Leg>>,
+    /// What is encrypted before that, all of it together: the other part of what was begun.
+    begun: HashMap<Speaker, Vec<Leg>>,
     /// What has landed and is not written down.
     landed: Vec<Landed>,
     keeping: bool,
@@ -157,6 +163,7 @@ impl Dispatch {
             times: Times::default(),
             sealing: HashSet::new(),
             waiting: HashMap::new(),
+            begun: HashMap::new(),
             landed: Vec::new(),
             keeping: false,
             tasks: JoinSet::new(),
@@ -271,29 +278,44 @@ impl Dispatch {
         if !self.core.may_work() {
             return;
         }
-        let speakers: Vec<_> =
-            self.waiting.keys().filter(|speaker| !self.sealing.contains(speaker)).cloned().collect();
+        let speakers: HashSet<_> = self.waiting.keys().chain(self.begun.keys()).cloned().collect();
         for speaker in speakers {
-            let Some(waiting) = self.waiting.remove(&speaker) else { continue };
-            let (batch, rest) = batch(waiting);
-            if !rest.is_empty() {
-                self.waiting.insert(speaker.clone(), rest);
+            if self.sealing.contains(&speaker) {
+                continue;
             }
+            let Some((legs, others)) = self.part_of(&speaker) else { continue };
             self.sealing.insert(speaker.clone());
             let core = Arc::clone(&self.core);
-            let portals = batch.iter().map(|leg| leg.portal.id.clone()).collect();
+            let portals = legs.iter().chain(&others).map(|leg| leg.portal.id.clone()).collect();
             self.spawn(Work::Sealing(speaker.clone()), portals, async move {
-                let outcomes = core.prepare(&speaker, &batch).await;
-                Done::Prepared { speaker, legs: batch, outcomes }
+                let outcomes = core.prepare(&speaker, &legs, &others).await;
+                Done::Prepared { speaker, legs, outcomes, others }
             });
         }
+    }
+
+    /// What somebody encrypts next, and what of theirs follows at once.
+    fn part_of(&mut self, speaker: &Speaker) -> Option<(Vec<Leg>, Vec<Leg>)> {
+        if let Some(begun) = self.begun.remove(speaker) {
+            return Some((begun, Vec::new()));
+        }
+        let (mut batch, rest) = batch(self.waiting.remove(speaker)?);
+        if !rest.is_empty() {
+            self.waiting.insert(speaker.clone(), rest);
+        }
+        let first = if batch.len() < MANY { batch.len() } else { batch.len().div_ceil(FIRST_PART) };
+        let others = batch.split_off(first);
+        Some((batch, others))
     }
 
     /// What follows from something that has ended: where to look again at once.
     fn done(&mut self, done: Option<Done>) -> Vec<PortalId> {
         match done {
-            Some(Done::Prepared { speaker, legs, outcomes }) => {
+            Some(Done::Prepared { speaker, legs, outcomes, others }) => {
                 self.sealing.remove(&speaker);
+                if !others.is_empty() {
+                    self.begun.insert(speaker, others);
+                }
                 let conversations: HashSet<_> =
                     legs.iter().map(|leg| leg.portal.conversation.clone()).collect();
                 conversations.iter().for_each(|conversation| self.core.changed(conversation));

@@ -83,16 +83,22 @@ type Outcome = Option<Result<Sealed, Failed>>;
 impl Machine {
     /// Encrypts each of these messages for the devices of its readers that their own identity has signed, sharing the
     /// rooms' sessions with those that do not have them. Answers in the same order. What cannot be done for one keeps no
-    /// other from being encrypted; nothing is lost by trying again.
+    /// other from being encrypted; nothing is lost by trying again. With the `others` Olm is begun too: they are written to
+    /// next.
     ///
     /// # Errors
     /// When the crypto store fails, or people's devices cannot be asked for.
-    pub async fn seal(&self, batch: &[ToSeal]) -> Result<Vec<Result<Sealed, Failed>>, CryptoError> {
+    pub async fn seal(
+        &self,
+        batch: &[ToSeal],
+        others: Vec<OwnedUserId>,
+    ) -> Result<Vec<Result<Sealed, Failed>>, CryptoError> {
         let _sealing = self.sealing.lock().await;
         let readers: BTreeSet<_> = batch.iter().flat_map(|to_seal| &to_seal.readers).cloned().collect();
         let readers: Vec<_> = readers.into_iter().collect();
         self.look_up(&readers).await?;
-        let unclaimed = self.begin_olm(&readers).await?;
+        let everybody: BTreeSet<_> = readers.iter().cloned().chain(others).collect();
+        let unclaimed = self.begin_olm(&everybody.into_iter().collect::<Vec<_>>()).await?;
         let devices = self.devices_of(&readers).await?;
         let can_read =
             |reader: &OwnedUserId| devices.get(reader).is_some_and(|d| d.iter().any(Device::can_read));

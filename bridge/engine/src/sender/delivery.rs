@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use parlour_domain::{LEG_FIELD, PortalId, Refusal, Said, Words};
 use ruma::{
-    EventId, OwnedEventId, OwnedRoomId, UserId,
+    EventId, OwnedEventId, OwnedRoomId, OwnedUserId, UserId,
     api::client::message::send_message_event,
     events::{AnyMessageLikeEventContent, MessageLikeEventType},
     serde::Raw,
@@ -57,15 +57,20 @@ impl Core {
     }
 
     /// Encrypts legs that one user of ours says, and writes the ciphertexts down before anything of them is sent. What
-    /// becomes of them is in the same order.
-    pub(super) async fn prepare(&self, speaker: &Speaker, legs: &[Leg]) -> Vec<Result<Prepared, Failed>> {
-        match self.prepared(speaker, legs).await {
+    /// becomes of them is in the same order. What is asked of the homeserver about devices is asked for the `others` too.
+    pub(super) async fn prepare(
+        &self,
+        speaker: &Speaker,
+        legs: &[Leg],
+        others: &[Leg],
+    ) -> Vec<Result<Prepared, Failed>> {
+        match self.prepared(speaker, legs, others).await {
             Ok(prepared) => prepared,
             // One that can never be encrypted must not keep the others from it.
             Err(error) if legs.len() > 1 && !error.may_pass() => {
                 let mut all = Vec::with_capacity(legs.len());
                 for leg in legs {
-                    let alone = self.prepared(speaker, std::slice::from_ref(leg)).await;
+                    let alone = self.prepared(speaker, std::slice::from_ref(leg), &[]).await;
                     all.extend(alone.unwrap_or_else(|error| vec![Err(Arc::new(error))]));
                 }
                 all
@@ -81,9 +86,10 @@ impl Core {
         &self,
         speaker: &Speaker,
         legs: &[Leg],
+        others: &[Leg],
     ) -> Result<Vec<Result<Prepared, Failed>>, CryptoError> {
         let machine = self.speaker(speaker).await?;
-        let portals: Vec<PortalId> = legs.iter().map(|leg| leg.portal.id.clone()).collect();
+        let portals: Vec<PortalId> = legs.iter().chain(others).map(|leg| leg.portal.id.clone()).collect();
         let mut members = self.store.members(&portals).await?;
         let ours = &machine.intent().user_id;
         let readers: BTreeSet<_> = members.values().flat_map(|members| &members.readers).cloned().collect();
@@ -126,7 +132,10 @@ impl Core {
         let mut sealed = if batch.is_empty() {
             Vec::new()
         } else {
-            self.seal(&machine, legs, &places, &batch, &mut prepared).await?
+            // Of whom nobody can tell, their own part does.
+            let others = members.into_values().map(|members| members.readers);
+            let others = others.filter(|readers| there.is_any(readers).unwrap_or(false)).flatten().collect();
+            self.seal(&machine, legs, &places, &batch, others, &mut prepared).await?
         };
         for place in clear {
             sealed.push((place, keepable(&legs[place], plaintext(&legs[place].content), None, ours)?));
@@ -143,18 +152,19 @@ impl Core {
         Ok(prepared)
     }
 
-    /// Encrypts those of these legs that stand at `places`; where that fails, it says so there.
+    /// Encrypts those of these legs that stand at `places`; where that fails, it says so there. The `others` are written to next.
     async fn seal<'a>(
         &self,
         machine: &Machine,
         legs: &'a [Leg],
         places: &[usize],
         batch: &[ToSeal],
+        others: Vec<OwnedUserId>,
         prepared: &mut [Result<Prepared, Failed>],
     ) -> Result<Vec<(usize, SealedLeg<'a>)>, CryptoError> {
         let bot = self.ghosts.bot().await?;
         let sealing = if faulty!(self.settings, BotEncrypts) { &*bot } else { machine };
-        let outcomes = sealing.seal(batch).await?;
+        let outcomes = sealing.seal(batch, others).await?;
         let (mut sealed, mut sessions) = (Vec::new(), Vec::<(OwnedRoomId, String)>::new());
         let sender = &machine.intent().user_id;
         for ((place, to_seal), outcome) in places.iter().zip(batch).zip(outcomes) {
