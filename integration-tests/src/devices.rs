@@ -119,7 +119,7 @@ impl Device {
         device
     }
 
-    /// A device of a person who has no identity: nobody has signed it but itself.
+    /// A device that nobody has signed but itself.
     ///
     /// # Panics
     /// When the homeserver refuses.
@@ -132,6 +132,14 @@ impl Device {
         let mut device = Self::sign_in(http, homeserver, person, "MADE".to_owned()).await;
         device.publish(None, one_time_keys).await;
         device
+    }
+
+    /// Signs it out: it is there no longer.
+    ///
+    /// # Panics
+    /// When the homeserver refuses.
+    pub async fn sign_out(self) {
+        self.call(Method::POST, "logout", Some(&json!({}))).await;
     }
 
     /// Uploads its keys, signed by itself and by its owner's identity, if there is one.

@@ -122,12 +122,13 @@ impl Core {
     ) -> Result<(), CryptoError> {
         let is_signed =
             |id: &DeviceId| published.iter().any(|device| device.signed && device.device_id == id);
-        // One that is not signed yet is heard of again when it is.
-        let (fresh, others): (Vec<_>, Vec<_>) = known
-            .devices
-            .iter()
-            .filter(|device| device.gone || is_signed(&device.device_id))
-            .partition(|device| !device.gone && device.fresh);
+        // One that is not signed yet is heard of again when it is. Of one that is gone, and was never found signed, nobody knows
+        // that it ever was: it has got nothing.
+        let could_read = |device: &&KnownDevice| {
+            if device.gone { !device.fresh } else { is_signed(&device.device_id) }
+        };
+        let (fresh, others): (Vec<_>, Vec<_>) =
+            known.devices.iter().filter(could_read).partition(|device| device.fresh);
         let mut sessions = Vec::new();
         // A dehydrated device keeps for the next one what it gets.
         if !fresh.is_empty() && !others.iter().any(|device| device.dehydrated && !device.gone) {

@@ -7,7 +7,7 @@ use parlour::{demo::client::Client, run::Extras};
 use parlour_domain::Clock;
 use parlour_engine::CommitPoint;
 use parlour_integration_tests::{
-    LIMIT, Stage, books::Books, dehydrated::dehydrate, read, requests::point_of, say,
+    LIMIT, Stage, books::Books, dehydrated::dehydrate, devices::Device, read, requests::point_of, say,
 };
 use reqwest::Method;
 use ruma::UserId;
@@ -232,6 +232,46 @@ async fn what_nobody_got_is_sent_again_when_a_new_device_comes() {
     read(&third, &spoke, "to all of hers").await;
     assert_eq!(books.number(repaired).await, 3);
     for client in [murphy, kim, ben, phone, third] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_and_went_and_could_never_read_has_got_nothing() {
+    let stage =
+        Stage::open_with(Extras { care: Some(Duration::from_millis(300)), ..Extras::default() }).await;
+    let books = Books::of(&stage.world.place.data, None);
+    let (murphy, kim, ann) =
+        (stage.sign_in("murphy").await, stage.sign_in("kim").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "came and went", "two-way", &["kim"], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    all_is_known(&books, 3).await;
+    say(&murphy, &hub, "before").await;
+    read(&ann, &spoke, "before").await;
+    let user_id = ann.user_id().to_owned();
+    ann.stop().await;
+    time_passes_for(&stage, &books, &user_id, AN_HOUR).await;
+    let at_ann = "SELECT COUNT(*) FROM outbox WHERE landed_at IS NOT NULL";
+    let sent = books.number(at_ann).await;
+    // By somebody who has not spoken before: what she has backed up opens nothing of it.
+    say(&kim, &hub, "to nobody").await;
+    books.comes_to(at_ann, sent + 1).await.expect("it comes to that");
+    // A client that she never confirmed is there for a moment, after that was sent.
+    let http = reqwest::Client::new();
+    let unsigned = Device::unsigned(&http, &stage.world.homeserver_url(), stage.person("ann"), 2).await;
+    let of_hers = |what: &str| {
+        format!(
+            "SELECT COUNT(*) FROM devices_seen WHERE user_id = '{user_id}' AND device_id = 'MADE' AND {what}"
+        )
+    };
+    books.comes_to(&of_hers("seen_at IS NOT NULL"), 1).await.expect("it was seen");
+    unsigned.sign_out().await;
+    let phone = stage.device("ann", "second", false).await;
+    phone.wait_for_room(LIMIT, |found| found.room_id == spoke).await.expect("in the room");
+    read(&phone, &spoke, "to nobody").await;
+    assert_eq!(books.number(&of_hers("gone = 1")).await, 1);
+    for client in [murphy, kim, phone] {
         client.stop().await;
     }
     stage.close().await;
