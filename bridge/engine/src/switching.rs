@@ -87,7 +87,8 @@ impl Core {
             mode = portal.mode.unwrap_or(mode);
         }
         let says = says_what_it_is(portal, people, Some(portal.revision));
-        // What clients show comes first: it says nothing that is not about to be, and a room that is switched lacks nothing.
+        // What it is comes first: it says nothing that is not about to be, whose spoke is closed is told so before anything else,
+        // and a room that is switched lacks nothing.
         self.set_state(&party, room_id, PORTAL_EVENT, &says, |now| now == Some(&says)).await?;
         let levels = serde_json::to_value(levels(portal, people, mode))?;
         self.set_state(&party, room_id, "m.room.power_levels", &levels, |now| now == Some(&levels)).await?;

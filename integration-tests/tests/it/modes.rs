@@ -1,7 +1,6 @@
 //! One-way and two-way (S8, S14, S16): switched at any time, enforced by the homeserver for every client, and fair to what was
 //! written before.
 
-use futures_util::{StreamExt as _, stream};
 use parlour::{
     demo::client::{Client, Message, Reading},
     run::Extras,
@@ -318,32 +317,6 @@ async fn what_was_written_after_the_switch_back_is_delivered_whatever_comes_firs
     stage.close().await;
 }
 
-/// How long the homeserver takes by itself for the events by which so many rooms are switched: the bot's own, in rooms that
-/// Parlour has no part in, with as many requests at a time as Parlour makes.
-async fn bare_switch(stage: &Stage, rooms: usize) -> Duration {
-    const AT_ONCE: usize = 16;
-    let bot = stage.bot();
-    let made = stream::iter(0..rooms).map(async |_| {
-        let wanted = json!({ "room_version": "12", "preset": "private_chat" });
-        let (status, made) =
-            stage.as_ours(&bot, Method::POST, "/_matrix/client/v3/createRoom", Some(&wanted)).await;
-        assert_eq!(status, 200, "{made}");
-        OwnedRoomId::try_from(made["room_id"].as_str().expect("a room")).expect("a room")
-    });
-    let made: Vec<_> = made.buffer_unordered(AT_ONCE).collect().await;
-    let begun = Instant::now();
-    let switched = stream::iter(&made).map(async |room| {
-        let levels =
-            json!({ "events_default": 50, "state_default": 100, "ban": 100, "kick": 100, "redact": 100 });
-        let (status, answer) = stage
-            .as_ours(&bot, Method::PUT, &room_path(room, &state("m.room.power_levels")), Some(&levels))
-            .await;
-        assert_eq!(status, 200, "{answer}");
-    });
-    switched.buffer_unordered(AT_ONCE).collect::<()>().await;
-    begun.elapsed()
-}
-
 /// Fifty rooms are switched soon, and back.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_rooms_are_switched_soon() {
@@ -374,11 +347,7 @@ async fn fifty_rooms_are_switched_soon() {
     }
     // Beside other tests the time says nothing: it is held against the limit where nothing else runs.
     if std::env::var("PARLOUR_TEST_ALONE").is_ok_and(|alone| alone == "yes") {
-        let bare = bare_switch(&stage, SPOKES + 1).await;
-        println!("the homeserver takes for the same by itself: {:.2} s", bare.as_secs_f64());
-        // Where the homeserver needs most of the five seconds itself, Parlour may add half of it.
-        let limit = Duration::from_secs(5).max(bare.mul_f64(1.5));
-        assert!(took.iter().min().is_some_and(|shortest| *shortest <= limit), "{took:?}, {bare:?}");
+        assert!(took.iter().min().is_some_and(|shortest| *shortest <= Duration::from_secs(5)), "{took:?}");
     }
     murphy.stop().await;
     stage.close().await;
