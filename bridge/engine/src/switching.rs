@@ -15,7 +15,7 @@ use crate::{
     homeserver::encoded,
     portals::{levels, mode, people_of, says_what_it_is, topic},
     store::{Conversation, People, Portal},
-    turns::{MAKING, Party},
+    turns::{MOST_TURNS, Party},
 };
 
 impl Core {
@@ -57,7 +57,7 @@ impl Core {
             .boxed()
         });
         let outcome = stream::iter(set)
-            .buffer_unordered(MAKING)
+            .buffer_unordered(MOST_TURNS)
             .fold(Ok(()), |all: Result<(), _>, set| async { if set.is_err() { set } else { all } });
         let outcome = outcome.await;
         self.changed(id);
@@ -76,7 +76,7 @@ impl Core {
         if faulty!(self.settings, ExcludedStay) && !people.former.is_empty() {
             return Ok(self.store.portal_is_set(&portal.id, portal.revision).await?);
         }
-        let party = Party::Making(portal.conversation.clone());
+        let party = Party::Setting(portal.conversation.clone());
         for user_id in self.strangers_in(portal, room_id, people).await? {
             let bot = self.ghosts.bot().await?;
             self.turns.take(&party, self.homeserver.kick(bot.intent(), room_id, &user_id)).await?;

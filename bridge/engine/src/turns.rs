@@ -22,7 +22,8 @@ use crate::homeserver::HomeserverError;
 /// Few enough for any homeserver, enough to go on.
 const FEWEST: f64 = 4.0;
 /// More than this at once no homeserver answers any sooner: its events are made one after the other.
-const MOST: f64 = 50.0;
+pub(crate) const MOST_TURNS: usize = 50;
+const MOST: f64 = MOST_TURNS as f64;
 const AT_FIRST: f64 = MOST;
 /// What is asked of a homeserver that is not overrun is answered within this time, with all turns taken.
 const SLOW: Duration = Duration::from_secs(2);
@@ -44,6 +45,8 @@ pub(crate) enum Party {
     Portal(PortalId),
     /// A conversation that is being made.
     Making(ConversationId),
+    /// A conversation whose rooms are set to what they are to be like: an event or two for each, as for a message.
+    Setting(ConversationId),
 }
 
 impl Party {
