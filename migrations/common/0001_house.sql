@@ -178,12 +178,14 @@ CREATE TABLE inbox (
 );
 CREATE INDEX inbox_waiting ON inbox (state, conversation_id, seq);
 
--- What is known of the homeserver, one row: the number of its transaction that was taken last, and the place in the bot's
--- /sync up to which everything that was said is known.
+-- What is known of the homeserver, one row: the number of its transaction that was taken last, the place in the bot's /sync
+-- up to which everything that was said is known, and up to when what has landed may be gone from its rooms, as it was put
+-- back from a copy then.
 CREATE TABLE intake (
     one                BIGINT PRIMARY KEY,
     transaction_number BIGINT,
-    caught_up_to       TEXT
+    caught_up_to       TEXT,
+    lost_up_to         BIGINT NOT NULL DEFAULT 0
 );
 INSERT INTO intake (one) VALUES (1);
 
@@ -257,6 +259,7 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_waiting ON outbox (state, portal_id, seq);
 CREATE INDEX outbox_by_sender ON outbox (sender_user_id, portal_id);
 CREATE INDEX outbox_by_time ON outbox (added_at);
+CREATE INDEX outbox_by_landing ON outbox (landed_at);
 CREATE INDEX outbox_by_message ON outbox (message_id);
 CREATE INDEX outbox_redactions ON outbox (redacts) WHERE redacts IS NOT NULL;
 

@@ -14,7 +14,7 @@
 
 use matrix_sdk_crypto::store::CryptoStore as _;
 use ruma::{
-    RoomId, UserId,
+    RoomId,
     api::client::{
         filter::{Filter, FilterDefinition, RoomEventFilter},
         room::get_room_event,
@@ -110,6 +110,17 @@ pub(crate) enum Standing {
     WentBack,
 }
 
+/// What a homeserver has of the leg that landed last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastLeg {
+    /// It is in its room.
+    Stands,
+    /// Its room is there without it.
+    Gone,
+    /// None has landed, or the room is not there: it may be younger than the copy, or it was deleted.
+    Unknown,
+}
+
 /// What catching up has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CaughtUp {
@@ -120,10 +131,11 @@ pub(crate) enum CaughtUp {
 }
 
 impl Core {
-    /// How the homeserver stands to what it has told. When its database was put back from a copy it has gone back. Asked from
-    /// a place that it has not come to yet, Synapse 1.163 answers as from where it is. And for a device it takes everything up
-    /// to there as fetched, so this is asked before any inbox is looked into. A lower place alone is no proof: what it failed
-    /// to keep counts until it starts anew. So the leg that landed last must be gone as well.
+    /// How the homeserver stands to what it has told. When its database was put back from a copy, the leg that landed last is
+    /// gone from a room that is there. It may stand at a lower place than it did; but it counts on from there, and the place that
+    /// is known may be older than the copy. Asked from a place that it has not come to yet, Synapse 1.163 answers as from where
+    /// it is. And for a device it takes everything up to there as fetched, so this is asked before any inbox is looked into. A
+    /// lower place alone is no proof: what it failed to keep counts until it starts anew.
     ///
     /// # Errors
     /// When homeserver or database fail.
@@ -140,24 +152,34 @@ impl Core {
         let mut request = sync_events::v3::Request::new();
         request.since = Some(since.clone());
         request.filter = Some(sync_events::v3::Filter::FilterDefinition(filter));
-        let answer = self.homeserver.request(CommitPoint::ReadInbox, &Intent::user(&bot), request).await;
-        match answer {
-            Ok(answer) if !is_before(&answer.next_batch, &since) => Ok(Standing::GoesOn),
-            Ok(_) if self.last_leg_is_gone(&bot).await? => Ok(Standing::WentBack),
-            Ok(answer) => Ok(Standing::Lower(answer.next_batch)),
+        let bot = Intent::user(&bot);
+        let place = match self.homeserver.request(CommitPoint::ReadInbox, &bot, request).await {
+            Ok(answer) => answer.next_batch,
             // There is no such place, or no such user yet. It shows itself where they are needed.
-            Err(HomeserverError::Refused { status: 400 | 403, .. }) => Ok(Standing::GoesOn),
-            Err(error) => Err(error.into()),
-        }
+            Err(HomeserverError::Refused { status: 400 | 403, .. }) => return Ok(Standing::GoesOn),
+            Err(error) => return Err(error.into()),
+        };
+        let is_lower = is_before(&place, &since);
+        Ok(match self.last_leg(&bot).await? {
+            LastLeg::Gone => Standing::WentBack,
+            LastLeg::Unknown if is_lower => Standing::WentBack,
+            LastLeg::Stands if is_lower => Standing::Lower(place),
+            LastLeg::Unknown | LastLeg::Stands => Standing::GoesOn,
+        })
     }
 
-    /// Whether the homeserver no longer has the leg that landed last, if one has.
-    async fn last_leg_is_gone(&self, bot: &UserId) -> Result<bool, CryptoError> {
-        let Some((room_id, event_id)) = self.store.landed_last().await? else { return Ok(true) };
-        let request = get_room_event::v3::Request::new(room_id, event_id);
-        match self.homeserver.request(CommitPoint::ReadHistory, &Intent::user(bot), request).await {
-            Ok(_) => Ok(false),
-            Err(HomeserverError::Refused { status: 403 | 404, .. }) => Ok(true),
+    /// What the homeserver has of the leg that landed last.
+    async fn last_leg(&self, bot: &Intent) -> Result<LastLeg, CryptoError> {
+        let Some((room_id, event_id)) = self.store.landed_last().await? else { return Ok(LastLeg::Unknown) };
+        let request = get_room_event::v3::Request::new(room_id.clone(), event_id);
+        match self.homeserver.request(CommitPoint::ReadHistory, bot, request).await {
+            Ok(_) => return Ok(LastLeg::Stands),
+            Err(HomeserverError::Refused { status: 403 | 404, .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match self.homeserver.state(bot, &room_id, "m.room.create").await {
+            Ok(Some(_)) => Ok(LastLeg::Gone),
+            Ok(None) | Err(HomeserverError::Refused { status: 403, .. }) => Ok(LastLeg::Unknown),
             Err(error) => Err(error.into()),
         }
     }

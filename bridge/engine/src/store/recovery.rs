@@ -108,17 +108,17 @@ impl Store {
         self.commit(tx, CommitPoint::DeviceRenewed).await
     }
 
-    /// The room and the event of the leg that landed last, which a homeserver that goes on still has.
+    /// The room and the event of the leg that landed last, which a homeserver that goes on still has; of those only that landed
+    /// since it was put back, if ever it was.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn landed_last(&self) -> Result<Option<(OwnedRoomId, OwnedEventId)>, StoreError> {
         let found: Option<(String, String)> = sqlx::query_as(
-            "SELECT p.room_id, l.event_id
-             FROM (SELECT conversation_id, event_id FROM ledger WHERE what = 'sent' ORDER BY seq DESC LIMIT 1) l
-             JOIN portals p ON p.conversation_id = l.conversation_id
-             JOIN mapping m ON m.portal_id = p.id AND m.event_id = l.event_id
-             WHERE p.room_id IS NOT NULL",
+            "SELECT p.room_id, o.event_id FROM outbox o JOIN portals p ON p.id = o.portal_id
+             WHERE o.landed_at > (SELECT lost_up_to FROM intake WHERE one = 1)
+               AND o.event_id IS NOT NULL AND p.room_id IS NOT NULL
+             ORDER BY o.landed_at DESC, o.seq DESC LIMIT 1",
         )
         .fetch_optional(&self.pool)
         .await?;
@@ -135,7 +135,8 @@ impl Store {
     }
 
     /// The database has caught up with the rooms. What stands in none of those that were read was not sent, and is
-    /// encrypted anew. Where the homeserver had gone back, everything is known up to `place`.
+    /// encrypted anew. Where the homeserver had gone back, everything is known up to `place`, and of what had landed nothing need
+    /// be there.
     ///
     /// # Errors
     /// When the database fails; then nothing of it is kept.
@@ -150,7 +151,7 @@ impl Store {
             .await?;
         }
         sqlx::query(
-            "UPDATE intake SET caught_up_to = $1
+            "UPDATE intake SET caught_up_to = $1, lost_up_to = COALESCE((SELECT MAX(landed_at) FROM outbox), 0)
              WHERE one = 1 AND EXISTS (SELECT 1 FROM incidents WHERE kind = 'homeserver-back')",
         )
         .bind(place)

@@ -45,9 +45,10 @@ use reading::{
     what_was_deleted_before_was_not_read,
 };
 use repairs::{
-    a_message_is_sent_again_and_stands_for_itself, next_is_sent, the_bots_words_are_sent_again_as_well,
-    what_cannot_be_sent_again_is_not_voided, what_is_never_read_is_not_sent_for_ever,
-    what_is_on_its_way_is_looked_for_once_more, what_nobody_got_is_told_by_when_it_landed,
+    a_message_is_sent_again_and_stands_for_itself, next_is_sent, next_lands,
+    the_bots_words_are_sent_again_as_well, what_cannot_be_sent_again_is_not_voided,
+    what_is_never_read_is_not_sent_for_ever, what_is_on_its_way_is_looked_for_once_more,
+    what_nobody_got_is_told_by_when_it_landed,
 };
 use seen::{
     a_dehydrated_device_was_there_until_it_was_missed, a_device_that_nobody_told_of_is_news,
@@ -370,6 +371,7 @@ async fn a_homeserver_that_is_back_is_known_until_it_is_dealt_with(database: &Te
     assert_eq!(last, Some((owned_room_id!("!r1:x"), event_id("$0"))));
     world.store.caught_up("s9").await.expect("kept");
     world.store.recovered(&[], Some("s1")).await.expect("recovered");
+    assert_eq!(world.store.landed_last().await.expect("read"), last, "it never went back");
     assert_eq!(world.store.caught_up_to().await.expect("read").as_deref(), Some("s9"), "it never went back");
     assert!(!world.store.homeserver_is_back().await.expect("read"));
     for _ in 0..2 {
@@ -379,6 +381,11 @@ async fn a_homeserver_that_is_back_is_known_until_it_is_dealt_with(database: &Te
     world.store.recovered(&[], Some("s1")).await.expect("recovered");
     assert!(!world.store.homeserver_is_back().await.expect("read"));
     assert_eq!(world.store.caught_up_to().await.expect("read").as_deref(), Some("s1"));
+    assert_eq!(world.store.landed_last().await.expect("read"), None, "it is lost, and that is dealt with");
+    decided(&world, "$b").await;
+    next_lands(&world, ghost, "$1", Timestamp::from_millis(AT.millis() + 1)).await;
+    let last = world.store.landed_last().await.expect("read");
+    assert_eq!(last, Some((owned_room_id!("!r1:x"), event_id("$1"))));
 }
 
 async fn ghosts_are_looked_after_in_turn(database: &TestDatabase) {

@@ -368,11 +368,11 @@ async fn a_switch_that_the_database_has_forgotten() {
     trial.close().await;
 }
 
-/// A homeserver that was put back has its rooms as they were: they are switched once more.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_switch_that_the_homeserver_has_forgotten() {
+/// A homeserver that was put back has its rooms as they were: they are switched once more. Whoever writes to it before that has
+/// written as the room was then.
+async fn homeserver_forgets_a_switch(meanwhile: &[&str]) {
     let Scene { mut trial, murphy, ann, talk } = scene(None).await;
-    let spoke = talk.spoke(trial.person("ann"));
+    let (hub, spoke) = (talk.hub(), talk.spoke(trial.person("ann")));
     trial.quiet().await;
     let copy = trial.data.join("copy");
     trial.kill_homeserver().await;
@@ -389,11 +389,36 @@ async fn a_switch_that_the_homeserver_has_forgotten() {
     let path = room_path(&spoke, "state/m.room.power_levels");
     let (_, levels) = ann.http().call(Method::GET, &path, None).await.expect("an answer");
     assert_ne!(levels["events_default"], 50, "it has forgotten");
+    for words in meanwhile {
+        say(&ann, &spoke, words).await;
+    }
     trial.start_parlour().await;
     is_read_only(&trial, &ann, &spoke).await;
     is_one_way(&trial, &caller, &talk).await;
+    for words in meanwhile {
+        read(&murphy, &hub, words).await;
+    }
+    trial.quiet().await;
+    // What it has lost it has lost: it is not taken for put back again.
+    trial.kill_parlour().await;
+    trial.start_parlour().await;
+    trial.travels().await;
+    let log = trial.log();
+    let told = log.matches("the homeserver's database was put back from a copy").count();
+    assert_eq!(told, 1, "the operator is told: {log}");
     for client in [murphy, ann] {
         client.stop().await;
     }
     trial.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_that_the_homeserver_has_forgotten() {
+    homeserver_forgets_a_switch(&[]).await;
+}
+
+/// It has counted on past where it had been.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_that_the_homeserver_has_forgotten_and_goes_on() {
+    homeserver_forgets_a_switch(&["one", "two", "three", "four", "five", "six", "seven", "eight"]).await;
 }

@@ -18,7 +18,7 @@ pub(super) async fn next_is_sent(world: &World, by: &UserId, event: &str) {
     next_lands(world, by, event, AT).await;
 }
 
-async fn next_lands(world: &World, by: &UserId, event: &str, at: Timestamp) {
+pub(super) async fn next_lands(world: &World, by: &UserId, event: &str, at: Timestamp) {
     let leg = next(world).await.expect("a leg");
     assert!(is_sealed(world, &leg, "{}", by).await);
     world.store.legs_have_landed(&[(leg.id.clone(), event_id(event))], at).await.expect("landed");
