@@ -179,7 +179,7 @@ CREATE TABLE inbox (
 CREATE INDEX inbox_waiting ON inbox (state, conversation_id, seq);
 
 -- What is known of the homeserver, one row: the number of its transaction that was taken last, the place in the bot's /sync
--- up to which everything that was said is known, and up to when what has landed may be gone from its rooms, as it was put
+-- up to which everything that was said is known, and up to which landing the legs may be gone from its rooms, as it was put
 -- back from a copy then.
 CREATE TABLE intake (
     one                BIGINT PRIMARY KEY,
@@ -230,7 +230,8 @@ CREATE TABLE ledger (
 -- message_id is deleted: whatever event it is there then). sender_user_id: who says it, once that is known; of a deletion, who
 -- does if not the ghost of the message's writer. session: the Megolm session it was encrypted with, as a keyed hash. repeats:
 -- how often what it says had been sent before. held_at: since when nobody could read it, if that
--- ever was so. landed_at: when it was known to stand in its room.
+-- ever was so. landed_at: when it was known to stand in its room; landing: in which order, whatever
+-- the clock says.
 -- state: waiting, held (nobody there can read it yet), sent, failed, withdrawn (it was deleted, or what it is about is not
 -- there). Notice and ciphertext are sealed with the patient's key in a spoke, with the conversation's in a hub; the ciphertext
 -- is there from the encryption until the leg has landed.
@@ -251,6 +252,7 @@ CREATE TABLE outbox (
     event_id        TEXT,
     held_at         BIGINT,
     landed_at       BIGINT,
+    landing         BIGINT,
     repeats         BIGINT NOT NULL DEFAULT 0,
     attempts        BIGINT NOT NULL DEFAULT 0,
     next_attempt_at BIGINT NOT NULL DEFAULT 0,
@@ -259,7 +261,7 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_waiting ON outbox (state, portal_id, seq);
 CREATE INDEX outbox_by_sender ON outbox (sender_user_id, portal_id);
 CREATE INDEX outbox_by_time ON outbox (added_at);
-CREATE INDEX outbox_by_landing ON outbox (landed_at);
+CREATE INDEX outbox_by_landing ON outbox (landing);
 CREATE INDEX outbox_by_message ON outbox (message_id);
 CREATE INDEX outbox_redactions ON outbox (redacts) WHERE redacts IS NOT NULL;
 

@@ -14,7 +14,7 @@
 
 use matrix_sdk_crypto::store::CryptoStore as _;
 use ruma::{
-    RoomId,
+    OwnedEventId, OwnedRoomId, RoomId,
     api::client::{
         filter::{Filter, FilterDefinition, RoomEventFilter},
         room::get_room_event,
@@ -110,16 +110,19 @@ pub(crate) enum Standing {
     WentBack,
 }
 
-/// What a homeserver has of the leg that landed last.
+/// What a homeserver has of the legs that landed last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LastLeg {
-    /// It is in its room.
-    Stands,
-    /// Its room is there without it.
+enum LastLegs {
+    /// They are in their rooms.
+    Stand,
+    /// One is not, and its room is there.
     Gone,
-    /// None has landed, or the room is not there: it may be younger than the copy, or it was deleted.
+    /// None has landed in a room that is there.
     Unknown,
 }
+
+/// Of so many portals.
+const LAST_LEGS: i64 = 5;
 
 /// What catching up has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,11 +134,11 @@ pub(crate) enum CaughtUp {
 }
 
 impl Core {
-    /// How the homeserver stands to what it has told. When its database was put back from a copy, the leg that landed last is
-    /// gone from a room that is there. It may stand at a lower place than it did; but it counts on from there, and the place that
-    /// is known may be older than the copy. Asked from a place that it has not come to yet, Synapse 1.163 answers as from where
-    /// it is. And for a device it takes everything up to there as fetched, so this is asked before any inbox is looked into. A
-    /// lower place alone is no proof: what it failed to keep counts until it starts anew.
+    /// How the homeserver stands to what it has told. When its database was put back from a copy, legs that landed are gone from
+    /// rooms that are there. It may stand at a lower place than it did; but it counts on from there, and the place that is known
+    /// may be older than the copy. Asked from a place that it has not come to yet, Synapse 1.163 answers as from where it is.
+    /// And for a device it takes everything up to there as fetched, so this is asked before any inbox is looked into. A lower
+    /// place alone is no proof: what it failed to keep counts until it starts anew.
     ///
     /// # Errors
     /// When homeserver or database fail.
@@ -160,26 +163,46 @@ impl Core {
             Err(error) => return Err(error.into()),
         };
         let is_lower = is_before(&place, &since);
-        Ok(match self.last_leg(&bot).await? {
-            LastLeg::Gone => Standing::WentBack,
-            LastLeg::Unknown if is_lower => Standing::WentBack,
-            LastLeg::Stands if is_lower => Standing::Lower(place),
-            LastLeg::Unknown | LastLeg::Stands => Standing::GoesOn,
+        Ok(match self.last_legs(&bot).await? {
+            LastLegs::Gone => Standing::WentBack,
+            LastLegs::Unknown if is_lower => Standing::WentBack,
+            LastLegs::Stand if is_lower => Standing::Lower(place),
+            LastLegs::Unknown | LastLegs::Stand => Standing::GoesOn,
         })
     }
 
-    /// What the homeserver has of the leg that landed last.
-    async fn last_leg(&self, bot: &Intent) -> Result<LastLeg, CryptoError> {
-        let Some((room_id, event_id)) = self.store.landed_last().await? else { return Ok(LastLeg::Unknown) };
+    /// What the homeserver has of the legs that landed last in each of a few portals: in one alone, it may have been in a room
+    /// that is younger than the copy.
+    async fn last_legs(&self, bot: &Intent) -> Result<LastLegs, CryptoError> {
+        let mut found = LastLegs::Unknown;
+        for (room_id, event_id) in self.store.landed_last(LAST_LEGS).await? {
+            match self.leg_is_there(bot, room_id, event_id).await? {
+                Some(true) => found = LastLegs::Stand,
+                Some(false) => return Ok(LastLegs::Gone),
+                None => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a leg that landed is in its room; unknown where the room is not there: it may be younger than the copy, or it was
+    /// deleted.
+    async fn leg_is_there(
+        &self,
+        bot: &Intent,
+        room_id: OwnedRoomId,
+        event_id: OwnedEventId,
+    ) -> Result<Option<bool>, CryptoError> {
+        let is_missing = |error: &HomeserverError| error.is("M_NOT_FOUND") || error.is("M_FORBIDDEN");
         let request = get_room_event::v3::Request::new(room_id.clone(), event_id);
         match self.homeserver.request(CommitPoint::ReadHistory, bot, request).await {
-            Ok(_) => return Ok(LastLeg::Stands),
-            Err(HomeserverError::Refused { status: 403 | 404, .. }) => {}
+            Ok(_) => return Ok(Some(true)),
+            Err(error) if is_missing(&error) => {}
             Err(error) => return Err(error.into()),
         }
         match self.homeserver.state(bot, &room_id, "m.room.create").await {
-            Ok(Some(_)) => Ok(LastLeg::Gone),
-            Ok(None) | Err(HomeserverError::Refused { status: 403, .. }) => Ok(LastLeg::Unknown),
+            Ok(created) => Ok(created.map(|_| false)),
+            Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

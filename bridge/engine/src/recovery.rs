@@ -82,10 +82,13 @@ impl Core {
         let _nobody_else = self.catching_up.lock().await;
         let read = self.read_all_back().await?;
         self.find_members().await?;
-        if self.store.homeserver_is_back().await? {
-            self.store.all_are_to_be_set(begun).await?;
-        } else {
+        let is_back = self.store.homeserver_is_back().await?;
+        // Both may be: then the rooms tell what they know better, before they are told the rest.
+        if !is_back || self.store.restored_at().await?.is_some() {
             self.find_changes().await?;
+        }
+        if is_back {
+            self.store.all_are_to_be_set(begun).await?;
         }
         let bot = self.ghosts.bot().await?;
         let mut unknown = 0;

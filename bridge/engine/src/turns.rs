@@ -36,6 +36,10 @@ const MUCH_LESS: f64 = 0.5;
 /// 32 90 times, a dozen statements each time.
 pub(crate) const MAKING: usize = 16;
 
+/// The part of all turns that rooms may have that are set to what they are to be like. There can be hundreds of
+/// conversations of them at once, each a party of its own with hardly a request under way: the rest is for what is said.
+const FOR_SETTING: f64 = 2.0 / 3.0;
+
 /// On whose behalf a request is made.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Party {
@@ -52,6 +56,10 @@ pub(crate) enum Party {
 impl Party {
     fn makes(&self) -> bool {
         matches!(self, Self::Making(_))
+    }
+
+    fn sets(&self) -> bool {
+        matches!(self, Self::Setting(_))
     }
 }
 
@@ -75,6 +83,8 @@ struct State {
     under_way: usize,
     /// How many of those make conversations.
     making: usize,
+    /// How many of those set rooms.
+    setting: usize,
     parties: HashMap<Party, Queue>,
     /// Portals whose next turn is hurried.
     hurried: HashSet<PortalId>,
@@ -96,7 +106,7 @@ struct Waiting {
 struct Queue {
     waiting: VecDeque<Waiting>,
     under_way: usize,
-    /// When it was served last, in turns.
+    /// When it was served last, or began to wait, in turns.
     served: u64,
 }
 
@@ -115,6 +125,7 @@ impl Turns {
             limit: AT_FIRST,
             under_way: 0,
             making: 0,
+            setting: 0,
             parties: HashMap::new(),
             hurried: HashSet::new(),
             served: 0,
@@ -163,7 +174,7 @@ impl Turns {
                 _ => party.clone(),
             };
             let waiting = Waiting { portal: portal.cloned(), given };
-            state.parties.entry(party).or_default().waiting.push_back(waiting);
+            state.queue(party).waiting.push_back(waiting);
             self.give(&mut state);
         }
         match mine.await {
@@ -183,7 +194,7 @@ impl Turns {
         match taken {
             Some((party, waiting)) => {
                 state.leave_if_empty(&party);
-                state.parties.entry(Party::Portal(portal.clone())).or_default().waiting.push_back(waiting);
+                state.queue(Party::Portal(portal.clone())).waiting.push_back(waiting);
                 self.give(&mut state);
             }
             None if state.hurried.len() < MOST_HURRIED => drop(state.hurried.insert(portal.clone())),
@@ -201,15 +212,18 @@ impl Turns {
     fn give_free(&self, state: &mut State) {
         while (state.under_way as f64) < state.limit {
             let may_make = state.making < MAKING;
+            let may_set = (state.setting as f64) < (state.limit * FOR_SETTING).floor();
             let next = state
                 .parties
                 .iter_mut()
-                .filter(|(party, queue)| !queue.waiting.is_empty() && (may_make || !party.makes()))
+                .filter(|(_, queue)| !queue.waiting.is_empty())
+                .filter(|(party, _)| (may_make || !party.makes()) && (may_set || !party.sets()))
                 .min_by_key(|(_, queue)| (queue.under_way, queue.served));
             let Some((party, queue)) = next else { return };
             let Some(waiting) = queue.waiting.pop_front() else { return };
             let turn = Turn { turns: Some(self.clone()), party: party.clone(), begun: Instant::now() };
             state.making += usize::from(party.makes());
+            state.setting += usize::from(party.sets());
             state.served += 1;
             queue.served = state.served;
             queue.under_way += 1;
@@ -237,9 +251,17 @@ impl Drop for Turn {
 }
 
 impl State {
+    /// The queue of a party. One that has none yet waits behind those that have been waiting for as long as it has no request
+    /// under way.
+    fn queue(&mut self, party: Party) -> &mut Queue {
+        let served = self.served;
+        self.parties.entry(party).or_insert_with(|| Queue { served, ..Queue::default() })
+    }
+
     fn ended(&mut self, party: &Party) {
         self.under_way = self.under_way.saturating_sub(1);
         self.making = self.making.saturating_sub(usize::from(party.makes()));
+        self.setting = self.setting.saturating_sub(usize::from(party.sets()));
         if let Some(queue) = self.parties.get_mut(party) {
             queue.under_way = queue.under_way.saturating_sub(1);
         }
@@ -427,6 +449,51 @@ mod tests {
         small.await.expect("it ends").expect("a turn");
         assert_eq!(counts(), (MAKING, MAKING), "the turn went on to the first one");
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test]
+    async fn rooms_that_are_set_leave_turns_to_what_is_said() {
+        let turns = Turns::new();
+        let setting = |n: u8| Party::Setting(ConversationId::from_bytes([n; 16]));
+        let (asked, mut begun) = mpsc::unbounded_channel();
+        let ask = |party: Party| {
+            let (turns, asked) = (turns.clone(), asked.clone());
+            tokio::spawn(async move {
+                // One request after the other, as in a room that is set.
+                loop {
+                    let work = async {
+                        let _ = asked.send(party.clone());
+                        tokio::task::yield_now().await;
+                        Ok::<_, HomeserverError>(())
+                    };
+                    turns.take(&party, work).await.expect("a turn");
+                }
+            })
+        };
+        let conversations: Vec<_> = (0..100).map(|n| ask(setting(n))).collect();
+        for _ in 0..1000 {
+            begun.recv().await.expect("a turn");
+        }
+        let most = (AT_FIRST * FOR_SETTING) as usize;
+        assert!(turns.state().setting <= most, "{}", turns.state().setting);
+        // A message to many goes on beside them, with more than one request under way.
+        let legs: Vec<_> = (0..AT_FIRST as usize).map(|_| ask(message(1))).collect();
+        let mut said = 0;
+        let mut set: HashMap<Party, usize> = HashMap::new();
+        for _ in 0..6000 {
+            match begun.recv().await.expect("a turn") {
+                Party::Message(_) => said += 1,
+                party => *set.entry(party).or_default() += 1,
+            }
+        }
+        assert!(said >= 1000, "{said} of 6000");
+        assert_eq!(set.len(), conversations.len(), "and each of those comes");
+        for task in conversations.into_iter().chain(legs) {
+            task.abort();
+            let _ = task.await;
+        }
+        let state = turns.state();
+        assert_eq!((state.under_way, state.setting, state.parties.len()), (0, 0, 0));
     }
 
     #[tokio::test]

@@ -161,13 +161,16 @@ pub(super) async fn landed(
         return Ok(None);
     }
     let portal: PortalId = parsed(OUTBOX, &portal)?;
-    let result =
-        sqlx::query("UPDATE outbox SET state = 'sent', event_id = $2, ciphertext = NULL, landed_at = $3 WHERE leg_id = $1")
-            .bind(leg.as_str())
-            .bind(event.as_str())
-            .bind(at.millis())
-            .execute(&mut **tx)
-            .await?;
+    let result = sqlx::query(
+        "UPDATE outbox SET state = 'sent', event_id = $2, ciphertext = NULL, landed_at = $3,
+                 landing = (SELECT COALESCE(MAX(landing), 0) + 1 FROM outbox)
+             WHERE leg_id = $1",
+    )
+    .bind(leg.as_str())
+    .bind(event.as_str())
+    .bind(at.millis())
+    .execute(&mut **tx)
+    .await?;
     one_row(OUTBOX, &result)?;
     let message = message.map(|id| parsed::<MessageId>(OUTBOX, &id)).transpose()?;
     let conversation = parsed(OUTBOX, &conversation)?;

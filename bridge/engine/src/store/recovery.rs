@@ -108,21 +108,30 @@ impl Store {
         self.commit(tx, CommitPoint::DeviceRenewed).await
     }
 
-    /// The room and the event of the leg that landed last, which a homeserver that goes on still has; of those only that landed
-    /// since it was put back, if ever it was.
+    /// The room and the event of the legs that landed last, each in another portal, which a homeserver that goes on still has;
+    /// of those only that landed since it was put back, if ever it was. The last one first, at most `most`.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn landed_last(&self) -> Result<Option<(OwnedRoomId, OwnedEventId)>, StoreError> {
-        let found: Option<(String, String)> = sqlx::query_as(
-            "SELECT p.room_id, o.event_id FROM outbox o JOIN portals p ON p.id = o.portal_id
-             WHERE o.landed_at > (SELECT lost_up_to FROM intake WHERE one = 1)
-               AND o.event_id IS NOT NULL AND p.room_id IS NOT NULL
-             ORDER BY o.landed_at DESC, o.seq DESC LIMIT 1",
+    pub async fn landed_last(&self, most: i64) -> Result<Vec<(OwnedRoomId, OwnedEventId)>, StoreError> {
+        // Of the last thousand: one broadcast to all may be a few hundred of them.
+        let found: Vec<(String, String)> = sqlx::query_as(
+            "SELECT p.room_id, o.event_id
+             FROM (SELECT portal_id, MAX(landing) AS last
+                   FROM (SELECT portal_id, landing FROM outbox
+                         WHERE landing > (SELECT lost_up_to FROM intake WHERE one = 1) AND event_id IS NOT NULL
+                         ORDER BY landing DESC LIMIT 1000) latest
+                   GROUP BY portal_id ORDER BY last DESC LIMIT $1) l
+             JOIN outbox o ON o.landing = l.last
+             JOIN portals p ON p.id = o.portal_id
+             WHERE p.room_id IS NOT NULL
+             ORDER BY l.last DESC",
         )
-        .fetch_optional(&self.pool)
+        .bind(most)
+        .fetch_all(&self.pool)
         .await?;
-        found.map(|(room, event)| Ok((matrix_id("portals", room)?, matrix_id("outbox", event)?))).transpose()
+        let legs = found.into_iter();
+        legs.map(|(room, event)| Ok((matrix_id("portals", room)?, matrix_id("outbox", event)?))).collect()
     }
 
     /// All portals that have a room.
@@ -151,7 +160,7 @@ impl Store {
             .await?;
         }
         sqlx::query(
-            "UPDATE intake SET caught_up_to = $1, lost_up_to = COALESCE((SELECT MAX(landed_at) FROM outbox), 0)
+            "UPDATE intake SET caught_up_to = $1, lost_up_to = COALESCE((SELECT MAX(landing) FROM outbox), 0)
              WHERE one = 1 AND EXISTS (SELECT 1 FROM incidents WHERE kind = 'homeserver-back')",
         )
         .bind(place)

@@ -140,6 +140,10 @@ async fn thousand_device_fan_out() {
     let count = |point| asked.get(&point).map_or(0, Vec::len);
     let points = [CommitPoint::QueryKeys, CommitPoint::ClaimKeys, CommitPoint::SendToDevices];
     assert_eq!(points.map(count), [1, 1, (PATIENTS * DEVICES).div_ceil(MOST)], "{asked:?}");
+    // While the keys of the others are made, what can be sent is sent.
+    let first_event = seen.iter().position(|request| request.contains("/send/m.room.encrypted/"));
+    let last_keys = seen.iter().rposition(|request| request.contains("/sendToDevice/"));
+    assert!(first_event < last_keys, "{first_event:?}, {last_keys:?}");
     assert_eq!(count(CommitPoint::SendEvent), PATIENTS, "none is repeated");
     let different: BTreeSet<_> = asked[&CommitPoint::SendEvent].iter().collect();
     assert_eq!(different.len(), PATIENTS, "none is repeated");

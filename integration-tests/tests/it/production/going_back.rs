@@ -368,10 +368,24 @@ async fn a_switch_that_the_database_has_forgotten() {
     trial.close().await;
 }
 
+/// The place in the order of all events up to which Parlour knows everything.
+const KNOWN_PLACE: &str =
+    "SELECT CAST(SUBSTR(caught_up_to, 2, INSTR(caught_up_to, '_') - 2) AS BIGINT) FROM intake";
+
+/// Where the homeserver is.
+async fn place_of(client: &Client) -> i64 {
+    let path = "/_matrix/client/v3/sync?timeout=0";
+    let (status, told) = client.http().call(Method::GET, path, None).await.expect("an answer");
+    assert_eq!(status, 200, "{told}");
+    let place = told["next_batch"].as_str().and_then(|place| place.strip_prefix('s')).expect("a place");
+    place.split('_').next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
 /// A homeserver that was put back has its rooms as they were: they are switched once more. Whoever writes to it before that has
 /// written as the room was then.
 async fn homeserver_forgets_a_switch(meanwhile: &[&str]) {
     let Scene { mut trial, murphy, ann, talk } = scene(None).await;
+    let books = Books::of(&trial.data, None);
     let (hub, spoke) = (talk.hub(), talk.spoke(trial.person("ann")));
     trial.quiet().await;
     let copy = trial.data.join("copy");
@@ -392,6 +406,9 @@ async fn homeserver_forgets_a_switch(meanwhile: &[&str]) {
     for words in meanwhile {
         say(&ann, &spoke, words).await;
     }
+    let known = books.number(KNOWN_PLACE).await;
+    let now = place_of(&ann).await;
+    assert!(meanwhile.is_empty() || now > known, "it has counted past {known}: {now}");
     trial.start_parlour().await;
     is_read_only(&trial, &ann, &spoke).await;
     is_one_way(&trial, &caller, &talk).await;
