@@ -8,7 +8,7 @@ use std::{
 
 use parlour::edge::{SystemChance, random_hex};
 use parlour_engine::CommitPoint;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::watch, task::JoinSet};
 
 use crate::{http1::Reader, tap::Exchange};
 
@@ -30,9 +30,17 @@ struct Chain {
     room: Option<String>,
 }
 
-/// Everything to be made: stage after stage, in each stage chains side by side.
+/// A chain that begins when others have ended.
+#[derive(Clone)]
+struct Step {
+    chain: Chain,
+    /// Their places in the plan, all of them before its own.
+    after: Vec<usize>,
+}
+
+/// Everything to be made, side by side as far as nothing waits for something else.
 pub struct Plan {
-    stages: Vec<Vec<Chain>>,
+    steps: Vec<Step>,
 }
 
 /// How much of something went over the wire.
@@ -53,21 +61,35 @@ impl Amount {
 }
 
 impl Plan {
-    /// A message to be sent: whatever prepares it kind by kind in the order of their first appearance, then all events side
-    /// by side.
+    /// A message to be sent: whatever prepares it kind by kind in the order of their first appearance, and the events side by
+    /// side, each when what had been answered before it began has been answered again.
     pub fn of_sending(exchanges: &[Exchange]) -> Self {
+        let (events, prepares): (Vec<_>, Vec<_>) =
+            exchanges.iter().partition(|exchange| exchange.point == Some(CommitPoint::SendEvent));
         let mut kinds: Vec<Option<CommitPoint>> = Vec::new();
-        for exchange in exchanges {
-            if exchange.point != Some(CommitPoint::SendEvent) && !kinds.contains(&exchange.point) {
+        for exchange in &prepares {
+            if !kinds.contains(&exchange.point) {
                 kinds.push(exchange.point);
             }
         }
-        kinds.push(Some(CommitPoint::SendEvent));
-        let stage = |kind: &Option<CommitPoint>| {
-            let same = exchanges.iter().filter(|exchange| exchange.point == *kind);
-            same.map(|exchange| Chain { requests: vec![request(exchange)], room: None }).collect()
-        };
-        Self { stages: kinds.iter().map(stage).collect() }
+        let alone = |exchange| Chain { requests: vec![request(exchange)], room: None };
+        let mut steps: Vec<Step> = Vec::new();
+        let mut answered = Vec::new();
+        let mut before = 0..0;
+        for kind in kinds {
+            let begin = steps.len();
+            for exchange in prepares.iter().filter(|exchange| exchange.point == kind) {
+                steps.push(Step { chain: alone(exchange), after: before.clone().collect() });
+                answered.push(exchange.ended);
+            }
+            before = begin..steps.len();
+        }
+        for event in events {
+            let waits_for = |answered: &Option<Instant>| answered.is_none_or(|at| at <= event.request.began);
+            let after = answered.iter().enumerate().filter(|(_, answered)| waits_for(answered));
+            steps.push(Step { chain: alone(event), after: after.map(|(place, _)| place).collect() });
+        }
+        Self { steps }
     }
 
     /// Rooms to be made: what comes before the first, in its order; then each room with what follows in it, and whatever
@@ -94,13 +116,15 @@ impl Plan {
                 None => chains.push(Chain { requests: vec![request(exchange)], room: None }),
             }
         }
-        Self { stages: vec![vec![first], chains] }
+        let first = Step { chain: first, after: Vec::new() };
+        let others = chains.into_iter().map(|chain| Step { chain, after: vec![0] });
+        Self { steps: std::iter::once(first).chain(others).collect() }
     }
 
     /// The same in other rooms: pairs of room ids, of the same length, the known one first.
     #[must_use]
     pub fn in_rooms(mut self, rooms: &[(String, String)]) -> Self {
-        for request in self.stages.iter_mut().flatten().flat_map(|chain| &mut chain.requests) {
+        for request in self.steps.iter_mut().flat_map(|step| &mut step.chain.requests) {
             for (known, other) in rooms {
                 request.bytes = replaced(&request.bytes, local_part(known), local_part(other));
             }
@@ -110,31 +134,53 @@ impl Plan {
 
     /// Makes all requests anew through a tap, so many at once; from the first byte out to the last answer.
     pub async fn run(&self, port: u16, in_flight: usize) -> Duration {
-        let stages: Vec<Vec<Chain>> =
-            self.stages.iter().map(|stage| stage.iter().map(fresh).collect()).collect();
+        let steps =
+            self.steps.iter().map(|step| Step { chain: fresh(&step.chain), after: step.after.clone() });
+        let waiting: Vec<(usize, Step)> = steps.enumerate().collect();
         let mut connections = Vec::new();
         for _ in 0..in_flight {
             let connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("a connection");
             connection.set_nodelay(true).expect("an option");
             connections.push(connection);
         }
+        let ended = Arc::new(watch::Sender::new(vec![false; waiting.len()]));
+        let waiting = Arc::new(Mutex::new(waiting));
+        let mut working = JoinSet::new();
         let began = Instant::now();
-        for stage in stages {
-            let waiting = Arc::new(Mutex::new(stage.into_iter()));
-            let mut working = JoinSet::new();
-            for mut connection in connections.drain(..) {
-                let waiting = Arc::clone(&waiting);
-                working.spawn(async move {
-                    loop {
-                        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-                        let Some(chain) = next else { return connection };
-                        follow(&mut connection, chain).await;
-                    }
-                });
-            }
-            connections = working.join_all().await;
+        for mut connection in connections {
+            let (waiting, ended) = (Arc::clone(&waiting), Arc::clone(&ended));
+            working.spawn(async move {
+                let mut news = ended.subscribe();
+                while let Some((place, chain)) = next(&waiting, &mut news).await {
+                    follow(&mut connection, chain).await;
+                    ended.send_modify(|ended| ended[place] = true);
+                }
+            });
         }
+        working.join_all().await;
         began.elapsed()
+    }
+}
+
+/// The first chain that waits for nothing any more, and its place in the plan; none when all have begun.
+async fn next(
+    waiting: &Mutex<Vec<(usize, Step)>>,
+    news: &mut watch::Receiver<Vec<bool>>,
+) -> Option<(usize, Chain)> {
+    loop {
+        {
+            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.is_empty() {
+                return None;
+            }
+            let ended = news.borrow_and_update();
+            let found = waiting.iter().position(|(_, step)| step.after.iter().all(|place| ended[*place]));
+            if let Some(found) = found {
+                let (place, step) = waiting.remove(found);
+                return Some((place, step.chain));
+            }
+        }
+        news.changed().await.ok()?;
     }
 }
 

@@ -192,10 +192,10 @@ impl Broadcast {
         let sent = [&before, &after].map(|counts| counts.get("hs.send-event").copied().unwrap_or_default());
         println!("{place}: sent {sent:?}; {took:.1} s");
         if sent[0] > 0 {
-            // All of it was encrypted, and everybody has the keys.
-            for point in ["hs.claim-keys", "hs.send-to-devices"] {
-                assert_eq!(after.get(point), None, "{place}: {after:?}");
-            }
+            // What is encrypted is: the rest has its Olm sessions, and room keys are sent for nothing else.
+            assert_eq!(after.get("hs.claim-keys"), None, "{place}: {after:?}");
+            let keys = after.get("hs.send-to-devices").copied().unwrap_or_default();
+            assert!(keys <= 1, "{place}: {after:?}");
         }
     }
 
