@@ -52,6 +52,8 @@ struct Group<'a> {
     conversation: String,
     hub: OwnedRoomId,
     spokes: BTreeMap<usize, OwnedRoomId>,
+    /// Where the file of each step is.
+    files: BTreeMap<usize, String>,
 }
 
 /// Has everybody write once, so that each has a ghost.
@@ -78,7 +80,7 @@ pub async fn run(world: &mut World, plan: &Plan, is_searched: bool) -> Outcome {
     let mut group = Group::begin(world, plan).await;
     for (number, step) in &plan.steps {
         group.is_at(*number + 1);
-        group.happens(step).await;
+        group.happens(*number, step).await;
     }
     group.has_arrived().await;
     group.is_at(LAST_STEP);
@@ -129,7 +131,8 @@ impl<'a> Group<'a> {
         let hub = RoomId::parse("!none").expect("an id");
         let begun = world.clock.as_ref().map(|clock| clock.now());
         let ghosts = world.ghosts().await;
-        let mut group = Self { world, plan, ghosts, begun, conversation, hub, spokes: BTreeMap::new() };
+        let (spokes, files) = (BTreeMap::new(), BTreeMap::new());
+        let mut group = Self { world, plan, ghosts, begun, conversation, hub, spokes, files };
         group.world.settles(None).await;
         group.finds_rooms().await;
         group.world.people[plan.watched].receive().await;
@@ -221,13 +224,22 @@ impl<'a> Group<'a> {
         found.id().to_owned()
     }
 
-    async fn happens(&mut self, step: &plan::Step) {
+    async fn happens(&mut self, number: usize, step: &plan::Step) {
         let by = step.by;
         self.world.people[by].receive().await;
         let event = match &step.act {
-            Act::Says { words, answers, mentions, links, .. } => {
+            Act::Says { words, file, answers, mentions, links, .. } => {
                 let link = links.then(|| mentions.and_then(|mentioned| self.ghosts[mentioned].clone()));
-                let content = self.content(by, words, *answers, link);
+                let mut content = self.content(by, words, *answers, link);
+                if let Some(within) = file {
+                    let file = self.world.people[by].uploads(within.as_bytes()).await;
+                    let media = file["url"].as_str().and_then(|url| url.rsplit('/').next()).expect("a place");
+                    self.files.insert(number, media.to_owned());
+                    content["msgtype"] = "m.file".into();
+                    content["filename"] = "letter.txt".into();
+                    content["info"] = json!({ "mimetype": "text/plain", "size": within.len() });
+                    content["file"] = file;
+                }
                 let room = self.room(by);
                 // Nobody hears of it across the bridge.
                 self.world.people[by].types(&room, true).await;
@@ -390,6 +402,9 @@ impl<'a> Group<'a> {
         for (portal, other) in portals.iter().filter(|(_, other)| *other != room.as_str()) {
             add("another portal", portal);
             add("another room", other);
+        }
+        for (_, media) in self.files.iter().filter(|(number, _)| self.plan.is_of_others(**number)) {
+            add("a file elsewhere", media);
         }
         let own = self.world.people[watched].timeline(&room);
         let own_marks: BTreeSet<String> = own.iter().flat_map(marks).collect();

@@ -1,10 +1,14 @@
 //! A person's device that keeps everything that ever reached it: each answer of the homeserver and of the practice API, and what
 //! could be decrypted of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read as _,
+};
 
 use matrix_sdk_crypto::{
-    DecryptionSettings, EncryptionSettings, EncryptionSyncChanges, OlmMachine, TrustRequirement,
+    AttachmentDecryptor, AttachmentEncryptor, DecryptionSettings, EncryptionSettings, EncryptionSyncChanges,
+    OlmMachine, TrustRequirement,
     types::{events::room::encrypted::EncryptedEvent, requests::AnyOutgoingRequest},
 };
 use parlour_engine::{CommitPoint, Homeserver, Intent, Secret};
@@ -324,6 +328,46 @@ impl Person {
         let sealed = self.olm.encrypt_room_event_raw(room, "m.room.message", &raw).await.expect("encrypted");
         let sealed: Value = sealed.content.deserialize_as_unchecked().expect("JSON");
         self.puts(room, "send/m.room.encrypted", &sealed).await
+    }
+
+    /// Puts a file on the homeserver, encrypted; the `file` of a message.
+    ///
+    /// # Panics
+    /// When the homeserver refuses.
+    pub async fn uploads(&self, mut plain: &[u8]) -> Value {
+        let (mut sealed, mut sealing) = (Vec::new(), AttachmentEncryptor::new(&mut plain));
+        sealing.read_to_end(&mut sealed).expect("sealed");
+        let mut file = serde_json::to_value(sealing.finish()).expect("JSON");
+        let url = format!("{}/_matrix/media/v3/upload", self.url);
+        let sent = self.http.post(url).bearer_auth(&self.token).body(sealed).send().await;
+        let told: Value = sent.expect("an answer").json().await.expect("JSON");
+        file["url"] = told["content_uri"].clone();
+        assert!(file["url"].is_string(), "{told}");
+        file
+    }
+
+    /// Fetches the file of each message in a room and opens it: what is in it has reached the person.
+    ///
+    /// # Panics
+    /// When the homeserver refuses one, or it cannot be opened.
+    pub async fn fetches_files(&mut self, room: &RoomId) {
+        let files = self.timeline(room).iter().filter_map(|seen| {
+            let file = &seen.plain.as_ref()?.1["file"];
+            file.is_object().then(|| (seen.id().to_owned(), file.clone()))
+        });
+        for (event, file) in files.collect::<Vec<_>>() {
+            let media =
+                file["url"].as_str().and_then(|url| url.strip_prefix("mxc://")).expect("a file's place");
+            let url = format!("{}/_matrix/client/v1/media/download/{media}", self.url);
+            let answer = self.http.get(url).bearer_auth(&self.token).send().await.expect("an answer");
+            assert_eq!(answer.status(), 200, "{media}");
+            let sealed = answer.bytes().await.expect("bytes");
+            let (mut sealed, mut plain) = (&*sealed, String::new());
+            let keys = serde_json::from_value(file).expect("keys");
+            let mut opening = AttachmentDecryptor::new(&mut sealed, keys).expect("keys");
+            opening.read_to_string(&mut plain).expect("a text");
+            self.got.push(json!({ "file_of": event, "body": plain }));
+        }
     }
 
     /// Is writing in a room, or no longer.

@@ -23,6 +23,7 @@ const STEPS: usize = 7;
 pub enum Kind {
     StaffMessage,
     PatientMessage,
+    File,
     Reply,
     Mention,
     Name,
@@ -35,9 +36,10 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::StaffMessage,
         Self::PatientMessage,
+        Self::File,
         Self::Reply,
         Self::Mention,
         Self::Name,
@@ -54,6 +56,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::StaffMessage => "staff messages",
             Self::PatientMessage => "patients' messages",
+            Self::File => "files",
             Self::Reply => "replies",
             Self::Mention => "mentions",
             Self::Name => "names",
@@ -67,16 +70,17 @@ impl fmt::Display for Kind {
 }
 
 /// How often each is tried: what needs something to be there before is met more rarely.
-const WEIGHTS: [(Kind, u32); 10] = [
-    (Kind::StaffMessage, 4),
-    (Kind::PatientMessage, 8),
+const WEIGHTS: [(Kind, u32); 11] = [
+    (Kind::StaffMessage, 3),
+    (Kind::PatientMessage, 6),
+    (Kind::File, 4),
     (Kind::Reply, 4),
     (Kind::Mention, 20),
     (Kind::Name, 4),
     (Kind::Reaction, 18),
     (Kind::Receipt, 24),
     (Kind::Deletion, 44),
-    (Kind::Edit, 44),
+    (Kind::Edit, 58),
     (Kind::Participant, 11),
 ];
 
@@ -98,6 +102,8 @@ pub enum Act {
     Says {
         /// A word that stands nowhere else.
         words: String,
+        /// What stands in the file that it is the caption of, a word that stands nowhere else.
+        file: Option<String>,
         /// The message that it answers, with what an older client quotes of it.
         answers: Option<usize>,
         /// A patient whose ghost it mentions, by `m.mentions` and by a link.
@@ -257,6 +263,13 @@ impl Plan {
         match kind {
             Kind::StaffMessage => self.says(rng, present, staff, None, None),
             Kind::PatientMessage => self.says(rng, present, patient, None, None),
+            Kind::File => {
+                let mut said = self.says(rng, present, anybody, None, None)?;
+                if let Act::Says { file, .. } = &mut said.act {
+                    *file = Some(token(rng));
+                }
+                Some(said)
+            }
             Kind::Reply => {
                 let answered = self.visible(rng, anybody, |_, _| true)?;
                 self.says(rng, present, anybody, Some(answered), None)
@@ -294,7 +307,8 @@ impl Plan {
                 step(anybody, Act::Reads(self.visible(rng, anybody, other_side)?))
             }
             Kind::Edit => {
-                let edited = self.visible(rng, anybody, |by, _| by == anybody)?;
+                let is_file = |step: &Step| matches!(step.act, Act::Says { file: Some(_), .. });
+                let edited = self.visible(rng, anybody, |by, step| by == anybody && !is_file(step))?;
                 let is_for_all = self.reach(edited) == For::All;
                 let may_mention = is_staff(anybody) && (!is_for_all || rng.random_bool(0.1));
                 let mentions = self.patients.choose(rng).copied().filter(|_| may_mention);
@@ -375,7 +389,8 @@ impl Plan {
         if reaches == For::Nobody {
             seen_by.clear();
         }
-        let act = Act::Says { words: token(rng), answers, mentions, links: mentions.is_some(), reaches };
+        let links = mentions.is_some();
+        let act = Act::Says { words: token(rng), file: None, answers, mentions, links, reaches };
         Some(Step { seen_by, refused: reaches == For::Nobody, ..Step::of(by, act) })
     }
 
@@ -446,10 +461,11 @@ impl Plan {
     pub fn kinds(&self) -> Vec<Kind> {
         let kinds =
             self.steps.iter().filter(|(_, step)| !step.refused).flat_map(|(_, step)| match &step.act {
-                Act::Says { answers, mentions, .. } => {
+                Act::Says { file, answers, mentions, .. } => {
                     let said = if is_staff(step.by) { Kind::StaffMessage } else { Kind::PatientMessage };
                     let (reply, mention) = (answers.map(|_| Kind::Reply), mentions.map(|_| Kind::Mention));
-                    [Some(said), reply, mention].into_iter().flatten().collect()
+                    let file = file.as_ref().map(|_| Kind::File);
+                    [Some(said), file, reply, mention].into_iter().flatten().collect()
                 }
                 Act::Reacts(_) => vec![Kind::Reaction],
                 Act::Reads(_) => vec![Kind::Receipt],
@@ -462,16 +478,26 @@ impl Plan {
         kinds.collect()
     }
 
+    /// Whether what somebody does is not for the watched one: also what was said to all while they were not there.
+    fn is_hidden(&self, step: &Step) -> bool {
+        step.by != self.watched && !step.seen_by.contains(&self.watched)
+    }
+
+    /// Whether the message of a step is not for the watched one.
+    pub fn is_of_others(&self, number: usize) -> bool {
+        self.is_hidden(self.step_of(number))
+    }
+
     /// Everything of others that the watched one must not learn, of what was made for this case.
     pub fn secrets(&self) -> Vec<String> {
         let mut secrets = vec![self.name.clone()];
         for (_, step) in &self.steps {
-            // Also what was said to all while they were not there.
-            let is_hidden = step.by != self.watched && !step.seen_by.contains(&self.watched);
+            let is_hidden = self.is_hidden(step);
             match &step.act {
-                Act::Says { words, .. } | Act::Edits { words, .. } if is_hidden => {
-                    secrets.push(words.clone())
+                Act::Says { words, file, .. } if is_hidden => {
+                    secrets.extend([words].into_iter().chain(file).cloned());
                 }
+                Act::Edits { words, .. } if is_hidden => secrets.push(words.clone()),
                 Act::Renames(name) if step.by != self.watched => secrets.push(name.clone()),
                 _ => {}
             }

@@ -36,6 +36,7 @@ pub async fn asks_for_the_view(person: &mut Person, room: &RoomId, conversation:
     assert_eq!(status, 200, "{told}");
     person.ask_practice(Method::GET, "/conversations", None).await;
     person.ask_practice(Method::GET, &format!("/conversations/{conversation}"), None).await;
+    person.fetches_files(room).await;
     let events: Vec<_> = person.timeline(room).iter().map(|seen| seen.id().to_owned()).collect();
     for event in events {
         // Of what is no message there is no status.
@@ -280,6 +281,10 @@ pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut
         };
         if let Some(content) = plain.get_mut("content").and_then(Value::as_object_mut) {
             content.retain(|key, _| !key.starts_with("io.parlour.leg"));
+            // Its place and its keys are chance.
+            if let Some(file) = content.get_mut("file").and_then(Value::as_object_mut) {
+                file.values_mut().for_each(|value| *value = Value::Null);
+            }
         }
         let fields: Vec<_> =
             event["content"].as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect();
@@ -340,6 +345,9 @@ pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut
     state.sort();
     lines.extend(state);
     let mut told: BTreeSet<String> = BTreeSet::new();
+    for file in person.got.iter().filter(|got| got["file_of"].is_string()) {
+        told.insert(names.told(&json!(["a file", file["file_of"], file["body"]])).to_string());
+    }
     for body in person.got.iter().map(|got| &got["body"]) {
         if body["id"] == conversation {
             told.insert(names.told(&json!(["the practice", body])).to_string());

@@ -104,7 +104,10 @@ impl Plan {
             let is_theirs = step.by == self.other || self.reach(*number) == For::One(self.other);
             let fresh = token(&mut rng);
             match &mut step.act {
-                Act::Says { words, .. } if is_theirs => *words = fresh,
+                Act::Says { words, file, .. } if is_theirs => {
+                    *words = fresh;
+                    file.iter_mut().for_each(|file| *file = token(&mut rng));
+                }
                 Act::Edits { what, words, .. }
                     if step.by == self.other || self.reach(*what) == For::One(self.other) =>
                 {
