@@ -439,3 +439,44 @@ async fn a_switch_that_the_homeserver_has_forgotten() {
 async fn a_switch_that_the_homeserver_has_forgotten_and_goes_on() {
     homeserver_forgets_a_switch(&["one", "two", "three", "four", "five", "six", "seven", "eight"]).await;
 }
+
+/// The homeserver was put back and that was dealt with, and then Parlour's database, which is of before: what became of the rooms
+/// since then stays so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_after_the_homeserver_went_back_that_the_database_has_forgotten() {
+    let Scene { mut trial, murphy, ann, talk } = scene(None).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(trial.person("ann")));
+    let homeserver = trial.data.join("homeserver's copy");
+    trial.kill_homeserver().await;
+    trial.copy_homeserver(&homeserver);
+    trial.start_homeserver().await;
+    trial.travels().await;
+    say(&murphy, &hub, "lost").await;
+    read(&ann, &spoke, "lost").await;
+    trial.quiet().await;
+    let copy = trial.data.join("yesterday");
+    back_up(&trial, &copy).await;
+    trial.kill_parlour().await;
+    trial.kill_homeserver().await;
+    trial.put_homeserver_back(&homeserver);
+    trial.start_homeserver().await;
+    trial.start_parlour().await;
+    trial.quiet().await;
+    let caller = Caller::new(&trial.public_url(), &token(&murphy));
+    assert_eq!(caller.switch(talk.id(), "one-way").await.expect("an answer").0, 200);
+    is_read_only(&trial, &ann, &spoke).await;
+    trial.quiet().await;
+    trial.kill_parlour().await;
+    put_parlour_back(&trial, &copy);
+    trial.start_parlour().await;
+    is_one_way(&trial, &caller, &talk).await;
+    trial.quiet().await;
+    is_read_only(&trial, &ann, &spoke).await;
+    let log = trial.log();
+    let told = log.matches("the homeserver's database was put back from a copy").count();
+    assert_eq!(told, 2, "the old database knows nothing of the first time: {log}");
+    for client in [murphy, ann] {
+        client.stop().await;
+    }
+    trial.close().await;
+}
