@@ -122,8 +122,8 @@ impl Core {
     ) -> Result<(), CryptoError> {
         let is_signed =
             |id: &DeviceId| published.iter().any(|device| device.signed && device.device_id == id);
-        // One that is not signed yet is heard of again when it is. Of one that is gone, and was never found signed, nobody knows
-        // that it ever was: it has got nothing.
+        // One that is not signed yet is heard of again when it is. Of one that went while it was news nobody has found that it was
+        // signed: it counts as having got nothing. If it was, for that moment, what it got is sent once more.
         let could_read = |device: &&KnownDevice| {
             if device.gone { !device.fresh } else { is_signed(&device.device_id) }
         };

@@ -1,10 +1,14 @@
 //! What happens in a case, made from its seed alone: who is in the group, and what each of them does.
 
+mod kind;
 mod otherwise;
 
-use std::{collections::BTreeSet, fmt};
+use std::collections::BTreeSet;
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+
+pub use self::kind::Kind;
+use self::kind::WEIGHTS;
 
 /// The people of a world: so many of the staff, then so many patients. The first of the staff owns every group.
 pub const STAFF: usize = 2;
@@ -16,73 +20,6 @@ pub const OWNER: usize = 0;
 pub const REACTION: &str = "👍";
 /// So many things happen in a case.
 const STEPS: usize = 7;
-
-/// A kind of thing that happens; each must come often enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "their words say it")]
-pub enum Kind {
-    StaffMessage,
-    PatientMessage,
-    File,
-    Reply,
-    Mention,
-    Name,
-    Reaction,
-    Receipt,
-    Deletion,
-    Edit,
-    Participant,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::StaffMessage,
-        Self::PatientMessage,
-        Self::File,
-        Self::Reply,
-        Self::Mention,
-        Self::Name,
-        Self::Reaction,
-        Self::Receipt,
-        Self::Deletion,
-        Self::Edit,
-        Self::Participant,
-    ];
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::StaffMessage => "staff messages",
-            Self::PatientMessage => "patients' messages",
-            Self::File => "files",
-            Self::Reply => "replies",
-            Self::Mention => "mentions",
-            Self::Name => "names",
-            Self::Reaction => "reactions",
-            Self::Receipt => "receipts",
-            Self::Deletion => "deletions",
-            Self::Edit => "edits",
-            Self::Participant => "participants changing",
-        })
-    }
-}
-
-/// How often each is tried: what needs something to be there before is met more rarely.
-const WEIGHTS: [(Kind, u32); 11] = [
-    (Kind::StaffMessage, 3),
-    (Kind::PatientMessage, 6),
-    (Kind::File, 4),
-    (Kind::Reply, 4),
-    (Kind::Mention, 20),
-    (Kind::Name, 4),
-    (Kind::Reaction, 18),
-    (Kind::Receipt, 24),
-    (Kind::Deletion, 44),
-    (Kind::Edit, 58),
-    (Kind::Participant, 11),
-];
 
 /// Whom words are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

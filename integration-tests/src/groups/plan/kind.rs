@@ -1,0 +1,70 @@
+//! The kinds of things that happen in a case, and how often each is tried.
+
+use std::fmt;
+
+/// A kind of thing that happens; each must come often enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "their words say it")]
+pub enum Kind {
+    StaffMessage,
+    PatientMessage,
+    File,
+    Reply,
+    Mention,
+    Name,
+    Reaction,
+    Receipt,
+    Deletion,
+    Edit,
+    Participant,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::StaffMessage,
+        Self::PatientMessage,
+        Self::File,
+        Self::Reply,
+        Self::Mention,
+        Self::Name,
+        Self::Reaction,
+        Self::Receipt,
+        Self::Deletion,
+        Self::Edit,
+        Self::Participant,
+    ];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StaffMessage => "staff messages",
+            Self::PatientMessage => "patients' messages",
+            Self::File => "files",
+            Self::Reply => "replies",
+            Self::Mention => "mentions",
+            Self::Name => "names",
+            Self::Reaction => "reactions",
+            Self::Receipt => "receipts",
+            Self::Deletion => "deletions",
+            Self::Edit => "edits",
+            Self::Participant => "participants changing",
+        })
+    }
+}
+
+/// How often each is tried: what needs something to be there before is met more rarely.
+pub(super) const WEIGHTS: [(Kind, u32); 11] = [
+    (Kind::StaffMessage, 3),
+    (Kind::PatientMessage, 6),
+    (Kind::File, 4),
+    (Kind::Reply, 4),
+    (Kind::Mention, 20),
+    (Kind::Name, 4),
+    (Kind::Reaction, 18),
+    (Kind::Receipt, 24),
+    (Kind::Deletion, 44),
+    (Kind::Edit, 58),
+    (Kind::Participant, 11),
+];
