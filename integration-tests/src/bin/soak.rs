@@ -6,9 +6,13 @@ use std::{
 };
 
 use clap::Parser;
+use futures_util::{StreamExt as _, stream};
 use parlour_engine::Fault;
-use parlour_integration_tests::soak::{HomeserverKills, Report, Settings, program, run};
+use parlour_integration_tests::soak::{HomeserverKills, Settings, program, run};
 use parlour_test_postgres::Postgres;
+
+/// So many runs with a promise broken at once.
+const AT_ONCE: usize = 2;
 
 /// Has several staff and patients write to each other while Parlour and the homeserver are killed at random and answers
 /// are cut, and compares what was accepted with what clients read that have not looked on.
@@ -103,8 +107,7 @@ async fn soak(arguments: Arguments) -> Result<bool, String> {
         println!("{report}");
         return Ok(report.is_clean());
     }
-    let mut all = true;
-    let mut lines = Vec::new();
+    let mut runs = Vec::new();
     for fault in Fault::OF_THE_SOAK {
         let mut settings = settings(Some(fault.name().to_owned()))?;
         if matches!(fault, Fault::NoDedup | Fault::AnswerFirst | Fault::Unordered) {
@@ -116,7 +119,13 @@ async fn soak(arguments: Arguments) -> Result<bool, String> {
             settings.legs = settings.legs.div_ceil(3);
             settings.kills = settings.kills.div_ceil(3);
         }
-        let report: Report = run(&settings).await;
+        runs.push(async move { (fault, run(&settings).await) });
+    }
+    let mut all = true;
+    let mut lines = Vec::new();
+    // Most of a run is waiting.
+    let mut reports = stream::iter(runs).buffered(AT_ONCE);
+    while let Some((fault, report)) = reports.next().await {
         println!("\n{}:{report}", fault.name());
         let caught = report.shows(*fault);
         all &= caught;

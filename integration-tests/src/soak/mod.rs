@@ -51,6 +51,13 @@ pub struct Settings {
     pub keep: bool,
 }
 
+impl Settings {
+    /// What lines that tell how far it is begin with: several runs may be under way.
+    fn name(&self) -> String {
+        self.fault.as_ref().map_or("soak".to_owned(), |fault| format!("soak, {fault}"))
+    }
+}
+
 /// How long nothing may arrive before what is missing counts as lost: longer than the homeserver waits between its
 /// attempts to deliver a transaction.
 const NOTHING_COMES: Duration = Duration::from_secs(25);
@@ -65,13 +72,13 @@ const PROGRESS: Duration = Duration::from_secs(5);
 /// A whole run.
 pub async fn run(settings: &Settings) -> Report {
     let began = Instant::now();
-    let fault = settings.fault.as_deref();
+    let (fault, name) = (settings.fault.as_deref(), settings.name());
     let patience = if fault.is_none() { NOTHING_COMES } else { NOTHING_COMES_OF_IT };
     let mut trial = Trial::open(&settings.program, settings.database.clone(), 0, fault).await;
     let (looking_on, readers) = sign_in(&trial).await;
     let model = Arc::new(Model::new(begin(&trial, &looking_on).await));
-    for (person, name) in PEOPLE.iter().enumerate() {
-        look_on(&looking_on[person], &model, looked_at(&model, name));
+    for (person, called) in PEOPLE.iter().enumerate() {
+        look_on(&looking_on[person], &model, looked_at(&model, called), &name);
     }
     let orders = watch::Sender::new(Orders { legs: 0, homeserver: true, stop: false });
     let mut writers = everybody(&looking_on, &model, &orders, settings);
@@ -79,14 +86,14 @@ pub async fn run(settings: &Settings) -> Report {
     timeout(NOTHING_COMES, model.wait_until(|now| now.in_flight == 0))
         .await
         .expect("the first messages arrive");
-    eprintln!("soak: everybody has said good morning after {:.0?}", began.elapsed());
+    eprintln!("{name}: everybody has said good morning after {:.0?}", began.elapsed());
 
     let traffic = Instant::now();
     let before = model.progress().legs;
     let cuts = Cuts::new(settings.seed);
     cuts.judge(&trial.to_homeserver);
     cuts.judge(&trial.to_parlour);
-    let telling = tell(Arc::clone(&model));
+    let telling = tell(Arc::clone(&model), name.clone());
     let mut writing = JoinSet::new();
     for writer in writers {
         writing.spawn(writer.write());
@@ -116,7 +123,7 @@ pub async fn run(settings: &Settings) -> Report {
             ended = writing.join_next() => panic!("a writer ended: {ended:?}"),
         };
         eprintln!(
-            "soak: kill {} of {}: {}, {} legs in flight{}",
+            "{name}: kill {} of {}: {}, {} legs in flight{}",
             number + 1,
             settings.kills,
             kill.kind.words(),
@@ -155,7 +162,7 @@ pub async fn run(settings: &Settings) -> Report {
     drop(telling);
     let traffic = traffic.elapsed();
 
-    eprintln!("soak: clients that have not looked on read everything");
+    eprintln!("{name}: clients that have not looked on read everything");
     join_all(readers.iter().map(Client::resume)).await;
     let mut findings = Vec::new();
     for (talk, cast) in TALKS.iter().enumerate() {
@@ -325,7 +332,7 @@ async fn rest(trial: &Trial) -> bool {
 }
 
 /// Says every few seconds how far the run is, until it is dropped.
-fn tell(model: Arc<Model>) -> JoinSet<()> {
+fn tell(model: Arc<Model>, name: String) -> JoinSet<()> {
     let mut telling = JoinSet::new();
     telling.spawn(async move {
         let mut ticks = interval(PROGRESS);
@@ -333,7 +340,7 @@ fn tell(model: Arc<Model>) -> JoinSet<()> {
         loop {
             ticks.tick().await;
             let now = model.progress();
-            eprintln!("soak: {} messages, {} legs, {} in flight", now.accepted, now.legs, now.in_flight);
+            eprintln!("{name}: {} messages, {} legs, {} in flight", now.accepted, now.legs, now.in_flight);
         }
     });
     telling

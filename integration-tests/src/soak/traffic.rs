@@ -364,18 +364,18 @@ pub fn place(model: &Model, talk: usize, name: &str) -> (OwnedRoomId, Vec<OwnedR
     }
 }
 
-/// Has a client look on in some rooms, for as long as it lives.
-pub fn look_on(client: &Client, model: &Arc<Model>, rooms: Vec<OwnedRoomId>) {
-    let model = Arc::clone(model);
+/// Has a client look on in some rooms, for as long as it lives; `name` is the run's.
+pub fn look_on(client: &Client, model: &Arc<Model>, rooms: Vec<OwnedRoomId>, name: &str) {
+    let (model, name) = (Arc::clone(model), name.to_owned());
     client.matrix().add_event_handler(move |event: OriginalSyncRoomMessageEvent, room: Room| {
-        let model = Arc::clone(&model);
+        let (model, name) = (Arc::clone(&model), name.clone());
         let looked_at = rooms.iter().any(|looked_at| looked_at == room.room_id());
         async move {
             let body = event.content.body();
             match (&event.content.msgtype, number(body)) {
                 _ if !looked_at => {}
                 (MessageType::Notice(_), _) if body.starts_with("Not delivered") => {
-                    eprintln!("soak: {} was told: {body}", room.room_id());
+                    eprintln!("{name}: {} was told: {body}", room.room_id());
                     model.refused();
                 }
                 (_, Some(number)) => model.seen(number, room.room_id(), event.event_id),
