@@ -13,6 +13,7 @@
 //!   has, which is the one it had lost sight of.
 
 use matrix_sdk_crypto::store::CryptoStore as _;
+use parlour_domain::Chance;
 use ruma::{
     OwnedEventId, OwnedRoomId, RoomId,
     api::client::{
@@ -150,7 +151,7 @@ impl Core {
         let later = places.reduce(|one, other| if is_before(&one, &other) { other } else { one });
         let Some(since) = later else { return Ok(Standing::GoesOn) };
         // Where it is, and nothing of what it has: a look at each room would keep whoever waits for us waiting.
-        let mut filter = everything_said(1);
+        let mut filter = everything_said(1, &*self.ghosts.chance);
         filter.room.rooms = Some(Vec::new());
         let mut request = sync_events::v3::Request::new();
         request.since = Some(since.clone());
@@ -247,9 +248,8 @@ impl Core {
         };
         let mut request = sync_events::v3::Request::new();
         request.since = Some(since.clone());
-        // No question is asked twice: for two minutes Synapse would answer it as before.
-        let limit = MOST_OF_A_ROOM + u32::from(self.ghosts.chance.bytes()[0]);
-        request.filter = Some(sync_events::v3::Filter::FilterDefinition(everything_said(limit)));
+        let filter = everything_said(MOST_OF_A_ROOM, &*self.ghosts.chance);
+        request.filter = Some(sync_events::v3::Filter::FilterDefinition(filter));
         // Not as its device: what is in that one's inbox would count as taken.
         let as_nobody = Intent::user(&bot.intent().user_id);
         let answer = match self.homeserver.request(CommitPoint::ReadInbox, &as_nobody, request).await {
@@ -322,10 +322,14 @@ fn is_before(place: &str, other: &str) -> bool {
     number(place).zip(number(other)).is_some_and(|(number, other)| number < other)
 }
 
-/// Timelines only: no state, no receipts, no account data.
-fn everything_said(limit: u32) -> FilterDefinition {
+/// Timelines only: no state, no receipts, no account data. No question is asked twice: for two minutes Synapse 1.163 would
+/// answer it as before, also where the database was put back meanwhile and asks from the same place once more. So a limit of
+/// what does not come at all is a matter of chance.
+fn everything_said(limit: u32, chance: &dyn Chance) -> FilterDefinition {
+    let [one, two, three, four, ..] = chance.bytes();
     let mut filter = FilterDefinition::default();
     filter.presence = Filter::ignore_all();
+    filter.presence.limit = Some(u32::from_be_bytes([one, two, three, four]).into());
     filter.account_data = Filter::ignore_all();
     filter.room.timeline.limit = Some(limit.into());
     filter.room.state = RoomEventFilter::ignore_all();

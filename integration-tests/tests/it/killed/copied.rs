@@ -1,6 +1,11 @@
 //! A database that was put back from a copy by other means than ours: nobody has marked it, and it is noticed all the same.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use parlour_integration_tests::{LIMIT, proxy::Fate, read, say, trial::Trial, witness};
 use ruma::UserId;
@@ -28,6 +33,19 @@ async fn devices(trial: &Trial, user: &UserId) -> Vec<String> {
     devices.iter().filter_map(|device| device["device_id"].as_str()).map(str::to_owned).collect()
 }
 
+/// What Parlour asks of everything that was said, from here on.
+fn questions(trial: &Trial) -> Arc<Mutex<Vec<String>>> {
+    let asked = Arc::<Mutex<Vec<String>>>::default();
+    let keep = Arc::clone(&asked);
+    trial.to_homeserver.judge(move |_, path| {
+        if path.contains("/sync?") && !path.contains("device_id=") {
+            keep.lock().expect("questions").push(path.to_owned());
+        }
+        Fate::Pass
+    });
+    asked
+}
+
 async fn display_name(trial: &Trial, user: &UserId) -> String {
     let path = format!("/_matrix/client/v3/profile/{user}/displayname");
     let (_, answer) = trial.as_ours(user, reqwest::Method::GET, &path, None).await;
@@ -38,6 +56,7 @@ async fn display_name(trial: &Trial, user: &UserId) -> String {
 async fn a_database_put_back_from_a_plain_copy_is_noticed_and_doubles_nothing() {
     let mut trial = practice(None, 0).await;
     let (murphy, ann) = (trial.sign_in("murphy", "first").await, trial.sign_in("ann", "first").await);
+    let questions = questions(&trial);
     let (murphys, anns) = (trial.sign_in("murphy", "fresh").await, trial.sign_in("ann", "fresh").await);
     for client in [&murphys, &anns] {
         client.pause().await;
@@ -73,6 +92,10 @@ async fn a_database_put_back_from_a_plain_copy_is_noticed_and_doubles_nothing() 
     trial.care_every(Duration::from_millis(300));
     trial.start_parlour().await;
     let noticed = |trial: &Trial| trial.log().matches("put back from a copy by other means").count();
+    // No question is asked twice, though the same place is known once more: it would be answered as before.
+    let asked = questions.lock().expect("questions").clone();
+    assert!(asked.len() > 4, "{asked:?}");
+    assert_eq!(asked.iter().collect::<BTreeSet<_>>().len(), asked.len(), "{asked:?}");
     // Killed before it was written down, it is noticed again.
     assert_eq!(noticed(&trial), 2, "{}", trial.last_words());
 
