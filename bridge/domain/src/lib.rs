@@ -34,4 +34,4 @@ pub use taking_part::{
     Candidate, Roster, TakingPartError, TeamError, TeamName, heir, may_exclude, may_go, may_include,
     may_team, mode_of_portal,
 };
-pub use text::{InvalidText, MAX_TEXT_BYTES, without_reply_fallback};
+pub use text::{InvalidText, MAX_TEXT_BYTES, without_formatted_fallback, without_reply_fallback};

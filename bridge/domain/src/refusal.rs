@@ -55,6 +55,8 @@ pub enum Refusal {
     PatientGone,
     /// LANE-5
     FileForOne,
+    /// LANE-6
+    NamesAnother,
     /// DEL-1
     NotDeleted,
     /// SEND-1
@@ -65,7 +67,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of the rule book.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::NotTakingPart,
         Self::OneWay,
         Self::Kind,
@@ -92,6 +94,7 @@ impl Refusal {
         Self::MentionsPatient,
         Self::PatientGone,
         Self::FileForOne,
+        Self::NamesAnother,
         Self::NotDeleted,
         Self::Undeliverable,
         Self::OurFault,
@@ -127,6 +130,7 @@ impl Refusal {
             Self::MentionsPatient => "LANE-3",
             Self::PatientGone => "LANE-4",
             Self::FileForOne => "LANE-5",
+            Self::NamesAnother => "LANE-6",
             Self::NotDeleted => "DEL-1",
             Self::Undeliverable => "SEND-1",
             Self::OurFault => "SELF-1",
@@ -218,6 +222,9 @@ impl Refusal {
             Self::FileForOne => {
                 "Not delivered: a file of yours for one patient waits for words, and this would go to every patient here; please \
                  answer your file with words about it, or delete it, and send this again."
+            }
+            Self::NamesAnother => {
+                "Not delivered: this would go to one patient but names another one here; please send it again without that name."
             }
             Self::NotDeleted => {
                 "Not deleted everywhere: the homeserver does not take the deletion; please tell whoever runs it."

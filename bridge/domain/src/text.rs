@@ -51,6 +51,20 @@ pub fn without_reply_fallback(body: &str) -> &str {
     rest.strip_prefix('\n').unwrap_or(rest)
 }
 
+/// The same of formatted words (`<mx-reply>`). One that does not end is no quotation, and stays.
+#[must_use]
+pub fn without_formatted_fallback(html: &str) -> String {
+    let mut words = html.to_owned();
+    while let Some(from) = words.find("<mx-reply>")
+        && let Some(length) = words[from..].find(END)
+    {
+        words.replace_range(from..from + length + END.len(), "");
+    }
+    words
+}
+
+const END: &str = "</mx-reply>";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +98,18 @@ mod tests {
             ("a\u{202e}b", Err(InvalidText::Control)),
         ] {
             assert_eq!(one_line(value, 5), wanted, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_formatted_quotation_is_cut_out() {
+        for (html, wanted) in [
+            ("<b>a</b>", "<b>a</b>"),
+            ("<mx-reply><blockquote>b</blockquote></mx-reply><b>a</b>", "<b>a</b>"),
+            ("<mx-reply>b</mx-reply>a<mx-reply>c</mx-reply>", "a"),
+            ("a</mx-reply><mx-reply>b", "a</mx-reply><mx-reply>b"),
+        ] {
+            assert_eq!(without_formatted_fallback(html), wanted, "{html}");
         }
     }
 }

@@ -376,7 +376,7 @@ impl Core {
         let file_waits = is_word
             && matches!(relation, Relation::None)
             && self.file_waits_for_one(row, home, sender, &people).await?;
-        let lane = match self.lane(home, &people, &place, content, file_waits) {
+        let lane = match self.lane(home, &people, &place, content, file_waits).await? {
             Ok(lane) => lane,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };

@@ -113,6 +113,36 @@ async fn lanes_that_cannot_be_told_are_refused_and_staff_alone_are_not() {
     let named = say(&murphy, &hub, "secret: Ann Byrne, please call").await;
     assert!(refusal(&murphy, &hub, &named).await.contains("(LANE-3)"));
 
+    // Who answers her names nobody but her; the quotation of who answers a file stays here as well.
+    say(&ben, &bens, "Ben is here").await;
+    let bens_ghost = read(&murphy, &hub, "Ben is here").await.sender;
+    let to_her = json!({ "m.in_reply_to": { "event_id": question.event_id } });
+    let pill = |ghost: &str, name: &str| {
+        let mut content = with(&format!("{name}: secret"), "m.relates_to", to_her.clone());
+        content["format"] = "org.matrix.custom.html".into();
+        content["formatted_body"] =
+            format!("<a href=\"https://matrix.to/#/{ghost}\">{name}</a>: secret").into();
+        content["m.mentions"] = json!({ "user_ids": [ghost] });
+        content
+    };
+    for content in
+        [pill(bens_ghost.as_str(), "Ben Carey"), with("as for ben  CAREY", "m.relates_to", to_her.clone())]
+    {
+        let named = send(&murphy, &hub, "m.room.message", content).await;
+        let words = refusal(&murphy, &hub, &named).await;
+        assert!(words.contains("(LANE-6)"), "{words}");
+    }
+    send(&murphy, &hub, "m.room.message", pill(question.sender.as_str(), "Ann Byrne")).await;
+    let hers = read(&ann, &anns, "Ann Byrne: secret").await;
+    assert_eq!(hers.content["m.mentions"], json!({}), "{hers:?}");
+    let file = murphy.upload(b"%PDF-1.4 a result").await.expect("uploaded");
+    let captioned = json!({
+        "msgtype": "m.file", "filename": "result.pdf", "file": file, "m.relates_to": to_her,
+        "body": "> <@somebody:else> a secret of Ben\n\nyour result",
+    });
+    send(&murphy, &hub, "m.room.message", captioned).await;
+    read(&ann, &anns, "your result").await;
+
     // In a thread on her question, whatever its fallback says, it is for Ann alone; and a quotation stays here.
     send(&murphy, &hub, "m.room.message", thread("secret: in her thread", &question.event_id)).await;
     read(&ann, &anns, "secret: in her thread").await;
@@ -127,7 +157,7 @@ async fn lanes_that_cannot_be_told_are_refused_and_staff_alone_are_not() {
     read(&ben, &bens, "to all again").await;
     for message in ben.messages(&bens).await.expect("messages") {
         assert!(message.is_readable(), "{message:?}");
-        assert!(["to all", "to all again"].contains(&&*message.body), "{}", message.body);
+        assert!(["to all", "Ben is here", "to all again"].contains(&&*message.body), "{}", message.body);
     }
 
     // Among staff alone everything has reached everybody already: nothing is refused.

@@ -25,7 +25,8 @@ pub fn may_relay(event_type: &str, content: &Value, relation: Relation<'_>) -> R
         ("m.room.message", Relation::None | Relation::Answer { .. }) => {
             let answers = matches!(relation, Relation::Answer { .. });
             if let Some(shown) = content["msgtype"].as_str().and_then(Shown::of) {
-                return attachment(shown, content).map(|attachment| Said::Attachment(Box::new(attachment)));
+                return attachment(shown, content, answers)
+                    .map(|attachment| Said::Attachment(Box::new(attachment)));
             }
             words(content, answers).map(Said::Message)
         }
@@ -42,13 +43,14 @@ pub fn may_relay(event_type: &str, content: &Value, relation: Relation<'_>) -> R
 }
 
 /// A file, and what is said of it: a `body` that is not the file's name (Matrix v1.19 client-server §Media captions).
-fn attachment(shown: Shown, content: &Value) -> Result<Attachment, Refusal> {
+fn attachment(shown: Shown, content: &Value, may_quote: bool) -> Result<Attachment, Refusal> {
     // ENC-1: the homeserver could read it.
     if content["file"].is_null() && content["url"].is_string() {
         return Err(Refusal::NotEncrypted);
     }
     let file = SealedFile::of(&content["file"]).ok_or(Refusal::Kind)?;
     let body = content["body"].as_str().ok_or(Refusal::Kind)?;
+    let body = if may_quote { without_reply_fallback(body) } else { body };
     let name = content["filename"].as_str();
     let says_something = name.is_some_and(|name| name != body) && !body.trim().is_empty();
     let caption = if says_something {
@@ -139,7 +141,12 @@ mod tests {
                 json!({ "msgtype": "m.emote", "body": "waves" }),
                 Ok(("message", "m.emote", "waves")),
             ),
-            ("an answer", message, with(text("> <@a:x> b\n\nc"), reply), Ok(("message", "m.text", "c"))),
+            (
+                "an answer",
+                message,
+                with(text("> <@a:x> b\n\nc"), reply.clone()),
+                Ok(("message", "m.text", "c")),
+            ),
             ("no answer", message, text("> <@a:x> b"), Ok(("message", "m.text", "> <@a:x> b"))),
             ("an edit", message, edit(text("new")), Ok(("edit", "m.text", "new"))),
             (
@@ -161,6 +168,18 @@ mod tests {
                 message,
                 file("m.image", "the rash", Some("x.png")),
                 Ok(("message", "m.image", "the rash")),
+            ),
+            (
+                "an image with a caption, that answers",
+                message,
+                with(file("m.image", "> <@a:x> b\n\nthe rash", Some("x.png")), reply.clone()),
+                Ok(("message", "m.image", "the rash")),
+            ),
+            (
+                "a quotation is no caption",
+                message,
+                with(file("m.image", "> <@a:x> b\n\nx.png", Some("x.png")), reply.clone()),
+                Ok(("message", "m.image", "x.png")),
             ),
             (
                 "its own name is no caption",

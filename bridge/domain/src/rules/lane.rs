@@ -26,8 +26,6 @@ pub struct LaneFacts {
     pub answers: Option<Reach>,
     /// The root of the thread that it stands in.
     pub thread: Option<Reach>,
-    /// Whether it mentions a patient's ghost.
-    pub mentions_patient: bool,
     /// Whether it is words, and a file of its sender's waits for words that is for one patient only.
     pub file_waits_for_one: bool,
 }
@@ -44,8 +42,7 @@ pub enum Lane {
 /// Whom a staff message reaches.
 ///
 /// # Errors
-/// [`Refusal::PatientGone`], [`Refusal::ThreadToEverybody`], [`Refusal::LaneUnknown`], [`Refusal::FileForOne`],
-/// [`Refusal::MentionsPatient`].
+/// [`Refusal::PatientGone`], [`Refusal::ThreadToEverybody`], [`Refusal::LaneUnknown`], [`Refusal::FileForOne`].
 pub fn lane(facts: &LaneFacts) -> Result<Lane, Refusal> {
     // LANE-4: what answers a patient who does not take part any more reaches nobody, and goes to nobody else instead.
     let is_gone = |reach: &Reach| matches!(reach, Reach::Only(patient) if facts.gone.contains(patient));
@@ -72,10 +69,6 @@ pub fn lane(facts: &LaneFacts) -> Result<Lane, Refusal> {
     if (&facts.thread, &facts.answers) == (&None, &None) && facts.file_waits_for_one {
         return Err(Refusal::FileForOne);
     }
-    // LANE-3: what goes to everybody mentions no patient.
-    if lane == Lane::Everybody && facts.mentions_patient {
-        return Err(Refusal::MentionsPatient);
-    }
     Ok(lane)
 }
 
@@ -90,28 +83,25 @@ mod tests {
         let only = |p: &PersonId| Some(Reach::Only(p.clone()));
         let to_ann = Ok(Lane::Only(ann.clone()));
         let all = Some(Reach::Everybody);
-        for (name, spokes, answers, thread, mentions_patient, wanted) in [
-            ("plain", 3, None, None, false, Ok(Lane::Everybody)),
-            ("reply to a patient", 3, only(&ann), None, false, to_ann.clone()),
-            ("reply to a patient, naming them", 3, only(&ann), None, true, to_ann.clone()),
-            ("reply to a message to all", 3, all.clone(), None, false, Ok(Lane::Everybody)),
-            ("reply to a notice", 3, Some(Reach::Unknown), None, false, Err(Refusal::LaneUnknown)),
-            ("in a patient's thread", 3, None, only(&ann), false, to_ann.clone()),
-            ("reply within it", 3, only(&ann), only(&ann), false, to_ann.clone()),
-            ("reply out of it", 3, only(&ben), only(&ann), false, Err(Refusal::LaneUnknown)),
-            ("reply to all within it", 3, all.clone(), only(&ann), false, to_ann.clone()),
-            ("in a thread to all", 3, None, all.clone(), false, Err(Refusal::ThreadToEverybody)),
-            ("reply to a patient in it", 3, only(&ann), all.clone(), false, to_ann),
-            ("reply to all in it", 3, all.clone(), all, false, Ok(Lane::Everybody)),
-            ("in an unknown thread", 3, None, Some(Reach::Unknown), false, Err(Refusal::LaneUnknown)),
-            ("a mention to all", 3, None, None, true, Err(Refusal::MentionsPatient)),
-            ("one patient: one lane", 1, Some(Reach::Unknown), None, true, Ok(Lane::Everybody)),
-            ("staff only", 0, None, None, false, Ok(Lane::Everybody)),
+        for (name, spokes, answers, thread, wanted) in [
+            ("plain", 3, None, None, Ok(Lane::Everybody)),
+            ("reply to a patient", 3, only(&ann), None, to_ann.clone()),
+            ("reply to a message to all", 3, all.clone(), None, Ok(Lane::Everybody)),
+            ("reply to a notice", 3, Some(Reach::Unknown), None, Err(Refusal::LaneUnknown)),
+            ("in a patient's thread", 3, None, only(&ann), to_ann.clone()),
+            ("reply within it", 3, only(&ann), only(&ann), to_ann.clone()),
+            ("reply out of it", 3, only(&ben), only(&ann), Err(Refusal::LaneUnknown)),
+            ("reply to all within it", 3, all.clone(), only(&ann), to_ann.clone()),
+            ("in a thread to all", 3, None, all.clone(), Err(Refusal::ThreadToEverybody)),
+            ("reply to a patient in it", 3, only(&ann), all.clone(), to_ann),
+            ("reply to all in it", 3, all.clone(), all, Ok(Lane::Everybody)),
+            ("in an unknown thread", 3, None, Some(Reach::Unknown), Err(Refusal::LaneUnknown)),
+            ("one patient: one lane", 1, Some(Reach::Unknown), None, Ok(Lane::Everybody)),
+            ("staff only", 0, None, None, Ok(Lane::Everybody)),
         ] {
             let alone = spokes < 2 || (&answers, &thread) != (&None, &None);
             let gone = BTreeSet::new();
-            let facts =
-                LaneFacts { spokes, gone, answers, thread, mentions_patient, file_waits_for_one: false };
+            let facts = LaneFacts { spokes, gone, answers, thread, file_waits_for_one: false };
             assert_eq!(lane(&facts), wanted, "{name}");
             let wanted = if alone { wanted } else { Err(Refusal::FileForOne) };
             assert_eq!(
@@ -130,14 +120,7 @@ mod tests {
             ("reply to who was alone there", 1, only(&ben), None, gone),
         ] {
             let gone = BTreeSet::from([ben.clone()]);
-            let facts = LaneFacts {
-                spokes,
-                gone,
-                answers,
-                thread,
-                mentions_patient: false,
-                file_waits_for_one: false,
-            };
+            let facts = LaneFacts { spokes, gone, answers, thread, file_waits_for_one: false };
             assert_eq!(lane(&facts), wanted, "{name}");
         }
     }

@@ -11,7 +11,7 @@ mod trust;
 pub use kind::{is_message, may_relay};
 pub use lane::{Lane, LaneFacts, Reach, lane};
 pub use live::{DeviceFacts, LIVE_MILLIS, is_live};
-pub use naming::{NamingFacts, names_a_patient};
+pub use naming::{NamingFacts, may_name};
 pub use post::{PostFacts, may_post};
 pub use relation::{About, Pointed, Relation, may_edit, may_react};
 pub use trust::{SenderTrust, may_trust};

@@ -3,6 +3,7 @@
 use parlour_domain::{
     Person, PortalKind, Refusal, Said,
     rules::{self, About, Lane, LaneFacts, NamingFacts, Pointed, Reach, Relation},
+    without_formatted_fallback, without_reply_fallback,
 };
 use ruma::{EventId, OwnedEventId};
 use serde_json::Value;
@@ -71,45 +72,67 @@ impl Core {
     }
 
     /// Whom it reaches: what edits a message or reacts to it goes where that went.
-    pub(super) fn lane(
+    pub(super) async fn lane(
         &self,
         home: &Portal,
         people: &People,
         place: &Place,
         content: &Value,
         file_waits_for_one: bool,
-    ) -> Result<Lane, Refusal> {
+    ) -> Result<Result<Lane, Refusal>, CryptoError> {
         if home.kind() == PortalKind::Spoke || faulty!(self.settings, LanesIgnored) {
-            return Ok(Lane::Everybody);
+            return Ok(Ok(Lane::Everybody));
         }
         let reach =
             |known: &Option<Recorded>| known.as_ref().map_or(Reach::Unknown, |known| known.reach.clone());
-        let new = &content["m.new_content"];
-        let texts: Vec<_> = [content, new]
-            .iter()
-            .flat_map(|content| ["body", "formatted_body", "filename"].map(|key| content[key].as_str()))
-            .flatten()
-            .collect();
-        let mentions = [content, new].map(|content| content["m.mentions"]["user_ids"].as_array());
+        let lane = rules::lane(&LaneFacts {
+            spokes: people.roster().spokes,
+            gone: people.former_patients().map(|person| person.id.clone()).collect(),
+            answers: place.answers.as_ref().map(reach),
+            thread: place.thread.as_ref().map(reach),
+            file_waits_for_one,
+        });
+        let lane = match lane {
+            Ok(lane) => lane,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        Ok(self.may_name(people, &lane, content).await?.map(|()| lane))
+    }
+
+    /// Whether it may name whom it names, where it goes.
+    async fn may_name(
+        &self,
+        people: &People,
+        lane: &Lane,
+        content: &Value,
+    ) -> Result<Result<(), Refusal>, CryptoError> {
+        let ghost = match lane {
+            Lane::Only(patient) => self.store.ghost_of(patient).await?,
+            Lane::Everybody => None,
+        };
+        let contents = [content, &content["m.new_content"]];
+        let texts = |key: &'static str| contents.iter().filter_map(move |content| content[key].as_str());
+        // What is quoted does not travel.
+        let formatted: Vec<_> = texts("formatted_body").map(without_formatted_fallback).collect();
+        let plain = texts("body").map(without_reply_fallback).chain(texts("filename"));
+        let texts: Vec<_> = plain.chain(formatted.iter().map(String::as_str)).collect();
+        let mentions = contents.map(|content| content["m.mentions"]["user_ids"].as_array());
         let mentions: Vec<_> = mentions.into_iter().flatten().flatten().filter_map(Value::as_str).collect();
         // Names that colleagues here share are no patient's; a patient who has gone is named all the same.
         let staff = people.staff().map(|staff| &staff.person);
         let patients = people.patients().map(|patient| &patient.person).chain(people.former_patients());
         let everybody: Vec<_> = staff.chain(patients).collect();
-        rules::lane(&LaneFacts {
-            spokes: people.roster().spokes,
-            gone: people.former_patients().map(|person| person.id.clone()).collect(),
-            answers: place.answers.as_ref().map(reach),
-            thread: place.thread.as_ref().map(reach),
-            mentions_patient: rules::names_a_patient(&NamingFacts {
+        Ok(rules::may_name(
+            lane,
+            &NamingFacts {
                 texts: &texts,
                 mentions: &mentions,
                 people: &everybody,
+                their_ghost: ghost.as_ref().map(|ghost| ghost.localpart()),
                 namespace: NAMESPACE,
                 bot: BOT,
-            }),
-            file_waits_for_one,
-        })
+            },
+        ))
     }
 }
 

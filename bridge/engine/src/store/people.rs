@@ -183,6 +183,18 @@ impl Store {
         .transpose()
     }
 
+    /// The ghost that stands for a person, if there is one.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn ghost_of(&self, person: &PersonId) -> Result<Option<OwnedUserId>, StoreError> {
+        let row: Option<(String,)> = sqlx::query_as("SELECT user_id FROM our_users WHERE person_id = $1")
+            .bind(person.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map(|(user_id,)| matrix_id(OUR_USER, user_id)).transpose()
+    }
+
     /// The ghosts that have spoken in this time before anybody of ours spoke last.
     ///
     /// # Errors
