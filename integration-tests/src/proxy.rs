@@ -28,6 +28,8 @@ pub enum Fate {
     Keep,
     /// It arrives and does its work; the connection is cut instead of an answer.
     CutAnswer,
+    /// It goes through when the proxy lets all pass, and not before.
+    Hold,
     /// It never arrives; the proxy keeps it, and answers in the other's place with this status and body.
     Answer(u16, &'static str),
 }
@@ -47,6 +49,8 @@ struct Shared {
     judge: Mutex<Judge>,
     seen: Mutex<Vec<String>>,
     cut: watch::Sender<u64>,
+    /// How many wait, of how many were let pass so far.
+    held: watch::Sender<(usize, u64)>,
     kept: watch::Sender<Vec<Kept>>,
 }
 
@@ -80,6 +84,7 @@ impl Proxy {
             judge: Mutex::new(Box::new(|_, _| Fate::Pass)),
             seen: Mutex::default(),
             cut: watch::Sender::new(0),
+            held: watch::Sender::default(),
             kept: watch::Sender::default(),
         });
         let for_task = Arc::clone(&shared);
@@ -106,6 +111,14 @@ impl Proxy {
     /// From now on everything goes through.
     pub fn pass_all(&self) {
         self.judge(|_, _| Fate::Pass);
+        self.shared.held.send_modify(|(held, passes)| (*held, *passes) = (0, *passes + 1));
+    }
+
+    /// Waits until so many requests wait to be let pass.
+    pub async fn holds(&self, wanted: usize) {
+        let mut held = self.shared.held.subscribe();
+        let holds = tokio::time::timeout(crate::LIMIT, held.wait_for(|(held, _)| *held >= wanted)).await;
+        holds.expect("so many requests come").expect("it lives as long as this");
     }
 
     /// How many answers were cut so far; each counts when its request has done its work.
@@ -190,6 +203,14 @@ async fn serve(mut client: TcpStream, target: u16, shared: &Shared) -> io::Resul
             return client.write_all(format!("{head}\r\nConnection: close\r\n\r\n{answer}").as_bytes()).await;
         }
         Fate::Keep => keep(),
+        Fate::Hold => {
+            let mut held = shared.held.subscribe();
+            let before = held.borrow_and_update().1;
+            shared.held.send_modify(|(held, _)| *held += 1);
+            if held.wait_for(|(_, passes)| *passes > before).await.is_err() {
+                return Ok(());
+            }
+        }
         Fate::Pass | Fate::CutAnswer => {}
     }
     let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await?;

@@ -351,7 +351,7 @@ impl Dispatch {
         match outcome {
             Ok(Prepared::Ready { intent, ciphertext }) => {
                 self.spawn(Work::Delivering, vec![portal], async move {
-                    match core.put(&leg, &intent, ciphertext).await {
+                    match core.put(&leg, &intent, ciphertext, false).await {
                         Ok(event) => Done::Delivered { portal: leg.portal, leg: leg.id, event },
                         Err(error) => core.again(&leg, &error).await,
                     }

@@ -230,7 +230,7 @@ impl Core {
         if self.store.has_landed(leg.seq).await? {
             return Ok(None);
         }
-        self.put(leg, machine.intent(), ciphertext.clone()).await
+        self.put(leg, machine.intent(), ciphertext.clone(), true).await
     }
 
     /// Has a user of ours be in a leg's room.
@@ -266,15 +266,17 @@ impl Core {
     }
 
     /// `PUT /send` under an id that names leg and ghost, with the device, so that a repetition is the same event. None is what
-    /// is not to be sent, because it stands there.
+    /// is not to be sent, because it stands there; or because it was deleted before its turn came, and nothing of it `was_begun`
+    /// to be sent.
     pub(super) async fn put(
         &self,
         leg: &Leg,
         ghost: &Intent,
         ciphertext: String,
+        was_begun: bool,
     ) -> Result<Option<OwnedEventId>, CryptoError> {
         let room_id = leg.portal.room_id.as_ref().ok_or(StoreError::Malformed("portals"))?;
-        let body: Raw<AnyMessageLikeEventContent> = Raw::from_json_string(ciphertext)?;
+        let body: Raw<AnyMessageLikeEventContent> = Raw::from_json_string(ciphertext.clone())?;
         let mut transaction_id = format!("parlour.{}.{}", leg.id, ghost.user_id.localpart());
         if faulty!(self.settings, NewTransactionId) {
             transaction_id.push_str(PortalId::from_bytes(self.ghosts.chance.bytes()).as_str());
@@ -291,9 +293,22 @@ impl Core {
         );
         request.timestamp = Some(leg.sent_at.to_matrix());
         let again = faulty!(self.settings, SendTwice).then(|| request.clone());
-        let put = self.homeserver.request(CommitPoint::SendEvent, ghost, request);
+        let put = async {
+            if !was_begun && self.store.may_be_taken_back(leg) {
+                return Ok(None);
+            }
+            self.homeserver.request(CommitPoint::SendEvent, ghost, request).await.map(Some)
+        };
         match self.turns.take_in(&Party::of(leg), Some(&leg.portal.id), put).await {
-            Ok(answer) => {
+            Ok(None) => {
+                if self.store.is_taken_back(leg.seq).await? {
+                    self.changed(&leg.portal.conversation);
+                    return Ok(None);
+                }
+                // It was to be deleted, and was not.
+                Box::pin(self.put(leg, ghost, ciphertext, true)).await
+            }
+            Ok(Some(answer)) => {
                 self.counts.sent();
                 if let Some(mut again) = again {
                     again.txn_id = format!("{}.again", again.txn_id).into();

@@ -268,7 +268,15 @@ impl Store {
         sqlx::migrate!("../../migrations/common").run(&pool).await?;
         claim.take(&pool).await?;
         let keys = open_keyring(&pool, backend, master, chance).await?;
-        Ok(Self { pool, backend, keys, claim: Arc::new(claim), remembered: Default::default() })
+        let claim = Arc::new(claim);
+        Ok(Self {
+            pool,
+            backend,
+            keys,
+            claim,
+            remembered: Default::default(),
+            taken_back: Default::default(),
+        })
     }
 
     /// Sees to it that the database is this process's, also after it was away.

@@ -92,6 +92,7 @@ impl Store {
         let own = writer == deletion.by;
         let mut portals = Vec::new();
         for entry in &entries {
+            self.taken_back.add(&entry.id);
             let by = (!own).then(|| deletion.bot.clone());
             let mut places: Vec<_> = Self::take_back(tx, &entry.id)
                 .await?
@@ -149,7 +150,8 @@ impl Store {
         rows.into_iter().map(parse).collect()
     }
 
-    /// What was not begun to be sent is not sent any more. The portals where it stands, or is about to.
+    /// What was not begun to be sent is not sent any more: what is not encrypted at once, and what waits for its turn when that
+    /// comes ([`Store::is_taken_back`]). The portals where it stands, or is about to.
     async fn take_back(tx: &mut Transaction, message: &MessageId) -> Result<Vec<PortalId>, StoreError> {
         sqlx::query(
             "UPDATE outbox SET state = 'withdrawn'

@@ -151,6 +151,7 @@ pub struct Store {
     keys: seal::Keyring,
     claim: Arc<Claim>,
     remembered: machine::remembered::Remembered,
+    taken_back: sending::TakenBack,
 }
 
 impl Store {

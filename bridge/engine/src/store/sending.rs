@@ -1,6 +1,9 @@
 //! The outbox as the sender sees it: the next legs of many portals, and what has become of them, many in one commit.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use parlour_domain::{LegId, MessageId, PersonId, PortalId, Timestamp};
 use ruma::{OwnedEventId, OwnedUserId};
@@ -14,6 +17,28 @@ use super::{
     parsed, record,
 };
 use crate::commit_point::CommitPoint;
+
+/// The messages that were deleted last, so that nobody who is about to send something need ask the database.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TakenBack(Arc<Mutex<HashSet<MessageId>>>);
+
+/// Of so many, or fewer.
+const MOST_TAKEN_BACK: usize = 10_000;
+
+impl TakenBack {
+    /// This one is about to be.
+    pub(super) fn add(&self, message: &MessageId) {
+        let mut messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if messages.len() >= MOST_TAKEN_BACK {
+            messages.clear();
+        }
+        messages.insert(message.clone());
+    }
+
+    fn may_have(&self, message: &MessageId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(message)
+    }
+}
 
 /// A leg that was encrypted.
 pub struct SealedLeg<'a> {
@@ -283,6 +308,23 @@ impl Store {
     pub async fn leg_is_void(&self, seq: i64) -> Result<(), StoreError> {
         let void = "UPDATE outbox SET state = 'withdrawn' WHERE seq = $1 AND state IN ('waiting', 'held')";
         self.alone(CommitPoint::LegVoid, sqlx::query(void).bind(seq)).await.map(drop)
+    }
+
+    /// Whether what a leg says may have been deleted since it was encrypted.
+    #[must_use]
+    pub fn may_be_taken_back(&self, leg: &Leg) -> bool {
+        leg.message.as_ref().is_some_and(|message| self.taken_back.may_have(message))
+    }
+
+    /// A leg of which nothing was sent is not sent any more, if what it says was deleted. Whether it was.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn is_taken_back(&self, seq: i64) -> Result<bool, StoreError> {
+        let sql = "UPDATE outbox SET state = 'withdrawn' WHERE seq = $1 AND says = 'message' AND state IN ('waiting', 'held')
+             AND EXISTS (SELECT 1 FROM messages m WHERE m.id = outbox.message_id AND m.deleted_at IS NOT NULL)";
+        let withdrawn = self.alone(CommitPoint::LegVoid, sqlx::query(sql).bind(seq)).await?;
+        Ok(withdrawn.rows_affected() > 0)
     }
 
     /// Sending a leg failed; it is tried again not before `next`. Only a failure that does not pass counts as an

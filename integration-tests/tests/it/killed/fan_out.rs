@@ -16,7 +16,7 @@ use parlour_integration_tests::{
     crowd::{Caller, numbers},
     devices::{Device, Equipment, equip},
     proxy::Fate,
-    requests, say, token,
+    requests, say, send, token,
     trial::Trial,
     witness,
 };
@@ -27,6 +27,8 @@ use tokio::time::{Instant, sleep};
 use super::practice;
 
 const PATIENTS: usize = 50;
+/// So many legs have a turn at the homeserver at once.
+const TURNS: usize = 50;
 /// So many have a real client; the others have a device that only reads.
 const CLIENTS: usize = 3;
 /// Each kill is begun with new sessions; what is lost by it may take a second key.
@@ -49,7 +51,7 @@ const PLACES: [&str; 6] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_while_a_message_goes_to_fifty_goes_on_where_it_stopped() {
     let begun = Instant::now();
-    let mut scene = Broadcast::open().await;
+    let mut scene = Broadcast::open(PATIENTS).await;
     println!("the rooms are made: {:.1} s", begun.elapsed().as_secs_f64());
     for place in PLACES {
         for side in SIDES {
@@ -61,7 +63,42 @@ async fn a_kill_while_a_message_goes_to_fifty_goes_on_where_it_stopped() {
     scene.close().await;
 }
 
-/// A conversation of Dr Murphy with fifty patients.
+/// Of a message to more than have a turn at once, what waits for its turn when the message is deleted goes nowhere, and the rest goes
+/// and is deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_before_its_turn_comes_is_not_sent() {
+    const MORE: usize = TURNS + 6;
+    let scene = Broadcast::open(MORE).await;
+    scene
+        .trial
+        .to_homeserver
+        .judge(|_, path| if path.contains("/send/m.room.encrypted/") { Fate::Hold } else { Fate::Pass });
+    let hub = scene.talk.hub();
+    let words = say(&scene.murphy, &hub, "the wrong clinic").await;
+    scene.trial.to_homeserver.holds(TURNS).await;
+    let sealed = "SELECT COUNT(*) FROM outbox WHERE state = 'waiting' AND ciphertext IS NOT NULL";
+    let all = i64::try_from(MORE).expect("a number");
+    let of = async |sql: &str, wanted: i64| {
+        let comes = scene.books.comes_to(sql, wanted).await;
+        comes.unwrap_or_else(|found| panic!("{found}, {sql}: {}", scene.trial.last_words()));
+    };
+    of(sealed, all).await;
+    send(&scene.murphy, &hub, "m.room.redaction", json!({ "redacts": words })).await;
+    of("SELECT COUNT(*) FROM messages WHERE deleted_at IS NOT NULL", 1).await;
+    scene.trial.to_homeserver.pass_all();
+    of("SELECT COUNT(*) FROM outbox WHERE state IN ('waiting', 'held')", 0).await;
+    let turns = i64::try_from(TURNS).expect("a number");
+    of("SELECT COUNT(*) FROM outbox WHERE says = 'message' AND state = 'withdrawn'", all - turns).await;
+    // "hello" is in all rooms; the other in those whose turn it was, and gone.
+    assert_eq!(scene.spokes_by_ciphertexts().await, [(1, all - turns), (2, turns)]);
+    let redacted = scene
+        .of_homeserver("SELECT COUNT(*), 0 FROM events WHERE type = 'm.room.redaction' AND room_id <> $1")
+        .await;
+    assert_eq!(redacted, [(turns, 0)]);
+    scene.close().await;
+}
+
+/// A conversation of Dr Murphy with fifty patients, or more.
 struct Broadcast {
     trial: Trial,
     books: Books,
@@ -70,15 +107,16 @@ struct Broadcast {
     /// Of the patients who have no client.
     devices: Vec<Device>,
     talk: Talk,
+    patients: usize,
     said: Vec<String>,
 }
 
 impl Broadcast {
-    async fn open() -> Self {
-        let trial = practice(None, PATIENTS).await;
+    async fn open(patients: usize) -> Self {
+        let trial = practice(None, patients).await;
         let books = Books::of(&trial.data, None);
         let murphy = trial.sign_in("murphy", "first").await;
-        let names = numbers(PATIENTS);
+        let names = numbers(patients);
         let mut clients = Vec::new();
         for name in &names[..CLIENTS] {
             clients.push(trial.sign_in(name, "first").await);
@@ -93,7 +131,7 @@ impl Broadcast {
         let caller = Caller::new(&trial.public_url(), &token(&murphy));
         let (_, told) = caller.begin(&wanted, None).await.expect("an answer");
         let talk = Talk { told: caller.made(told["id"].as_str().expect("an id")).await };
-        let mut scene = Self { trial, books, murphy, clients, devices, talk, said: Vec::new() };
+        let mut scene = Self { trial, books, murphy, clients, devices, talk, patients, said: Vec::new() };
         // Dr Murphy's ghost is made by it.
         scene.say("hello").await;
         assert!(scene.settles("hello").await);
@@ -114,7 +152,7 @@ impl Broadcast {
 
     /// Waits until all that was said has landed everywhere; not, when Parlour has ended before.
     async fn settles(&mut self, what: &str) -> bool {
-        let wanted = i64::try_from(self.said.len() * PATIENTS).expect("a number");
+        let wanted = i64::try_from(self.said.len() * self.patients).expect("a number");
         let deadline = Instant::now() + LIMIT;
         loop {
             if !self.trial.parlour_runs() {
@@ -213,21 +251,29 @@ impl Broadcast {
 
     /// By the homeserver's own database: in the room of each patient there stand as many ciphertexts as there should.
     async fn each_spoke_has_all(&self, place: &str) {
-        let url = format!("sqlite://{}?mode=ro", self.trial.homeserver_database().display());
-        let mut database = sqlx::AnyConnection::connect(&url).await.expect("the homeserver's database");
-        let rooms: Vec<(i64, i64)> = sqlx::query_as(
-            "SELECT events, COUNT(*) FROM (
-                 SELECT COUNT(*) AS events FROM events WHERE type = 'm.room.encrypted' AND room_id <> $1 GROUP BY room_id
-             ) GROUP BY events",
-        )
-        .bind(self.talk.hub().as_str())
-        .fetch_all(&mut database)
-        .await
-        .expect("rooms");
-        database.close().await.expect("closed");
+        let rooms = self.spokes_by_ciphertexts().await;
         let [said, patients] =
             [self.said.len(), PATIENTS].map(|count| i64::try_from(count).expect("a number"));
         assert_eq!(rooms, [(said, patients)], "{place}: how many ciphertexts stand in how many rooms");
+    }
+
+    /// How many ciphertexts stand in how many of the patients' rooms.
+    async fn spokes_by_ciphertexts(&self) -> Vec<(i64, i64)> {
+        self.of_homeserver(
+            "SELECT events, COUNT(*) FROM (
+                 SELECT COUNT(*) AS events FROM events WHERE type = 'm.room.encrypted' AND room_id <> $1 GROUP BY room_id
+             ) GROUP BY events ORDER BY events",
+        )
+        .await
+    }
+
+    /// Two numbers of the homeserver's own database, of rooms other than the hub.
+    async fn of_homeserver(&self, sql: &'static str) -> Vec<(i64, i64)> {
+        let url = format!("sqlite://{}?mode=ro", self.trial.homeserver_database().display());
+        let mut database = sqlx::AnyConnection::connect(&url).await.expect("the homeserver's database");
+        let rows = sqlx::query_as(sql).bind(self.talk.hub().as_str()).fetch_all(&mut database).await;
+        database.close().await.expect("closed");
+        rows.expect("numbers")
     }
 
     async fn everybody_reads_everything(&mut self) {
