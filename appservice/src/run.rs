@@ -42,6 +42,8 @@ pub struct Extras {
     pub more_patients: usize,
     /// The database of a demo, if it is not to be a file in its folder.
     pub database_url: Option<String>,
+    /// More of the configuration of a demo's homeserver, for tests: lines of YAML.
+    pub homeserver: String,
     /// Promises broken on purpose, for tests of the checks.
     pub faults: Vec<Fault>,
     /// How long an event waits for its key, if not the product's own measure.

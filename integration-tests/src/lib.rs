@@ -9,6 +9,7 @@ pub mod devices;
 pub mod fake;
 pub mod groups;
 pub mod js;
+pub mod pictures;
 pub mod proxy;
 pub mod requests;
 pub mod soak;

@@ -152,6 +152,7 @@ impl Trial {
             server_name: SERVER_NAME.to_owned(),
             port: self.place.homeserver,
             registration_file: self.place.data.join("registration.yaml"),
+            more: String::new(),
         };
         let started = Homeserver::start(&self.python, plan, &Silent).await;
         self.homeserver = Some(started.expect("the homeserver starts"));

@@ -53,6 +53,8 @@ pub struct HomeserverPlan {
     pub port: u16,
     /// Parlour's application service registration (Matrix Application Service API v1.19 §Registration).
     pub registration_file: PathBuf,
+    /// More of its configuration: lines of YAML.
+    pub more: String,
 }
 
 /// A running Synapse. It ends when this is dropped, and when our process ends in any way.
@@ -324,7 +326,7 @@ fn configuration(plan: &HomeserverPlan) -> Result<String, DemoError> {
         values.push((name, quoted(plan.dir.join(name))?));
     }
     let fill = |text: String, (name, value): &(&str, String)| text.replace(&format!("{{{name}}}"), value);
-    Ok(values.iter().fold(CONFIGURATION.to_owned(), fill))
+    Ok(values.iter().fold(CONFIGURATION.to_owned(), fill) + plan.more.as_str())
 }
 
 /// `N` random bytes in unpadded base64.
@@ -362,6 +364,7 @@ mod tests {
             server_name: "demo.parlour.local".into(),
             port: 8008,
             registration_file: "/r.yaml".into(),
+            more: String::new(),
         }
     }
 

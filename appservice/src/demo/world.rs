@@ -116,6 +116,7 @@ impl World {
             server_name: SERVER_NAME.to_owned(),
             port: place.homeserver,
             registration_file: place.data.join("registration.yaml"),
+            more: extras.homeserver.clone(),
         };
         let mut homeserver = Homeserver::start(&python, plan, report).await?;
         report.step("parlour", "Starting Parlour.");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Asker, BAD, Call, NOT_FOUND, rooms::House};
+use super::{Answer, Asker, BAD, Call, NOT_FOUND, pushes::Phone, rooms::House};
 
 /// An account.
 #[derive(Default)]
@@ -16,6 +16,7 @@ pub(super) struct User {
     identity: BTreeMap<&'static str, Value>,
     /// When its devices or its identity changed.
     pub(super) devices_at: u64,
+    pub(super) phone: Option<Phone>,
 }
 
 /// A device.

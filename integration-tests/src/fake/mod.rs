@@ -4,6 +4,7 @@
 //! ([`crate::groups`]).
 
 mod devices;
+mod pushes;
 mod rooms;
 mod sync;
 mod told;
@@ -138,6 +139,11 @@ impl FakeHomeserver {
     /// Makes an account.
     pub fn register(&self, user_id: &str, name: &str) {
         self.shared.does(|house| house.register(user_id, Some(name)));
+    }
+
+    /// What somebody's phone was told since this was asked last.
+    pub fn pushed(&self, user_id: &str) -> Vec<Value> {
+        self.shared.house().pushed(user_id)
     }
 
     /// What was asked that it does not know.
@@ -279,9 +285,9 @@ impl House {
                     body["search_categories"]["room_events"]["search_term"].as_str().unwrap_or_default();
                 Ok(self.search(user, term))
             }
-            // Nobody has asked to be called.
+            // What phones are told is told here as well; nobody has missed any.
             ("GET", ["_matrix", "client", _, "notifications"]) => Ok(json!({ "notifications": [] })),
-            ("GET", ["_matrix", "client", _, "pushers"]) => Ok(json!({ "pushers": [] })),
+            (_, ["_matrix", "client", _, "pushers", ..]) => self.pushers(asker, call),
             (_, ["_matrix", "client", _, "devices", ..]) => self.own_devices(asker, call),
             (_, ["_matrix", "client", _, "keys", ..] | ["_matrix", "client", _, "sendToDevice", ..]) => {
                 self.keys(asker, call)

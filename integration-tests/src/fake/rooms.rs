@@ -267,7 +267,8 @@ impl House {
             target.content = json!({});
             target.redacted_because = Some(told.clone());
         }
-        place.events.push(event);
+        place.events.push(event.clone());
+        self.pushes(room, &event);
         self.to_parlour.push(told);
         id
     }

@@ -4,6 +4,7 @@
 //! has seen must be the same.
 
 mod person;
+mod phones;
 mod plan;
 mod view;
 mod world;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use self::{
-    plan::{Act, OWNER, REACTION, STAFF, is_staff},
+    plan::{Act, File, OWNER, REACTION, STAFF, is_staff},
     view::{Names, asks_for_everything, asks_for_the_view, leaks, view},
 };
 pub use self::{
@@ -25,7 +26,7 @@ pub use self::{
     view::Leak,
     world::World,
 };
-use crate::LIMIT;
+use crate::{LIMIT, pictures::jpeg};
 
 /// How often it is looked whether something has come.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(5);
@@ -77,6 +78,7 @@ pub async fn run(world: &mut World, plan: &Plan, is_searched: bool) -> Outcome {
         person.got.clear();
         person.timelines.clear();
     }
+    world.pushed(plan.watched);
     let mut group = Group::begin(world, plan).await;
     for (number, step) in &plan.steps {
         group.is_at(*number + 1);
@@ -91,18 +93,15 @@ pub async fn run(world: &mut World, plan: &Plan, is_searched: bool) -> Outcome {
     outcome
 }
 
-/// Words that link to somebody, or to nobody.
-fn linked(ghost: Option<&str>, words: &str) -> String {
-    let to = ghost.map(|ghost| format!(" href=\"https://matrix.to/#/{ghost}\""));
-    format!("<a{}>you</a> {words}", to.unwrap_or_default())
-}
-
-/// What of a message's content makes it a mention of somebody; of nobody, it has the link alone.
-fn mention(ghost: Option<&str>, words: &str) -> Vec<(&'static str, Value)> {
-    let mut fields =
-        vec![("format", "org.matrix.custom.html".into()), ("formatted_body", linked(ghost, words).into())];
-    fields.extend(ghost.map(|ghost| ("m.mentions", json!({ "user_ids": [ghost] }))));
-    fields
+/// Words to somebody, as clients write a mention: plain, formatted, and by account, of whom has one.
+fn mention((ghost, name): (Option<&str>, &str), words: &str) -> Vec<(&'static str, Value)> {
+    let to = ghost.map(|ghost| format!(" href=\"https://matrix.to/#/{ghost}\"")).unwrap_or_default();
+    vec![
+        ("body", format!("{name}: {words}").into()),
+        ("format", "org.matrix.custom.html".into()),
+        ("formatted_body", format!("<a{to}>{name}</a>: {words}").into()),
+        ("m.mentions", json!({ "user_ids": ghost.into_iter().collect::<Vec<_>>() })),
+    ]
 }
 
 /// By what an event could be told from others: its encryption session, and the leg that it is.
@@ -185,6 +184,31 @@ impl<'a> Group<'a> {
         }
     }
 
+    /// Waits until the watched one's phone was told of all that the watched one sees: what was read or deleted meanwhile it is not
+    /// told of.
+    async fn phone_is_told(&mut self) {
+        let watched = self.plan.watched;
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let told = self.world.pushed(watched);
+            let patient = &mut self.world.people[watched];
+            patient.got.extend(told.into_iter().map(|told| json!({ "pushed": told })));
+            let Some(room) = self.spokes.get(&watched) else { return };
+            let told: BTreeSet<&str> = patient
+                .got
+                .iter()
+                .filter_map(|got| got["pushed"]["notification"]["event_id"].as_str())
+                .collect();
+            let missing = view::since_they_came(patient, room).find(|seen| {
+                view::is_pushed(&seen.event, patient.user_id.as_str()) && !told.contains(seen.id())
+            });
+            let Some(missing) = missing else { return };
+            assert!(Instant::now() < deadline, "the phone is not told of {missing:?}: {:#?}", self.plan);
+            // No event tells of what is still to come.
+            sleep(LOOK).await;
+        }
+    }
+
     /// A reaction or a deletion that has not reached somebody whom it is for.
     fn lacks(&self, whom: usize, room: &RoomId) -> Option<String> {
         let person = &self.world.people[whom];
@@ -228,17 +252,10 @@ impl<'a> Group<'a> {
         let by = step.by;
         self.world.people[by].receive().await;
         let event = match &step.act {
-            Act::Says { words, file, answers, mentions, links, .. } => {
-                let link = links.then(|| mentions.and_then(|mentioned| self.ghosts[mentioned].clone()));
-                let mut content = self.content(by, words, *answers, link);
-                if let Some(within) = file {
-                    let file = self.world.people[by].uploads(within.as_bytes()).await;
-                    let media = file["url"].as_str().and_then(|url| url.rsplit('/').next()).expect("a place");
-                    self.files.insert(number, media.to_owned());
-                    content["msgtype"] = "m.file".into();
-                    content["filename"] = "letter.txt".into();
-                    content["info"] = json!({ "mimetype": "text/plain", "size": within.len() });
-                    content["file"] = file;
+            Act::Says { words, file, answers, mentions, .. } => {
+                let mut content = self.content(by, words, *answers, *mentions);
+                if let Some(file) = file {
+                    self.hangs_on(number, by, file, &mut content).await;
                 }
                 let room = self.room(by);
                 // Nobody hears of it across the bridge.
@@ -247,16 +264,15 @@ impl<'a> Group<'a> {
                 self.world.people[by].types(&room, false).await;
                 Some(event)
             }
-            Act::Edits { what, words, mentions, links } => {
+            Act::Edits { what, words, mentions } => {
                 let event = self.seen(*what, by);
                 let mut content = json!({
                     "msgtype": "m.text", "body": format!("* {words}"),
                     "m.new_content": { "msgtype": "m.text", "body": words },
                     "m.relates_to": { "rel_type": "m.replace", "event_id": event },
                 });
-                if *links {
-                    let ghost = mentions.and_then(|mentioned| self.ghosts[mentioned].as_deref());
-                    for (field, value) in mention(ghost, words) {
+                if let Some(mentioned) = mentions {
+                    for (field, value) in mention(self.called(*mentioned), words) {
                         content["m.new_content"][field] = value.clone();
                         content[field] = value;
                     }
@@ -302,18 +318,33 @@ impl<'a> Group<'a> {
         self.world.settles(event.as_deref()).await;
         // Everything that ever reaches the watched one counts, also what is soon replaced.
         self.world.people[self.plan.watched].receive().await;
+        self.phone_is_told().await;
     }
 
-    fn content(&self, by: usize, words: &str, answers: Option<usize>, link: Option<Option<String>>) -> Value {
-        let mut content = json!({ "msgtype": "m.text", "body": words });
-        let mut html = words.to_owned();
-        match link {
-            Some(Some(ghost)) => {
-                html = linked(Some(&ghost), words);
-                content["m.mentions"] = json!({ "user_ids": [ghost] });
-            }
-            Some(None) => html = linked(None, words),
-            None => {}
+    /// Makes a message the caption of a file.
+    async fn hangs_on(&mut self, number: usize, by: usize, file: &File, content: &mut Value) {
+        let (kind, name, mimetype, bytes) = match file {
+            File::Letter(within) => ("m.file", "letter.txt", "text/plain", within.as_bytes().to_vec()),
+            File::Picture(behind) => ("m.image", "photo.jpg", "image/jpeg", jpeg(behind)),
+        };
+        let file = self.world.people[by].uploads(&bytes).await;
+        let media = file["url"].as_str().and_then(|url| url.rsplit('/').next()).expect("a place");
+        self.files.insert(number, media.to_owned());
+        content["msgtype"] = kind.into();
+        content["filename"] = name.into();
+        content["info"] = json!({ "mimetype": mimetype, "size": bytes.len() });
+        content["file"] = file;
+    }
+
+    /// The ghost of somebody, and what it is called.
+    fn called(&self, whom: usize) -> (Option<&str>, &str) {
+        (self.ghosts[whom].as_deref(), &self.world.facts[whom].name)
+    }
+
+    fn content(&self, by: usize, words: &str, answers: Option<usize>, mentions: Option<usize>) -> Value {
+        let mut content = json!({ "msgtype": "m.text", "body": words, "formatted_body": words });
+        for (field, value) in mentions.into_iter().flat_map(|whom| mention(self.called(whom), words)) {
+            content[field] = value;
         }
         if let Some(answered) = answers {
             let (event, room) = (self.seen(answered, by), self.room(by));
@@ -323,14 +354,16 @@ impl<'a> Group<'a> {
             let sender = seen.event["sender"].as_str().unwrap_or_default();
             content["m.relates_to"] = json!({ "m.in_reply_to": { "event_id": event } });
             // As clients quoted until 2024.
-            content["body"] = format!("> <{sender}> {said}\n\n{words}").into();
-            html = format!(
+            let [plain, formatted] = ["body", "formatted_body"]
+                .map(|field| content[field].as_str().unwrap_or_default().to_owned());
+            content["body"] = format!("> <{sender}> {said}\n\n{plain}").into();
+            content["formatted_body"] = format!(
                 "<mx-reply><blockquote><a href=\"https://matrix.to/#/{room}/{event}\">In reply to</a> \
-                 <a href=\"https://matrix.to/#/{sender}\">{sender}</a><br>{said}</blockquote></mx-reply>{html}"
-            );
+                 <a href=\"https://matrix.to/#/{sender}\">{sender}</a><br>{said}</blockquote></mx-reply>{formatted}"
+            )
+            .into();
         }
         content["format"] = "org.matrix.custom.html".into();
-        content["formatted_body"] = html.into();
         content
     }
 
@@ -355,8 +388,8 @@ impl<'a> Group<'a> {
     }
 
     /// What reached the watched patient.
-    async fn looked_at(self, is_searched: bool) -> Outcome {
-        let ghosts = &self.ghosts;
+    async fn looked_at(mut self, is_searched: bool) -> Outcome {
+        let ghosts = self.ghosts.clone();
         let watched = self.plan.watched;
         let others: Vec<usize> = (STAFF..self.world.people.len()).filter(|place| *place != watched).collect();
         let named = others.iter().map(|place| &self.world.facts[*place]);
@@ -368,6 +401,7 @@ impl<'a> Group<'a> {
         let room = self.spokes[&watched].clone();
         // What has come last.
         self.world.people[watched].receive().await;
+        self.phone_is_told().await;
         let patient = &mut self.world.people[watched];
         if is_searched {
             asks_for_everything(patient, &room, &self.conversation, &names).await;
@@ -387,23 +421,24 @@ impl<'a> Group<'a> {
             if let Some(number) = &facts.number {
                 add("a patient's number", number);
             }
-            if let Some(ghost) = &ghosts[*place] {
-                add("a patient's ghost", ghost.trim_start_matches('@').split(':').next().unwrap_or_default());
-            }
+        }
+        // Their own as well: it lives where they are not.
+        for ghost in ghosts[STAFF..].iter().flatten() {
+            add("a patient's ghost", ghost.trim_start_matches('@').split(':').next().unwrap_or_default());
         }
         for place in &others {
             if let Some(id) = self.world.known(&self.world.facts[*place].user_id.clone()).await {
                 secrets.push(("a patient's id".to_owned(), id.to_string()));
             }
-            let keys = self.world.people[*place].keys().into_iter();
-            secrets.extend(keys.map(|key| ("a key of a patient's device".to_owned(), key)));
+            let device = self.world.people[*place].device().into_iter();
+            secrets.extend(device.map(|known| ("a patient's device".to_owned(), known)));
         }
         let mut add = |what: &str, secret: &str| secrets.push((what.to_owned(), secret.to_owned()));
         for (portal, other) in portals.iter().filter(|(_, other)| *other != room.as_str()) {
             add("another portal", portal);
             add("another room", other);
         }
-        for (_, media) in self.files.iter().filter(|(number, _)| self.plan.is_of_others(**number)) {
+        for (_, media) in self.files.iter().filter(|(number, _)| self.plan.is_file_of_others(**number)) {
             add("a file elsewhere", media);
         }
         let own = self.world.people[watched].timeline(&room);

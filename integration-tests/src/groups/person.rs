@@ -2,6 +2,7 @@
 //! could be decrypted of it.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     io::Read as _,
 };
@@ -9,14 +10,21 @@ use std::{
 use matrix_sdk_crypto::{
     AttachmentDecryptor, AttachmentEncryptor, DecryptionSettings, EncryptionSettings, EncryptionSyncChanges,
     OlmMachine, TrustRequirement,
-    types::{events::room::encrypted::EncryptedEvent, requests::AnyOutgoingRequest},
+    types::{
+        events::room::encrypted::EncryptedEvent,
+        requests::{AnyOutgoingRequest, ToDeviceRequest},
+    },
 };
-use parlour_engine::{CommitPoint, Homeserver, Intent, Secret};
 use reqwest::Method;
 use ruma::{
     DeviceId, OwnedUserId, RoomId, TransactionId, UserId,
-    api::client::{keys, sync::sync_events::DeviceLists, to_device::send_event_to_device},
-    events::{AnyMessageLikeEventContent, AnyToDeviceEvent, AnyToDeviceEventContent, ToDeviceEventType},
+    api::{
+        IncomingResponse as _, OutgoingRequest, SupportedVersions,
+        auth_scheme::{AuthScheme, SendAccessToken},
+        client::{keys, sync::sync_events::DeviceLists, to_device::send_event_to_device},
+        path_builder::PathBuilder,
+    },
+    events::{AnyMessageLikeEventContent, AnyToDeviceEvent},
     serde::Raw,
 };
 use serde_json::{Value, json};
@@ -62,11 +70,10 @@ pub struct Person {
     pub got: Vec<Value>,
     /// Timelines, by room.
     pub timelines: BTreeMap<String, Vec<Seen>>,
-    homeserver: Homeserver,
     http: reqwest::Client,
     url: String,
     api: String,
-    intent: Intent,
+    versions: SupportedVersions,
     olm: OlmMachine,
     since: Option<String>,
     members: BTreeMap<String, BTreeSet<OwnedUserId>>,
@@ -80,7 +87,7 @@ impl Person {
     /// When the homeserver refuses.
     pub async fn sign_in(url: &str, api: &str, user_id: &UserId, password: &str) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let device = "PERSON";
+        let device: String = std::iter::repeat_with(|| rand::random_range('A'..='Z')).take(10).collect();
         let login = json!({
             "type": "m.login.password", "identifier": { "type": "m.id.user", "user": user_id },
             "password": password, "device_id": device,
@@ -88,16 +95,15 @@ impl Person {
         let answer = http.post(format!("{url}/_matrix/client/v3/login")).json(&login).send().await;
         let answer: Value = answer.expect("an answer").json().await.expect("JSON");
         let token = answer["access_token"].as_str().expect("a token").to_owned();
-        let device_id = <&DeviceId>::from(device);
+        let device_id = <&DeviceId>::from(device.as_str());
         let mut person = Self {
             user_id: user_id.to_owned(),
             got: Vec::new(),
             timelines: BTreeMap::new(),
-            homeserver: Homeserver::new(url, Secret::new(token.clone())).expect("a client"),
             http,
             url: url.to_owned(),
             api: api.to_owned(),
-            intent: Intent { user_id: user_id.to_owned(), device_id: Some(device_id.to_owned()) },
+            versions: SupportedVersions::from_parts(&["v1.11".to_owned()], &BTreeMap::new()),
             olm: OlmMachine::new(user_id, device_id).await,
             since: None,
             members: BTreeMap::new(),
@@ -129,8 +135,8 @@ impl Person {
             assert_eq!(status, 200, "{told}");
         }
         let signatures = requests.upload_signatures_req;
-        let answer = self.homeserver.request(CommitPoint::UploadSignatures, &self.intent, signatures).await;
-        self.olm.mark_request_as_sent(&TransactionId::new(), &answer.expect("signed")).await.expect("known");
+        let answer = self.makes(signatures).await;
+        self.olm.mark_request_as_sent(&TransactionId::new(), &answer).await.expect("known");
         self.flush().await;
         self.receive().await;
     }
@@ -159,7 +165,28 @@ impl Person {
         (status, value)
     }
 
-    async fn flush(&self) {
+    /// Makes a request of the client API; its answer counts as having reached the person.
+    async fn makes<R>(&mut self, request: R) -> R::IncomingResponse
+    where
+        R: OutgoingRequest,
+        for<'a> R::Authentication: AuthScheme<Input<'a> = SendAccessToken<'a>>,
+        for<'a> R::PathBuilder: PathBuilder<Input<'a> = Cow<'a, SupportedVersions>>,
+    {
+        let (token, versions) = (SendAccessToken::Always(&self.token), Cow::Borrowed(&self.versions));
+        let request: http::Request<Vec<u8>> =
+            request.try_into_http_request(&self.url, token, versions).expect("a request");
+        let asked = request.uri().to_string();
+        let request = reqwest::Request::try_from(request).expect("a request");
+        let answer = self.http.execute(request).await.expect("an answer");
+        let status = answer.status();
+        let body = answer.bytes().await.expect("an answer");
+        assert!(status.is_success(), "{asked}: {status}: {}", String::from_utf8_lossy(&body));
+        let value: Value = serde_json::from_slice(&body).expect("JSON");
+        self.got.push(json!({ "asked": asked, "status": status.as_u16(), "body": value }));
+        R::IncomingResponse::try_from_http_response(http::Response::new(body)).expect("an answer")
+    }
+
+    async fn flush(&mut self) {
         loop {
             let requests = self.olm.outgoing_requests().await.expect("requests");
             if requests.is_empty() {
@@ -171,46 +198,36 @@ impl Person {
         }
     }
 
-    async fn send_out(&self, id: &TransactionId, request: &AnyOutgoingRequest) {
-        let (homeserver, intent) = (&self.homeserver, &self.intent);
+    async fn send_out(&mut self, id: &TransactionId, request: &AnyOutgoingRequest) {
         match request {
             AnyOutgoingRequest::KeysUpload(upload) => {
-                let answer = homeserver.request(CommitPoint::UploadKeys, intent, upload.clone()).await;
-                self.olm.mark_request_as_sent(id, &answer.expect("uploaded")).await.expect("known");
+                let answer = self.makes(upload.clone()).await;
+                self.olm.mark_request_as_sent(id, &answer).await.expect("known");
             }
             AnyOutgoingRequest::KeysQuery(query) => {
                 let mut request = keys::get_keys::v3::Request::new();
                 request.device_keys = query.device_keys.clone();
-                let answer = homeserver.request(CommitPoint::QueryKeys, intent, request).await;
-                self.olm.mark_request_as_sent(id, &answer.expect("keys")).await.expect("known");
+                let answer = self.makes(request).await;
+                self.olm.mark_request_as_sent(id, &answer).await.expect("known");
             }
             AnyOutgoingRequest::KeysClaim(claim) => {
-                let answer = homeserver.request(CommitPoint::ClaimKeys, intent, claim.clone()).await;
-                self.olm.mark_request_as_sent(id, &answer.expect("claimed")).await.expect("known");
+                let answer = self.makes(claim.clone()).await;
+                self.olm.mark_request_as_sent(id, &answer).await.expect("known");
             }
-            AnyOutgoingRequest::ToDeviceRequest(message) => {
-                self.to_devices(&message.event_type, &message.txn_id, message.messages.clone()).await;
-            }
+            AnyOutgoingRequest::ToDeviceRequest(message) => self.to_devices(message).await,
             AnyOutgoingRequest::SignatureUpload(upload) => {
-                let answer = homeserver.request(CommitPoint::UploadSignatures, intent, upload.clone()).await;
-                self.olm.mark_request_as_sent(id, &answer.expect("signed")).await.expect("known");
+                let answer = self.makes(upload.clone()).await;
+                self.olm.mark_request_as_sent(id, &answer).await.expect("known");
             }
             AnyOutgoingRequest::RoomMessage(_) => {}
         }
     }
 
-    async fn to_devices(
-        &self,
-        event_type: &ToDeviceEventType,
-        id: &TransactionId,
-        messages: BTreeMap<
-            OwnedUserId,
-            BTreeMap<ruma::to_device::DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>,
-        >,
-    ) {
-        let request = send_event_to_device::v3::Request::new_raw(event_type.clone(), id.to_owned(), messages);
-        let answer = self.homeserver.request(CommitPoint::SendToDevices, &self.intent, request).await;
-        self.olm.mark_request_as_sent(id, &answer.expect("sent")).await.expect("known");
+    async fn to_devices(&mut self, message: &ToDeviceRequest) {
+        let (kind, id) = (message.event_type.clone(), message.txn_id.clone());
+        let request = send_event_to_device::v3::Request::new_raw(kind, id, message.messages.clone());
+        let answer = self.makes(request).await;
+        self.olm.mark_request_as_sent(&message.txn_id, &answer).await.expect("known");
     }
 
     /// Takes in what is new, without waiting for anything.
@@ -320,7 +337,7 @@ impl Person {
         let shares =
             self.olm.share_room_key(room, users, EncryptionSettings::default()).await.expect("shared");
         for share in shares {
-            self.to_devices(&share.event_type, &share.txn_id, share.messages.clone()).await;
+            self.to_devices(&share).await;
         }
         let raw = Raw::<AnyMessageLikeEventContent>::from_json(
             serde_json::value::to_raw_value(content).expect("JSON"),
@@ -362,11 +379,11 @@ impl Person {
             let answer = self.http.get(url).bearer_auth(&self.token).send().await.expect("an answer");
             assert_eq!(answer.status(), 200, "{media}");
             let sealed = answer.bytes().await.expect("bytes");
-            let (mut sealed, mut plain) = (&*sealed, String::new());
+            let (mut sealed, mut plain) = (&*sealed, Vec::new());
             let keys = serde_json::from_value(file).expect("keys");
             let mut opening = AttachmentDecryptor::new(&mut sealed, keys).expect("keys");
-            opening.read_to_string(&mut plain).expect("a text");
-            self.got.push(json!({ "file_of": event, "body": plain }));
+            opening.read_to_end(&mut plain).expect("it opens");
+            self.got.push(json!({ "file_of": event, "body": String::from_utf8_lossy(&plain) }));
         }
     }
 
@@ -413,10 +430,10 @@ impl Person {
             .any(|seen| seen.event["type"] == "m.room.redaction" && seen.event["content"]["redacts"] == event)
     }
 
-    /// The keys by which its device is known.
-    pub fn keys(&self) -> [String; 2] {
+    /// By what its device is known: its keys, and its id.
+    pub fn device(&self) -> [String; 3] {
         let keys = self.olm.identity_keys();
-        [keys.curve25519.to_base64(), keys.ed25519.to_base64()]
+        [keys.curve25519.to_base64(), keys.ed25519.to_base64(), self.olm.device_id().to_string()]
     }
 
     /// What is known of a room's timeline.

@@ -12,8 +12,10 @@ use self::kind::WEIGHTS;
 
 /// The people of a world: so many of the staff, then so many patients. The first of the staff owns every group.
 pub const STAFF: usize = 2;
-/// Of them, in each group at least two.
-pub const PATIENTS: usize = 4;
+/// Of them, in each group at least two, and one is in none.
+pub const PATIENTS: usize = 5;
+/// A group has at most so many of them.
+const MOST: usize = PATIENTS - 1;
 /// The owner of every group.
 pub const OWNER: usize = 0;
 /// How everybody reacts.
@@ -32,6 +34,23 @@ pub enum For {
     Nobody,
 }
 
+/// A file.
+#[derive(Clone, Debug)]
+pub enum File {
+    /// A letter, with a word in it that stands nowhere else.
+    Letter(String),
+    /// A picture, with a word behind its pixels that stands nowhere else, and that nobody else is ever shown.
+    Picture(String),
+}
+
+impl File {
+    /// The word.
+    pub fn word(&mut self) -> &mut String {
+        let (Self::Letter(word) | Self::Picture(word)) = self;
+        word
+    }
+}
+
 /// What somebody does. Messages are named by the step that said them.
 #[derive(Clone, Debug)]
 pub enum Act {
@@ -39,14 +58,12 @@ pub enum Act {
     Says {
         /// A word that stands nowhere else.
         words: String,
-        /// What stands in the file that it is the caption of, a word that stands nowhere else.
-        file: Option<String>,
+        /// The file that it is the caption of.
+        file: Option<File>,
         /// The message that it answers, with what an older client quotes of it.
         answers: Option<usize>,
-        /// A patient whose ghost it mentions, by `m.mentions` and by a link.
+        /// A patient whose ghost it mentions as clients do: by `m.mentions`, by a link, and by its name.
         mentions: Option<usize>,
-        /// Whether it has a link, to whomever.
-        links: bool,
         /// Whom it is for.
         reaches: For,
     },
@@ -62,8 +79,6 @@ pub enum Act {
         words: String,
         /// A patient whose ghost they mention.
         mentions: Option<usize>,
-        /// Whether they have a link, to whomever.
-        links: bool,
     },
     /// One's own message is taken back.
     Deletes(usize),
@@ -128,12 +143,17 @@ pub fn is_staff(person: usize) -> bool {
     person < STAFF
 }
 
+/// Whether somebody who is mentioned is a stranger where that goes, so that it is refused (LANE-3, LANE-6).
+fn is_stranger(reaches: For, mentioned: Option<usize>) -> bool {
+    mentioned.is_some_and(|mentioned| reaches != For::One(mentioned))
+}
+
 impl Plan {
     /// The case of a seed.
     pub fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let all: Vec<usize> = (STAFF..STAFF + PATIENTS).collect();
-        let count = rng.random_range(2..=PATIENTS);
+        let count = rng.random_range(2..=MOST);
         let mut patients: Vec<usize> = all.choose_multiple(&mut rng, count).copied().collect();
         let (watched, other) = (patients[0], patients[1]);
         patients.sort_unstable();
@@ -200,10 +220,15 @@ impl Plan {
         match kind {
             Kind::StaffMessage => self.says(rng, present, staff, None, None),
             Kind::PatientMessage => self.says(rng, present, patient, None, None),
-            Kind::File => {
-                let mut said = self.says(rng, present, anybody, None, None)?;
+            Kind::Letter | Kind::Picture => {
+                let answered = match rng.random_bool(0.3) {
+                    true => Some(self.visible(rng, anybody, |_, _| true)?),
+                    false => None,
+                };
+                let mut said = self.says(rng, present, anybody, answered, None)?;
                 if let Act::Says { file, .. } = &mut said.act {
-                    *file = Some(token(rng));
+                    let word = token(rng);
+                    *file = Some(if kind == Kind::Letter { File::Letter(word) } else { File::Picture(word) });
                 }
                 Some(said)
             }
@@ -218,7 +243,7 @@ impl Plan {
                     true => Some(self.visible(rng, staff, |_, step| is_for_one(step))?),
                     false => None,
                 };
-                let mentioned = *self.patients.choose(rng)?;
+                let mentioned = self.mentioned(rng, answered.map(|answered| self.reach(answered)))?;
                 self.says(rng, present, staff, answered, Some(mentioned))
             }
             Kind::Name => step(anybody, Act::Renames(token(rng))),
@@ -246,15 +271,14 @@ impl Plan {
             Kind::Edit => {
                 let is_file = |step: &Step| matches!(step.act, Act::Says { file: Some(_), .. });
                 let edited = self.visible(rng, anybody, |by, step| by == anybody && !is_file(step))?;
-                let is_for_all = self.reach(edited) == For::All;
-                let may_mention = is_staff(anybody) && (!is_for_all || rng.random_bool(0.1));
-                let mentions = self.patients.choose(rng).copied().filter(|_| may_mention);
-                // LANE-3
-                let refused = is_to_nobody(self, edited) || (is_for_all && mentions.is_some());
+                let reaches = self.reach(edited);
+                let may_mention = is_staff(anybody) && (reaches != For::All || rng.random_bool(0.1));
+                let mentions = self.mentioned(rng, Some(reaches)).filter(|_| may_mention);
+                let refused = is_to_nobody(self, edited) || is_stranger(reaches, mentions);
                 // Other words reach those who have the message and are there.
                 let hears = |whom: &usize| is_staff(*whom) || (!refused && is_there(whom));
                 let seen_by = self.step_of(edited).seen_by.iter().copied().filter(hears).collect();
-                let act = Act::Edits { what: edited, words: token(rng), mentions, links: mentions.is_some() };
+                let act = Act::Edits { what: edited, words: token(rng), mentions };
                 Some(Step { seen_by, refused, ..Step::of(anybody, act) })
             }
             Kind::Deletion => {
@@ -285,6 +309,14 @@ impl Plan {
         }
     }
 
+    /// Whom staff mention in what reaches somebody: them, as a rule.
+    fn mentioned(&self, rng: &mut StdRng, reaches: Option<For>) -> Option<usize> {
+        match reaches {
+            Some(For::One(patient)) if rng.random_bool(0.8) => Some(patient),
+            _ => self.patients.choose(rng).copied(),
+        }
+    }
+
     /// A message that somebody sees and that is still there.
     fn visible(&self, rng: &mut StdRng, whom: usize, fits: impl Fn(usize, &Step) -> bool) -> Option<usize> {
         let seen = self
@@ -307,6 +339,7 @@ impl Plan {
         let reaches = match answered {
             _ if !is_staff(by) => For::One(by),
             Some(For::One(patient)) if !present.contains(&patient) => For::Nobody,
+            Some(For::One(_)) if is_stranger(answered?, mentions) => For::Nobody,
             Some(For::One(patient)) => For::One(patient),
             Some(For::Nobody) => return None,
             // LANE-3
@@ -326,8 +359,7 @@ impl Plan {
         if reaches == For::Nobody {
             seen_by.clear();
         }
-        let links = mentions.is_some();
-        let act = Act::Says { words: token(rng), file: None, answers, mentions, links, reaches };
+        let act = Act::Says { words: token(rng), file: None, answers, mentions, reaches };
         Some(Step { seen_by, refused: reaches == For::Nobody, ..Step::of(by, act) })
     }
 
@@ -401,7 +433,10 @@ impl Plan {
                 Act::Says { file, answers, mentions, .. } => {
                     let said = if is_staff(step.by) { Kind::StaffMessage } else { Kind::PatientMessage };
                     let (reply, mention) = (answers.map(|_| Kind::Reply), mentions.map(|_| Kind::Mention));
-                    let file = file.as_ref().map(|_| Kind::File);
+                    let file = file.as_ref().map(|file| match file {
+                        File::Letter(_) => Kind::Letter,
+                        File::Picture(_) => Kind::Picture,
+                    });
                     [Some(said), file, reply, mention].into_iter().flatten().collect()
                 }
                 Act::Reacts(_) => vec![Kind::Reaction],
@@ -420,9 +455,12 @@ impl Plan {
         step.by != self.watched && !step.seen_by.contains(&self.watched)
     }
 
-    /// Whether the message of a step is not for the watched one.
-    pub fn is_of_others(&self, number: usize) -> bool {
-        self.is_hidden(self.step_of(number))
+    /// Whether the file of a step is not for the watched one, as it was put on the homeserver: of somebody else's picture they
+    /// get what is left of it.
+    pub fn is_file_of_others(&self, number: usize) -> bool {
+        let step = self.step_of(number);
+        let is_picture = matches!(step.act, Act::Says { file: Some(File::Picture(_)), .. });
+        self.is_hidden(step) || (is_picture && step.by != self.watched)
     }
 
     /// Everything of others that the watched one must not learn, of what was made for this case.
@@ -431,8 +469,14 @@ impl Plan {
         for (_, step) in &self.steps {
             let is_hidden = self.is_hidden(step);
             match &step.act {
+                Act::Says { file: Some(File::Picture(word)), .. }
+                    if !is_hidden && step.by != self.watched =>
+                {
+                    secrets.push(word.clone());
+                }
                 Act::Says { words, file, .. } if is_hidden => {
-                    secrets.extend([words].into_iter().chain(file).cloned());
+                    let word = file.clone().map(|mut file| std::mem::take(file.word()));
+                    secrets.extend([words.clone()].into_iter().chain(word));
                 }
                 Act::Edits { words, .. } if is_hidden => secrets.push(words.clone()),
                 Act::Renames(name) if step.by != self.watched => secrets.push(name.clone()),

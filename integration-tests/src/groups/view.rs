@@ -254,16 +254,45 @@ fn aside(person: &Person, room: &RoomId, names: &Names) -> BTreeSet<String> {
     told
 }
 
-/// What somebody's client shows of a conversation, line by line.
-pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut Names) -> Vec<String> {
-    let own = person.user_id.as_str();
+/// What happened in a room since somebody came into it.
+pub fn since_they_came<'a>(person: &'a Person, room: &RoomId) -> impl Iterator<Item = &'a Seen> {
     let came = |seen: &&Seen| {
         seen.event["type"] == "m.room.member"
-            && seen.event["state_key"] == own
+            && seen.event["state_key"] == person.user_id.as_str()
             && seen.event["content"]["membership"] == "join"
     };
+    person.timeline(room).iter().skip_while(move |seen| !came(seen))
+}
+
+/// Whether somebody's phone is told of an event (Matrix v1.19 client-server §Push rules: the predefined ones).
+pub fn is_pushed(event: &Value, user: &str) -> bool {
+    let replaces = event["content"]["m.relates_to"]["rel_type"] == "m.replace";
+    event["type"] == "m.room.encrypted" && event["sender"] != user && !replaces
+}
+
+/// What the phone was told of a room's events, but for how much is unread elsewhere as well.
+fn pushes(person: &Person, room: &RoomId, names: &Names) -> Vec<String> {
+    let pushed = person.got.iter().map(|got| &got["pushed"]["notification"]);
+    let pushed =
+        pushed.filter(|pushed| pushed["room_id"] == room.as_str() && pushed["type"] == "m.room.encrypted");
+    let told = pushed.map(|pushed| {
+        let mut pushed = pushed.clone();
+        if let Some(fields) = pushed.as_object_mut() {
+            fields.retain(|key, _| !["counts", "devices"].contains(&key.as_str()));
+            let content = fields.get("content").and_then(Value::as_object).into_iter().flatten();
+            fields["content"] = content.map(|(key, _)| key.as_str()).collect();
+        }
+        names.told(&json!(["a push", pushed])).to_string()
+    });
+    let mut told: Vec<_> = told.collect();
+    told.sort();
+    told
+}
+
+/// What somebody's client shows of a conversation, line by line.
+pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut Names) -> Vec<String> {
     // How a room comes about is the homeserver's matter.
-    let timeline: Vec<_> = person.timeline(room).iter().skip_while(|seen| !came(seen)).collect();
+    let timeline: Vec<_> = since_they_came(person, room).collect();
     assert!(!timeline.is_empty(), "they were never there");
     // What is said and what is set are each in order; which of them is first when both happen at once is nobody's doing.
     let (set, said): (Vec<&Seen>, Vec<&Seen>) =
@@ -329,6 +358,7 @@ pub fn view(person: &Person, room: &OwnedRoomId, conversation: &str, names: &mut
         .collect();
     to_the_device.sort();
     lines.extend(to_the_device);
+    lines.extend(pushes(person, room, names));
     lines.extend(aside(person, room, names));
     // Of what was asked for, the last answers.
     let state = person.got.iter().rev().map(|got| &got["body"]).find(|body| {

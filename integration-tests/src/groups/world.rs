@@ -22,13 +22,14 @@ use parlour_domain::{Chance as _, Clock, Person as Known, PersonId, Role, Timest
 use parlour_engine::Fault;
 use reqwest::Method;
 use ruma::{OwnedUserId, UserId};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AnyConnection, Connection as _, any::install_default_drivers};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::{
     person::Person,
+    phones::Gateway,
     plan::{PATIENTS, STAFF, is_staff},
 };
 use crate::{
@@ -67,8 +68,9 @@ pub struct Facts {
 }
 
 enum Homeserver {
+    /// It keeps what it would tell phones.
     Fake(FakeHomeserver),
-    Real(Box<Real>),
+    Real(Box<Real>, Gateway),
 }
 
 /// A clock that stands still until it is put forward, so that what happens at the same step happens at the same time.
@@ -162,10 +164,13 @@ impl World {
     pub async fn real(fault: Option<Fault>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let place = Place::anywhere(folder.path().join("world")).expect("free ports");
-        let real =
-            Real::start(place, Extras { faults: fault.into_iter().collect(), ..Extras::default() }, &Silent)
-                .await
-                .expect("a world");
+        let extras = Extras {
+            faults: fault.into_iter().collect(),
+            // Phones are told through a gateway on this machine.
+            homeserver: "\nip_range_whitelist: [\"127.0.0.1\"]\n".to_owned(),
+            ..Extras::default()
+        };
+        let real = Real::start(place, extras, &Silent).await.expect("a world");
         let of = |staff: bool, count: usize| {
             let people = real.people.iter().filter(move |person| person.role.is_staff() == staff);
             people.take(count).map(|person: &DemoPerson| (person.user_id.clone(), person.password.clone()))
@@ -173,7 +178,8 @@ impl World {
         let accounts: Vec<_> = of(true, STAFF).chain(of(false, PATIENTS)).collect();
         let (url, public) = (real.homeserver_url(), real.public_url());
         let file = real.place.data.join("parlour").join("parlour.db");
-        Self::peopled(Homeserver::Real(Box::new(real)), None, (&url, &public), accounts, file, folder).await
+        let homeserver = Homeserver::Real(Box::new(real), Gateway::start().await);
+        Self::peopled(homeserver, None, (&url, &public), accounts, file, folder).await
     }
 
     async fn peopled(
@@ -216,8 +222,35 @@ impl World {
             world.people.push(Person::sign_in(url, public, &user_id, &password).await);
             world.facts.push(Facts { user_id, name, number, own_name: chance() });
             world.has_its_own_name(place).await;
+            if !is_staff(place) {
+                world.has_a_phone(place).await;
+            }
         }
         world
+    }
+
+    /// Somebody has a phone that is told of what comes (Matrix v1.19 client-server §Push notifications).
+    async fn has_a_phone(&mut self, place: usize) {
+        let url = match &self.homeserver {
+            Homeserver::Fake(fake) => fake.url(),
+            Homeserver::Real(_, gateway) => gateway.url(),
+        };
+        let pusher = json!({
+            "kind": "http", "app_id": "phone", "pushkey": self.people[place].user_id, "lang": "en",
+            "app_display_name": "phone", "device_display_name": "phone", "data": { "url": url },
+        });
+        let path = "/_matrix/client/v3/pushers/set";
+        let (status, told) = self.people[place].ask(Method::POST, path, Some(&pusher)).await;
+        assert_eq!(status, 200, "{told}");
+    }
+
+    /// What somebody's phone was told since this was asked last.
+    pub(super) fn pushed(&self, place: usize) -> Vec<Value> {
+        let key = self.people[place].user_id.as_str();
+        match &self.homeserver {
+            Homeserver::Fake(fake) => fake.pushed(key),
+            Homeserver::Real(_, gateway) => gateway.pushed(key),
+        }
     }
 
     /// Under which id somebody is known.
@@ -236,7 +269,7 @@ impl World {
 
     fn parlour(&self) -> &Parlour {
         match (&self.homeserver, &self.parlour) {
-            (Homeserver::Real(real), _) => &real.parlour,
+            (Homeserver::Real(real, _), _) => &real.parlour,
             (_, Some(parlour)) => parlour,
             _ => unreachable!("a world has a Parlour"),
         }
@@ -272,7 +305,7 @@ impl World {
         }
         match self.homeserver {
             Homeserver::Fake(fake) => assert_eq!(fake.unknown(), Vec::<String>::new()),
-            Homeserver::Real(real) => real.stop().await,
+            Homeserver::Real(real, _) => real.stop().await,
         }
         self.folder.close().expect("removed");
     }

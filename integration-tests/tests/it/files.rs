@@ -9,6 +9,7 @@ use parlour_engine::CommitPoint;
 use parlour_integration_tests::{
     LIMIT, Stage,
     clamd::{Clamd, HARMFUL},
+    pictures::jpeg,
     proxy::Fate,
     put, read, refusal,
     requests::point_of,
@@ -18,15 +19,12 @@ use ruma::RoomId;
 use serde_json::json;
 use tokio::time::Duration;
 
-/// A JPEG of one pixel, with where it was taken in a comment.
-pub(crate) const JPEG: &[u8] = &[
-    0xff, 0xd8, 0xff, 0xe0, 0x00, 0x10, b'J', b'F', b'I', b'F', 0, 1, 1, 0, 0, 1, 0, 1, 0, 0, 0xff, 0xfe,
-    0x00, 0x0b, b'G', b'P', b'S', b':', b'5', b'3', b'.', b'3', b'N', 0xff, 0xdb, 0x00, 0x43, 0x00, 3, 2, 2,
-    2, 2, 2, 3, 2, 2, 2, 3, 3, 3, 3, 4, 6, 4, 4, 4, 4, 4, 8, 6, 6, 5, 6, 9, 8, 10, 10, 9, 8, 9, 9, 10, 12,
-    15, 12, 10, 11, 14, 11, 9, 9, 13, 17, 13, 14, 15, 16, 16, 17, 16, 10, 12, 18, 19, 18, 16, 19, 15, 16, 16,
-    16, 0xff, 0xc9, 0x00, 0x0b, 8, 0, 1, 0, 1, 1, 1, 0x11, 0, 0xff, 0xcc, 0x00, 0x06, 0, 0x10, 0x10, 5, 0xff,
-    0xda, 0x00, 0x08, 1, 1, 0, 0, 0x3f, 0, 0xd2, 0xcf, 0x20, 0xff, 0xd9,
-];
+/// A photograph, with where it was taken.
+pub(crate) fn photo() -> Vec<u8> {
+    jpeg(PLACE)
+}
+
+const PLACE: &str = "GPS:53.3N";
 
 /// What somebody can open of a room's files, each with its name, in order.
 async fn files(client: &Client, room: &RoomId) -> Vec<(String, Vec<u8>)> {
@@ -78,7 +76,7 @@ async fn a_file_waits_for_words_and_both_go_out_in_order() {
     }
 
     // Without one it waits; two wait for the same words; nobody else waits for them.
-    let first = ann.send_file(&anns, "m.image", "one.jpg", JPEG, None).await.expect("sent");
+    let first = ann.send_file(&anns, "m.image", "one.jpg", &photo(), None).await.expect("sent");
     assert!(refusal(&ann, &anns, &first).await.starts_with("Please write a few words"));
     ann.send_file(&anns, "m.file", "two.pdf", pdf, None).await.expect("sent");
     say(&ben, &bens, "Ben goes on").await;
@@ -197,7 +195,7 @@ async fn what_may_not_pass_is_refused_by_what_it_is() {
         ("m.file", "report.pdf", b"MZ\x90\x00 a program", "ATT-2"),
         ("m.image", "photo.jpg", b"%PDF-1.4 no photo", "ATT-2"),
         ("m.file", "run.txt", b"#!/bin/sh\nrm -rf /", "ATT-2"),
-        ("m.image", "half.jpg", &JPEG[..60], "ATT-4"),
+        ("m.image", "half.jpg", &photo()[..60], "ATT-4"),
         ("m.file", "large.txt", &large, "ATT-3"),
     ];
     for (msgtype, name, bytes, code) in kinds {
@@ -296,7 +294,7 @@ async fn what_a_practice_and_its_scanner_say_of_files_holds() {
     let large = [&pdf[..], &vec![b'x'; 1 << 20]].concat();
     let refused: [(&str, &str, &[u8], &str); 3] = [
         ("m.file", "harm.pdf", HARMFUL, "ATT-5"),
-        ("m.image", "one.jpg", JPEG, "ATT-2"),
+        ("m.image", "one.jpg", &photo(), "ATT-2"),
         ("m.file", "large.pdf", &large, "ATT-3"),
     ];
     for (msgtype, name, bytes, code) in refused {

@@ -8,7 +8,8 @@ use std::fmt;
 pub enum Kind {
     StaffMessage,
     PatientMessage,
-    File,
+    Letter,
+    Picture,
     Reply,
     Mention,
     Name,
@@ -21,10 +22,11 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::StaffMessage,
         Self::PatientMessage,
-        Self::File,
+        Self::Letter,
+        Self::Picture,
         Self::Reply,
         Self::Mention,
         Self::Name,
@@ -41,7 +43,8 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::StaffMessage => "staff messages",
             Self::PatientMessage => "patients' messages",
-            Self::File => "files",
+            Self::Letter => "letters",
+            Self::Picture => "pictures",
             Self::Reply => "replies",
             Self::Mention => "mentions",
             Self::Name => "names",
@@ -55,16 +58,17 @@ impl fmt::Display for Kind {
 }
 
 /// How often each is tried: what needs something to be there before is met more rarely.
-pub(super) const WEIGHTS: [(Kind, u32); 11] = [
+pub(super) const WEIGHTS: [(Kind, u32); 12] = [
     (Kind::StaffMessage, 3),
     (Kind::PatientMessage, 6),
-    (Kind::File, 4),
+    (Kind::Letter, 7),
+    (Kind::Picture, 7),
     (Kind::Reply, 4),
     (Kind::Mention, 20),
-    (Kind::Name, 4),
+    (Kind::Name, 5),
     (Kind::Reaction, 18),
     (Kind::Receipt, 24),
     (Kind::Deletion, 44),
-    (Kind::Edit, 58),
+    (Kind::Edit, 66),
     (Kind::Participant, 11),
 ];

@@ -9,9 +9,12 @@ use super::{Act, For, PATIENTS, Plan, STAFF, Step, is_staff, token};
 const ANOTHER_REACTION: &str = "🎉";
 
 impl Plan {
-    /// Whether it can happen without the other patient: there are several then as well.
+    /// Whether it can happen without the other patient. A group always has a patient; and in one of two, the one who is left can be
+    /// mentioned to all, who are only them.
     pub fn can_do_without_the_other(&self) -> bool {
-        self.patients.len() > 2
+        let can =
+            |step: &Step| !step.refused && !matches!(step.act, Act::Excludes(whom) if whom == self.watched);
+        self.patients.len() > 2 || self.steps.iter().all(|(_, step)| can(step))
     }
 
     /// The same without the other patient: nothing that they do, that is done to them, or that is said to them alone.
@@ -57,9 +60,6 @@ impl Plan {
         plan.steps.retain(|(number, _)| !gone.contains(number));
         for (_, step) in &mut plan.steps {
             step.seen_by.remove(&other);
-            if let Act::Says { mentions, .. } | Act::Edits { mentions, .. } = &mut step.act {
-                *mentions = mentions.filter(|mentioned| *mentioned != other);
-            }
         }
         plan.patients.retain(|patient| *patient != other);
         plan.first.remove(&other);
@@ -106,7 +106,7 @@ impl Plan {
             match &mut step.act {
                 Act::Says { words, file, .. } if is_theirs => {
                     *words = fresh;
-                    file.iter_mut().for_each(|file| *file = token(&mut rng));
+                    file.iter_mut().for_each(|file| *file.word() = token(&mut rng));
                 }
                 Act::Edits { what, words, .. }
                     if step.by == self.other || self.reach(*what) == For::One(self.other) =>

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Killed, Scene, places_of, practice};
 use crate::{
     cut::{all_are_cut, cut_for},
-    files::JPEG,
+    files::photo,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +36,7 @@ async fn files(database: Option<String>) {
     let (mut killed, mut said) = (Killed::default(), Vec::new());
     for place in places_of(Scene::Files).iter().chain([&"cut".to_owned()]) {
         let name = format!("{place}.jpg");
-        ann.send_file(&spoke, "m.image", &name, JPEG, None).await.expect("sent");
+        ann.send_file(&spoke, "m.image", &name, &photo(), None).await.expect("sent");
         let waits = "SELECT COUNT(*) FROM inbox WHERE state = 'wordless'";
         books.comes_to(waits, 1).await.unwrap_or_else(|found| panic!("{found}: {}", trial.last_words()));
         let words = format!("about {place}");
