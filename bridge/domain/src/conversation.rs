@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::PersonId,
     people::{Person, Role, private_line},
+    text::is_misleading,
     text::{InvalidText, one_line},
 };
 
@@ -54,6 +55,17 @@ private_line! {
     Subject, 120
     /// Why somebody deletes a message; at most 500 characters.
     DeletionReason, 500
+}
+
+impl DeletionReason {
+    /// What of a text that a client sends is a reason: on one line, and cut where it is too long. None says nothing.
+    #[must_use]
+    pub fn of_client(text: &str) -> Option<Self> {
+        let line = |c: char| c.is_whitespace() || is_misleading(c);
+        let words: Vec<&str> = text.split(line).filter(|word| !word.is_empty()).collect();
+        let cut: String = words.join(" ").chars().take(500).collect();
+        cut.parse().ok()
+    }
 }
 
 /// The most people of one side that a conversation takes.
@@ -197,6 +209,20 @@ mod tests {
             assert_eq!(may_change(caller, &kim.id), wanted, "{name}");
         }
         assert_eq!(may_change(&ann, &ann.id), Err(ChangeError::NotYours), "a patient owns nothing");
+    }
+
+    #[test]
+    fn what_a_client_gives_as_a_reason_is_not_lost() {
+        let long = "why ".repeat(200);
+        for (text, wanted) in [
+            ("to the wrong patient", Some("to the wrong patient")),
+            (" to the\nwrong\u{202e} patient\n", Some("to the wrong patient")),
+            (&*long, Some(long[..499].trim_end())),
+            (" \n", None),
+        ] {
+            let reason = DeletionReason::of_client(text);
+            assert_eq!(reason.as_ref().map(DeletionReason::as_str), wanted, "{text:?}");
+        }
     }
 
     #[test]

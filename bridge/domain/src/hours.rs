@@ -110,19 +110,26 @@ impl Hours {
         Standing::Closed(next.map(|next| Timestamp::from_millis(next.timestamp().as_millisecond())))
     }
 
-    /// What the practice tells whoever writes when it is closed until then.
+    /// What the practice tells whoever writes when it is closed until then; and whether what they have written `has_come`.
     #[must_use]
     pub fn answer(
         &self,
         now: Timestamp,
         until: Option<Timestamp>,
+        has_come: bool,
         emergency: Option<&EmergencyWords>,
     ) -> String {
         let day = until.and_then(|until| self.day(now, until));
-        let mut words = match day {
-            Some(day) => format!("We have your message. The practice is closed now and will answer {day}."),
-            None => "We have your message. The practice is closed now and will answer when it is open again."
-                .to_owned(),
+        let mut words = match (day, has_come) {
+            (Some(day), true) => {
+                format!("We have your message. The practice is closed now and will answer {day}.")
+            }
+            (None, true) => {
+                "We have your message. The practice is closed now and will answer when it is open again."
+                    .to_owned()
+            }
+            (Some(day), false) => format!("The practice is closed now, and open {day}."),
+            (None, false) => "The practice is closed now.".to_owned(),
         };
         if let Some(emergency) = emergency {
             words.push(' ');
@@ -222,15 +229,19 @@ mod tests {
             // Not yet midnight here, though it is elsewhere.
             ("2026-07-01T23:30", "2026-07-02T09:00", "tomorrow, Thursday 2 July, from 09:00."),
         ] {
-            let words = hours().answer(dublin(now), Some(dublin(until)), None);
+            let words = hours().answer(dublin(now), Some(dublin(until)), true, None);
+            assert!(words.ends_with(wanted) && words.starts_with("We have your message."), "{words}");
+            let words = hours().answer(dublin(now), Some(dublin(until)), false, None);
+            assert_eq!(words, format!("The practice is closed now, and open {wanted}"));
+        }
+        let emergency = "In an emergency call 112.".parse().expect("words");
+        for (has_come, wanted) in [
+            (true, "when it is open again. In an emergency call 112."),
+            (false, "The practice is closed now. In an emergency call 112."),
+        ] {
+            let words = hours().answer(dublin("2026-11-26T20:00"), None, has_come, Some(&emergency));
             assert!(words.ends_with(wanted), "{words}");
         }
-        let words = hours().answer(
-            dublin("2026-11-26T20:00"),
-            None,
-            Some(&"In an emergency call 112.".parse().expect("words")),
-        );
-        assert!(words.ends_with("when it is open again. In an emergency call 112."), "{words}");
     }
 
     #[test]

@@ -27,13 +27,15 @@ pub(crate) fn one_line(value: &str, limit: usize) -> Result<String, InvalidText>
     if value.chars().count() > limit {
         return Err(InvalidText::TooLong(limit));
     }
-    // Bidirectional overrides would let a name pretend to be another.
-    let misleading =
-        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if value.chars().any(misleading) {
+    if value.chars().any(is_misleading) {
         return Err(InvalidText::Control);
     }
     Ok(value.to_owned())
+}
+
+/// What ends a line or the like; bidirectional overrides would let a name pretend to be another.
+pub(crate) fn is_misleading(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A reply's own words: the quotation of the answered message that older clients write in front is cut off,

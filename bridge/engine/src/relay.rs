@@ -23,7 +23,7 @@ use crate::{
     intake::Event,
     keyed::Again,
     notices,
-    store::{InboxRow, KeptUntil, MegolmIndex, NewLeg, Outcome, Portal, RelayedMessage},
+    store::{Closed, InboxRow, KeptUntil, MegolmIndex, Outcome, Portal, RelayedMessage},
 };
 
 use standing::{is_at_home, is_target, mode_for, took_part};
@@ -234,7 +234,11 @@ impl Core {
             | Outcome::Left { departure: None, .. }
             | Outcome::Switched { notice: None, .. } => Vec::new(),
             Outcome::Revised { notices, .. } => notices.iter().map(|leg| leg.portal.clone()).collect(),
-            Outcome::Kept { notices, .. } => notices.iter().map(|leg| leg.portal.clone()).collect(),
+            Outcome::Kept { notices, closed, .. } => {
+                let answer = closed.iter().map(|closed| &closed.1);
+                notices.iter().chain(answer).map(|leg| leg.portal.clone()).collect()
+            }
+            // What else there is to say there stands beside it.
             Outcome::Refused { notice, .. } | Outcome::Switched { notice: Some(notice), .. } => {
                 vec![notice.portal.clone()]
             }
@@ -247,7 +251,7 @@ impl Core {
                 self.store.portals(&row.conversation).await?.into_iter().map(|portal| portal.id).collect()
             }
             Outcome::Relayed(message) => {
-                let answer = message.closed.iter().map(|(_, answer)| answer).chain(&message.tells_lanes);
+                let answer = message.closed.iter().map(|closed| &closed.1).chain(&message.tells_lanes);
                 message.legs.iter().chain(answer).map(|leg| leg.portal.clone()).collect()
             }
         };
@@ -430,7 +434,7 @@ impl Core {
                 ([only], Lane::Everybody) if home.kind() == PortalKind::Hub => only.patient.clone(),
                 (_, Lane::Everybody) => home.patient.clone(),
             },
-            closed: self.out_of_hours(event, home, &relation),
+            closed: self.out_of_hours(event, home, &relation, true),
             legs,
             tells_lanes,
             addressed,
@@ -438,7 +442,7 @@ impl Core {
     }
 
     /// What the practice tells a patient who writes while it is closed, and still is.
-    fn out_of_hours(&self, event: &Event, home: &Portal, relation: &Relation<'_>) -> Option<(i64, NewLeg)> {
+    fn out_of_hours(&self, event: &Event, home: &Portal, relation: &Relation<'_>, has_come: bool) -> Closed {
         let hours = self.settings.hours.as_ref()?;
         let says_something = matches!(relation, Relation::None | Relation::Answer { .. });
         if home.kind() == PortalKind::Hub || !says_something {
@@ -450,9 +454,21 @@ impl Core {
         if written != Standing::Closed(until) {
             return None;
         }
-        let words = hours.answer(now, until, self.settings.emergency.as_ref());
+        let words = hours.answer(now, until, has_come, self.settings.emergency.as_ref());
         let answer = self.leg_ids.notice(&event.event_id, &home.id, "closed", words, now);
-        Some((until.map_or(0, Timestamp::millis), answer))
+        Some(Box::new((until.map_or(0, Timestamp::millis), answer)))
+    }
+
+    /// The same, where what they have written is not passed on, or not yet.
+    async fn out_of_hours_all_the_same(&self, row: &InboxRow, event: &Event) -> Result<Closed, CryptoError> {
+        if self.settings.hours.is_none() {
+            return Ok(None);
+        }
+        let home = self.store.portal(&row.portal).await?;
+        let Some(patient) = &home.patient else { return Ok(None) };
+        let is_theirs =
+            self.store.person(patient).await?.is_some_and(|person| person.user_id == event.sender);
+        Ok(self.out_of_hours(event, &home, &Relation::of(&event.content), false).filter(|_| is_theirs))
     }
 
     async fn refused(&self, row: &InboxRow, event: &Event, refusal: Refusal) -> Result<Outcome, CryptoError> {
@@ -476,7 +492,9 @@ impl Core {
             }
             _ => None,
         };
-        Ok(Outcome::Refused { event_id: event.event_id.clone(), code, notice: Box::new(notice), void })
+        let closed = self.out_of_hours_all_the_same(row, event).await?;
+        let (event_id, notice) = (event.event_id.clone(), Box::new(notice));
+        Ok(Outcome::Refused { event_id, code, notice, void, closed })
     }
 }
 

@@ -455,7 +455,11 @@ impl<'a> Group<'a> {
                 }
             }
         }
-        let leaks = if is_searched { leaks(&self.world.people[watched].got, &secrets) } else { Vec::new() };
+        let mut leaks =
+            if is_searched { leaks(&self.world.people[watched].got, &secrets) } else { Vec::new() };
+        for person in self.world.people.iter().filter(|_| is_searched) {
+            leaks.extend(view::typing_ghosts(person));
+        }
         let mut of = BTreeMap::from([
             (room.to_string(), "<room>".to_owned()),
             (self.conversation.clone(), "<conversation>".to_owned()),

@@ -121,6 +121,17 @@ pub fn leaks(got: &[Value], secrets: &[(String, String)]) -> Vec<Leak> {
     leaks
 }
 
+/// What told somebody that a ghost is writing: nobody hears of it across the bridge.
+pub fn typing_ghosts(person: &Person) -> Option<Leak> {
+    let joined = person.got.iter().filter_map(|got| got["body"]["rooms"]["join"].as_object()).flatten();
+    let mut edus = joined.filter_map(|(_, news)| news["ephemeral"]["events"].as_array()).flatten();
+    let told = edus.find(|edu| edu["type"] == "m.typing" && edu.to_string().contains(NAMESPACE))?;
+    Some(Leak { what: "that a ghost is writing".to_owned(), around: told.to_string() })
+}
+
+/// How the accounts of ghosts begin.
+const NAMESPACE: &str = "@_parlour_";
+
 /// A text of all that stands in a value, in pieces that are often the same: events, of which answers are full.
 fn pieces(value: &Value) -> Vec<String> {
     let mut texts = Vec::new();

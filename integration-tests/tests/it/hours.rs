@@ -3,12 +3,15 @@
 
 use parlour::{
     config::Week,
-    demo::{client::Client, practice::EMERGENCY},
+    demo::{
+        client::{Client, Message},
+        practice::EMERGENCY,
+    },
     edge::SystemClock,
     run::{Extras, Parlour},
 };
 use parlour_domain::Clock as _;
-use parlour_integration_tests::{LIMIT, Stage, read, room_path, say};
+use parlour_integration_tests::{LIMIT, Stage, pictures::jpeg, read, refusal, room_path, say, send};
 use reqwest::Method;
 use ruma::RoomId;
 use serde_json::json;
@@ -48,7 +51,8 @@ async fn who_writes_out_of_hours_is_answered_once() {
     let stage = Stage::open().await;
     let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
     let talk = stage.begin(&murphy, "hours", "two-way", &[], &["ann", "ben"]).await;
-    let (hub, anns) = (talk.hub(), talk.spoke(stage.person("ann")));
+    let (hub, anns, bens) = (talk.hub(), talk.spoke(stage.person("ann")), talk.spoke(stage.person("ben")));
+    let ben = stage.sign_in("ben").await;
     let (status, practice) = stage.api(Method::GET, "/practice", None, None).await;
     assert_eq!((status, &practice["open"], &practice["emergency"]), (200, &json!(null), &json!(EMERGENCY)));
     say(&ann, &anns, "is anybody there?").await;
@@ -95,6 +99,16 @@ async fn who_writes_out_of_hours_is_answered_once() {
     read(&ann, &anns, "I am here").await;
     assert_eq!(answers(&ann, &anns).await.len(), 1, "once for as long as it is closed");
     assert!(answers(&murphy, &hub).await.is_empty(), "staff know, whatever they write: {asked}");
+    // Ben's picture waits for words, and so does what he would have written elsewhere: he hears of it all the same, once.
+    let picture = ben.send_file(&bens, "m.image", "rash.jpg", &jpeg("GPS"), None).await.expect("sent");
+    let is_answer = |m: &Message| m.in_reply_to.as_ref() == Some(&picture) && m.body.ends_with(words);
+    assert!(ben.wait_for(&bens, LIMIT, is_answer).await.is_ok(), "the bot's answer");
+    let place = send(&ben, &bens, "m.room.message", json!({ "msgtype": "m.location", "body": "here" })).await;
+    assert!(refusal(&ben, &bens, &place).await.contains("(KIND-1)"));
+    say(&ben, &bens, "a rash").await;
+    read(&murphy, &hub, "a rash").await;
+    assert_eq!(answers(&ben, &bens).await.len(), 1, "once for as long as it is closed");
+
     // Closed for another while it is told again, with the day on which the practice answers.
     let hour = (since_midnight() / 3600 + 12) % 24;
     let stage = changed(stage, |practice| {
@@ -127,7 +141,7 @@ async fn who_writes_out_of_hours_is_answered_once() {
         assert!(Instant::now() < deadline, "words that hold no longer stand in the room");
         sleep(std::time::Duration::from_millis(50)).await;
     }
-    for client in [murphy, ann] {
+    for client in [murphy, ann, ben] {
         client.stop().await;
     }
     stage.close().await;

@@ -2,7 +2,9 @@
 //! reached and in no other (S17, S18).
 
 use parlour::demo::client::{Client, Message, Reading};
-use parlour_integration_tests::{LIMIT, Stage, Talk, put, read, refusal, room_path, say, send, token};
+use parlour_integration_tests::{
+    LIMIT, Stage, Talk, books::Books, put, read, refusal, room_path, say, send, token,
+};
 use reqwest::Method;
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde_json::{Value, json};
@@ -236,7 +238,13 @@ async fn what_is_deleted_disappears_everywhere_and_stays_in_the_record() {
     let second = edit(murphy, &hub, &own, "still to the wrong people").await;
     let edit_at_anns = edited(ann, &anns, &at_anns, "still to the wrong people").await.event_id;
     let edit_at_bens = edited(ben, &bens, &at_bens, "still to the wrong people").await.event_id;
-    delete(murphy, &hub, &own).await;
+    ann.read(&anns, &edit_at_anns).await.expect("a receipt is taken");
+    let books = Books::of(&stage.world.place.data, None);
+    let read_by =
+        "SELECT COUNT(*) FROM reads r JOIN messages m ON m.id = r.message_id WHERE m.kind = 'message'";
+    books.comes_to(read_by, 1).await.expect("Ann has read it");
+    let why = json!({ "redacts": own, "reason": "to the\nwrong people" });
+    send(murphy, &hub, "m.room.redaction", why).await;
     // The edit as well, also where its writer's client left it.
     for (client, room, event) in [
         (ann, &anns, &at_anns),
@@ -298,6 +306,25 @@ async fn what_is_deleted_disappears_everywhere_and_stays_in_the_record() {
         [(ann, &anns, &annas), (murphy, &hub, &at_hub), (ann, &anns, &at_anns), (murphy, &hub, &kims)]
     {
         gone(client, room, event).await;
+    }
+    // In the record they stand, sealed: who deleted them, why, and who had read them.
+    let by = |name: &str, reason: &str, count: i64| {
+        let sql = format!(
+            "SELECT COUNT(*) FROM messages m JOIN people p ON p.id = m.deleted_by
+             WHERE m.deleted_at > 0 AND LENGTH(m.content) > 0 AND p.user_id = '{}' AND m.reason IS {reason}",
+            stage.person(name).user_id
+        );
+        (sql, count)
+    };
+    for (sql, count) in [
+        // Their edit went with the first of them.
+        by("murphy", "NOT NULL", 2),
+        by("murphy", "NULL", 1),
+        by("ann", "NOT NULL", 1),
+        by("kim", "NULL", 1),
+        (format!("{read_by} AND m.deleted_at > 0"), 1),
+    ] {
+        assert_eq!(books.number(&sql).await, count, "{sql}");
     }
     let cara = stage.sign_in("cara").await;
     assert_eq!(ask(&cara, &own, why()).await.0, 404, "it is not there for others");

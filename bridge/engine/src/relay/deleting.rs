@@ -29,7 +29,7 @@ impl Core {
             // Only whoever has the bot's rights may delete what another has said; the record and the copies stay.
             return Ok(known.is_none().then_some(Outcome::Nothing));
         };
-        let reason = event.content["reason"].as_str().and_then(|reason| reason.parse().ok());
+        let reason = event.content["reason"].as_str().and_then(DeletionReason::of_client);
         let mut deletion = self.deletion(&row.conversation, &message, &by, reason).await?;
         deletion.event_id = Some(event.event_id.clone());
         Ok(Some(Outcome::Deleted(Box::new(deletion))))

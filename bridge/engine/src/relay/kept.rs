@@ -16,7 +16,7 @@ use crate::{
     intake::Event,
     keyed::Again,
     notices,
-    store::{InboxRow, KeptUntil, NewLeg, Outcome, People, Portal, RelayedMessage},
+    store::{Closed, InboxRow, KeptUntil, NewLeg, Outcome, People, Portal, RelayedMessage},
 };
 
 /// How long it takes at most until a file is looked at again whose words may be among what waits.
@@ -36,7 +36,8 @@ impl Core {
         let notice = self.leg_ids.notice(&event.event_id, &row.portal, "words", words, self.clock.now());
         // Whoever answers what the bot says of a file for one patient says for whom that is.
         let notices = if others.is_empty() || for_one { vec![notice] } else { Vec::new() };
-        Ok(kept(event, KeptUntil::Words, notices))
+        let closed = self.out_of_hours_all_the_same(row, event).await?;
+        Ok(kept(event, KeptUntil::Words, notices, closed))
     }
 
     /// It came from a device that its sender has not signed: they are told, and staff, if they have not been.
@@ -55,7 +56,8 @@ impl Core {
             let words = notices::unsigned(patient.person.name.as_str());
             notices.extend(hub.map(|hub| self.leg_ids.word(&event.event_id, &hub.id, words, now)));
         }
-        Ok(kept(event, KeptUntil::Signature, notices))
+        let closed = self.out_of_hours_all_the_same(row, event).await?;
+        Ok(kept(event, KeptUntil::Signature, notices, closed))
     }
 
     /// What was kept and comes from devices that are signed by now waits to be handled, in its place. It is looked at once for
@@ -234,7 +236,7 @@ impl Core {
     }
 }
 
-fn kept(event: &Event, until: KeptUntil, notices: Vec<NewLeg>) -> Outcome {
+fn kept(event: &Event, until: KeptUntil, notices: Vec<NewLeg>, closed: Closed) -> Outcome {
     let (event_id, sender) = (event.event_id.clone(), event.sender.clone());
-    Outcome::Kept { until, event_id, sender, notices }
+    Outcome::Kept { until, event_id, sender, notices, closed }
 }

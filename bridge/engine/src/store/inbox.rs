@@ -4,7 +4,7 @@ use parlour_domain::{ConversationId, LegId, MessageId, PersonId, PortalId, Said,
 use ruma::{EventId, OwnedEventId, OwnedRoomId};
 
 use super::{
-    NewLeg, Outcome, Store, StoreError, one_row, outbox, parsed, record,
+    Closed, NewLeg, Outcome, Store, StoreError, one_row, outbox, parsed, record,
     record::{ledger, map},
     seal::{Owner, Place},
     transaction::Transaction,
@@ -63,8 +63,8 @@ pub struct RelayedMessage {
     pub lane: Option<PersonId>,
     /// Its ways.
     pub legs: Vec<NewLeg>,
-    /// Until when the practice is closed, and the bot's answer that says so: once for each such time in each portal.
-    pub closed: Option<(i64, NewLeg)>,
+    /// That the practice is closed.
+    pub closed: Closed,
     /// The bot's word about lanes, which it says once in a conversation.
     pub tells_lanes: Option<NewLeg>,
     /// The only patient whom it was addressed to; none is everybody, however many they are.
@@ -322,7 +322,7 @@ impl Store {
         let mut tx = self.begin().await?;
         match outcome {
             Outcome::Nothing => {}
-            Outcome::Kept { until, event_id, sender, notices } => {
+            Outcome::Kept { until, event_id, sender, notices, closed } => {
                 let (what, code) = until.line();
                 ledger(&mut tx, &row.conversation, event_id, None, what, code, at).await?;
                 self.add(&mut tx, notices, None, at).await?;
@@ -331,17 +331,19 @@ impl Store {
                     .bind(sender.as_str())
                     .execute(&mut *tx)
                     .await?;
+                self.is_closed(&mut tx, &row.portal, closed, at).await?;
             }
             Outcome::Unread { event_id, voids } => {
                 ledger(&mut tx, &row.conversation, event_id, None, "deleted-unread", None, at).await?;
                 self.add(&mut tx, voids, None, at).await?;
             }
-            Outcome::Refused { event_id, code, notice, void } => {
+            Outcome::Refused { event_id, code, notice, void, closed } => {
                 ledger(&mut tx, &row.conversation, event_id, None, "refused", Some(code), at).await?;
                 self.add(&mut tx, std::slice::from_ref(&**notice), None, at).await?;
                 if let Some(void) = void {
                     self.add(&mut tx, std::slice::from_ref(&**void), None, at).await?;
                 }
+                self.is_closed(&mut tx, &row.portal, closed, at).await?;
             }
             Outcome::Deleted(deletion) => drop(self.deleted(&mut tx, deletion, at).await?),
             Outcome::Relayed(message) => self.relayed(&mut tx, message, at).await?,
@@ -425,17 +427,27 @@ impl Store {
                 self.add(tx, std::slice::from_ref(word), None, at).await?;
             }
         }
-        if let Some((until, answer)) = &message.closed {
-            let first = sqlx::query(
-                "UPDATE portals SET told_closed = $2 WHERE id = $1 AND (told_closed IS NULL OR told_closed <> $2)",
-            )
-            .bind(message.portal.as_str())
-            .bind(until)
-            .execute(&mut **tx)
-            .await?;
-            if first.rows_affected() == 1 {
-                self.add(tx, std::slice::from_ref(answer), None, at).await?;
-            }
+        self.is_closed(tx, &message.portal, &message.closed, at).await
+    }
+
+    /// Whoever has written in a portal hears that the practice is closed, if they have not yet.
+    async fn is_closed(
+        &self,
+        tx: &mut Transaction,
+        portal: &PortalId,
+        closed: &Closed,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Some((until, answer)) = closed.as_deref() else { return Ok(()) };
+        let first = sqlx::query(
+            "UPDATE portals SET told_closed = $2 WHERE id = $1 AND (told_closed IS NULL OR told_closed <> $2)",
+        )
+        .bind(portal.as_str())
+        .bind(until)
+        .execute(&mut **tx)
+        .await?;
+        if first.rows_affected() == 1 {
+            self.add(tx, std::slice::from_ref(answer), None, at).await?;
         }
         Ok(())
     }

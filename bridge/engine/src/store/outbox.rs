@@ -194,7 +194,7 @@ pub(super) async fn landed(
 }
 
 impl Store {
-    /// Writes legs down. What stands in its room already is settled.
+    /// Writes legs down; behind what is held, they are held as well. What stands in its room already is settled.
     pub(super) async fn add(
         &self,
         tx: &mut Transaction,
@@ -251,8 +251,13 @@ impl Store {
         sqlx::query(
             "INSERT INTO outbox
                  (seq, leg_id, portal_id, message_id, notice, notice_about, sent_at, added_at, redacts,
-                  sender_user_id, says, state)
-             SELECT COALESCE(MAX(seq), 0) + 1, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'waiting' FROM outbox WHERE 1 = 1
+                  sender_user_id, says, state, held_at)
+             SELECT n.seq, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+                 CASE WHEN n.held = 1 THEN 'held' ELSE 'waiting' END, CASE WHEN n.held = 1 THEN CAST($7 AS BIGINT) END
+             FROM (SELECT (SELECT COALESCE(MAX(seq), 0) + 1 FROM outbox) AS seq,
+                 CASE WHEN CAST($10 AS TEXT) IN ('message', 'notice') AND EXISTS (
+                     SELECT 1 FROM outbox h WHERE h.state = 'held' AND h.portal_id = $2) THEN 1 ELSE 0 END AS held) AS n
+             WHERE 1 = 1
              ON CONFLICT (leg_id) DO NOTHING",
         )
         .bind(leg.id.as_str())

@@ -5,6 +5,9 @@ use ruma::{OwnedEventId, OwnedUserId};
 
 use super::{Deletion, KeptUntil, NewLeg, ParticipantChange, RelayedMessage};
 
+/// Until when the practice is closed, and the bot's answer that says so: once for each such time in each portal.
+pub type Closed = Option<Box<(i64, NewLeg)>>;
+
 /// What became of an event.
 pub enum Outcome {
     /// Nothing was to be done.
@@ -19,9 +22,13 @@ pub enum Outcome {
         notice: Box<NewLeg>,
         /// That the event goes from where it was written, if it does.
         void: Option<Box<NewLeg>>,
+        /// That the practice is closed.
+        closed: Closed,
     },
     /// It is kept until something else happens.
     Kept {
+        /// That the practice is closed.
+        closed: Closed,
         /// What for.
         until: KeptUntil,
         /// The event.

@@ -55,7 +55,7 @@ pub struct Read {
 pub struct Way {
     /// The patient whose spoke it is; none is the hub.
     pub patient: Option<PersonId>,
-    /// `waiting`, `held` (or behind something that is), `sent`, `failed` or `withdrawn`.
+    /// `waiting`, `held` (as is what stands behind something that is), `sent`, `failed` or `withdrawn`.
     pub state: String,
     /// Since when nobody could read it there, if that ever was so.
     pub held_at: Option<Timestamp>,
@@ -363,9 +363,7 @@ impl Store {
                 .await?;
         type WayRow = (Option<String>, String, Option<i64>, Option<i64>, Option<String>);
         let ways: Vec<WayRow> = sqlx::query_as(
-            "SELECT p.patient_id, CASE WHEN o.state = 'waiting' AND EXISTS (
-                     SELECT 1 FROM outbox h WHERE h.portal_id = o.portal_id AND h.state = 'held' AND h.seq < o.seq)
-                 THEN 'held' ELSE o.state END, o.held_at, o.landed_at, o.event_id FROM outbox o JOIN portals p ON p.id = o.portal_id
+            "SELECT p.patient_id, o.state, o.held_at, o.landed_at, o.event_id FROM outbox o JOIN portals p ON p.id = o.portal_id
              WHERE o.message_id = $1 AND o.says = 'message' AND o.repeats = 0 ORDER BY o.seq",
         )
         .bind(message.as_str())

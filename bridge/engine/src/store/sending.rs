@@ -295,7 +295,9 @@ impl Store {
         let mut tx = self.begin_unordered().await?;
         for seq in legs {
             // How long it had to wait is told from the first time.
-            let held = "UPDATE outbox SET state = 'held', held_at = COALESCE(held_at, $2) WHERE seq = $1 AND state = 'waiting'";
+            let held = "UPDATE outbox SET state = 'held', held_at = COALESCE(held_at, $2)
+                 WHERE portal_id = (SELECT h.portal_id FROM outbox h WHERE h.seq = $1) AND seq >= $1
+                     AND state = 'waiting' AND says IN ('message', 'notice') AND ciphertext IS NULL";
             sqlx::query(held).bind(seq).bind(at.millis()).execute(&mut *tx).await?;
         }
         self.commit(tx, CommitPoint::LegHeld).await
