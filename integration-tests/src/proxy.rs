@@ -191,6 +191,9 @@ async fn serve(mut client: TcpStream, target: u16, shared: &Shared) -> io::Resul
         let body = String::from_utf8_lossy(&bytes[head..]).into_owned();
         shared.kept.send_modify(|kept| kept.push(Kept { path: path.to_owned(), body }));
     };
+    // Before it is judged: what is let pass meanwhile is not held.
+    let mut held = shared.held.subscribe();
+    let passes = held.borrow_and_update().1;
     let fate = (shared.judge.lock().unwrap_or_else(PoisonError::into_inner))(method, path);
     match fate {
         Fate::CutRequest => return Ok(()),
@@ -204,10 +207,8 @@ async fn serve(mut client: TcpStream, target: u16, shared: &Shared) -> io::Resul
         }
         Fate::Keep => keep(),
         Fate::Hold => {
-            let mut held = shared.held.subscribe();
-            let before = held.borrow_and_update().1;
             shared.held.send_modify(|(held, _)| *held += 1);
-            if held.wait_for(|(_, passes)| *passes > before).await.is_err() {
+            if held.wait_for(|(_, now)| *now > passes).await.is_err() {
                 return Ok(());
             }
         }

@@ -36,7 +36,7 @@ commit_points! {
     LegHeld = "db.leg-held",
     /// A leg is tried again later.
     LegPutOff = "db.leg-put-off",
-    /// What a leg is about is not there, so it is not sent.
+    /// What a leg is about is not there, or what it says was deleted before its turn came, so it is not sent.
     LegVoid = "db.leg-void",
     /// A leg is given up.
     LegFailed = "db.leg-failed",

@@ -23,7 +23,7 @@ use crate::{
     intake::Event,
     keyed::Again,
     notices,
-    store::{Closed, InboxRow, KeptUntil, MegolmIndex, Outcome, Portal, RelayedMessage},
+    store::{Closed, InboxRow, KeptUntil, MegolmIndex, Outcome, Portal, RelayedMessage, SaysClosed},
 };
 
 use standing::{is_at_home, is_target, mode_for, took_part};
@@ -235,7 +235,7 @@ impl Core {
             | Outcome::Switched { notice: None, .. } => Vec::new(),
             Outcome::Revised { notices, .. } => notices.iter().map(|leg| leg.portal.clone()).collect(),
             Outcome::Kept { notices, closed, .. } => {
-                let answer = closed.iter().map(|closed| &closed.1);
+                let answer = closed.iter().map(|closed| &closed.answer);
                 notices.iter().chain(answer).map(|leg| leg.portal.clone()).collect()
             }
             // What else there is to say there stands beside it.
@@ -251,7 +251,7 @@ impl Core {
                 self.store.portals(&row.conversation).await?.into_iter().map(|portal| portal.id).collect()
             }
             Outcome::Relayed(message) => {
-                let answer = message.closed.iter().map(|closed| &closed.1).chain(&message.tells_lanes);
+                let answer = message.closed.iter().map(|closed| &closed.answer).chain(&message.tells_lanes);
                 message.legs.iter().chain(answer).map(|leg| leg.portal.clone()).collect()
             }
         };
@@ -374,16 +374,19 @@ impl Core {
             Ok(said) => said,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
-        #[cfg(feature = "faults")]
-        let said = self.with_leaks(said, content);
         let is_word = matches!(said, Said::Message(_)) && home.kind() == PortalKind::Hub;
         let file_waits = is_word
             && matches!(relation, Relation::None)
             && self.file_waits_for_one(row, home, sender, &people).await?;
-        let lane = match self.lane(home, &people, &place, content, file_waits).await? {
+        let lane = match self.lane(home, &people, &place, file_waits) {
             Ok(lane) => lane,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
+        if let Err(refusal) = self.may_name(home, &people, &lane, (&said, content)).await? {
+            return self.refused(row, event, refusal).await;
+        }
+        #[cfg(feature = "faults")]
+        let said = self.with_leaks(said, content);
         let at = Timestamp::from(event.origin_server_ts);
         let is_target = |target: &&Portal| people.hears(target, at) && is_target(target, home, &lane);
         let targets: Vec<_> = portals.iter().filter(is_target).collect();
@@ -455,8 +458,9 @@ impl Core {
             return None;
         }
         let words = hours.answer(now, until, has_come, self.settings.emergency.as_ref());
-        let answer = self.leg_ids.notice(&event.event_id, &home.id, "closed", words, now);
-        Some(Box::new((until.map_or(0, Timestamp::millis), answer)))
+        let purpose = if has_come { "closed" } else { "closed-not-come" };
+        let answer = self.leg_ids.notice(&event.event_id, &home.id, purpose, words, now);
+        Some(Box::new(SaysClosed { until: until.map_or(0, Timestamp::millis), has_come, answer }))
     }
 
     /// The same, where what they have written is not passed on, or not yet.

@@ -12,7 +12,7 @@ use parlour_integration_tests::{
     pictures::jpeg,
     proxy::Fate,
     put, read, refusal,
-    requests::point_of,
+    requests::{counted, point_of},
     say, send,
 };
 use ruma::RoomId;
@@ -174,6 +174,23 @@ async fn a_file_that_is_not_to_be_had_keeps_nobody_else_waiting() {
     read(&murphy, &hub, "behind them").await;
     let names: Vec<_> = files(&murphy, &hub).await.into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["first.pdf", "second.pdf"]);
+
+    // A picture is made anew, whatever it is sent as, and put on the homeserver once, however many get it.
+    for (msgtype, words) in [("m.image", "what it looks like"), ("m.file", "and once more")] {
+        drop(proxies.to_homeserver.seen());
+        murphy.send_file(&hub, msgtype, "rash.jpg", &photo(), Some(words)).await.expect("sent");
+        let hers = read(&ann, &anns, words).await.content;
+        let his = read(&ben, &bens, words).await.content;
+        assert_eq!(hers["file"]["url"], his["file"]["url"], "{msgtype}");
+        for (client, content) in [(&ann, &hers), (&ben, &his)] {
+            let bytes = client.open_file(content).await.expect("it opens");
+            let has = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+            assert!(bytes.starts_with(&[0xff, 0xd8]) && !has(PLACE.as_bytes()) && !has(b"Exif"), "{msgtype}");
+        }
+        let seen = proxies.to_homeserver.seen();
+        let uploads = counted(seen.iter().map(String::as_str)).get("hs.upload").copied();
+        assert_eq!(uploads, Some(1), "{msgtype}: {seen:#?}");
+    }
     for client in [murphy, ann, ben] {
         client.stop().await;
     }
@@ -302,6 +319,13 @@ async fn what_a_practice_and_its_scanner_say_of_files_holds() {
         let told = refusal(&ann, &anns, &sent).await;
         assert!(told.contains(&format!("({code})")), "{name}: {told}");
     }
+    // What it says of its size is not what it is.
+    let file = ann.upload(&large).await.expect("uploaded");
+    let content = json!({ "msgtype": "m.file", "body": "look", "filename": "sly.pdf", "file": file,
+        "info": { "mimetype": "application/pdf", "size": 10 } });
+    let sent = send(&ann, &anns, "m.room.message", content).await;
+    let told = refusal(&ann, &anns, &sent).await;
+    assert!(told.contains("(ATT-3)"), "{told}");
     clamd.stop();
     let stage = with_files(stage, attachments, Some(Duration::from_secs(1))).await;
     let sent = ann.send_file(&anns, "m.file", "late.pdf", pdf, Some("look")).await.expect("sent");

@@ -107,7 +107,12 @@ async fn who_writes_out_of_hours_is_answered_once() {
     assert!(refusal(&ben, &bens, &place).await.contains("(KIND-1)"));
     say(&ben, &bens, "a rash").await;
     read(&murphy, &hub, "a rash").await;
-    assert_eq!(answers(&ben, &bens).await.len(), 1, "once for as long as it is closed");
+    say(&ben, &bens, "and it itches").await;
+    read(&murphy, &hub, "and it itches").await;
+    // And once more, when something has come.
+    let answers = answers(&ben, &bens).await;
+    assert_eq!(answers.len(), 2, "{answers:?}");
+    assert!(!answers[0].contains("We have") && answers[1].starts_with("We have your message"), "{answers:?}");
 
     // Closed for another while it is told again, with the day on which the practice answers.
     let hour = (since_midnight() / 3600 + 12) % 24;

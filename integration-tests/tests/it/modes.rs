@@ -347,7 +347,7 @@ async fn fifty_rooms_are_switched_soon() {
     }
     // Beside other tests the time says nothing: it is held against the limit where nothing else runs.
     if std::env::var("PARLOUR_TEST_ALONE").is_ok_and(|alone| alone == "yes") {
-        assert!(took.iter().min().is_some_and(|shortest| *shortest <= Duration::from_secs(5)), "{took:?}");
+        assert!(took.iter().all(|took| *took <= Duration::from_secs(5)), "{took:?}");
     }
     murphy.stop().await;
     stage.close().await;

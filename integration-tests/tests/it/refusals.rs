@@ -132,9 +132,21 @@ async fn lanes_that_cannot_be_told_are_refused_and_staff_alone_are_not() {
         let words = refusal(&murphy, &hub, &named).await;
         assert!(words.contains("(LANE-6)"), "{words}");
     }
-    send(&murphy, &hub, "m.room.message", pill(question.sender.as_str(), "Ann Byrne")).await;
+    let own_pill = send(&murphy, &hub, "m.room.message", pill(question.sender.as_str(), "Ann Byrne")).await;
     let hers = read(&ann, &anns, "Ann Byrne: secret").await;
     assert_eq!(hers.content["m.mentions"], json!({}), "{hers:?}");
+    // Older clients quote in an edit as well, also whom they must not name.
+    let edited = json!({
+        "msgtype": "m.text", "body": format!("> <{bens_ghost}> Ben Carey\n\n * secret, corrected"),
+        "format": "org.matrix.custom.html",
+        "formatted_body": format!("<mx-reply><a href=\"https://matrix.to/#/{bens_ghost}\">Ben Carey</a></mx-reply> * secret"),
+        "m.new_content": { "msgtype": "m.text", "body": format!("> <{bens_ghost}> Ben Carey\n\nsecret, corrected") },
+        "m.relates_to": { "rel_type": "m.replace", "event_id": own_pill },
+    });
+    send(&murphy, &hub, "m.room.message", edited).await;
+    let corrected =
+        ann.wait_for(&anns, LIMIT, |m| m.content["m.new_content"]["body"] == "secret, corrected").await;
+    assert!(corrected.is_ok(), "{corrected:?}");
     let file = murphy.upload(b"%PDF-1.4 a result").await.expect("uploaded");
     let captioned = json!({
         "msgtype": "m.file", "filename": "result.pdf", "file": file, "m.relates_to": to_her,

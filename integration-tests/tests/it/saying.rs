@@ -307,6 +307,10 @@ async fn what_is_deleted_disappears_everywhere_and_stays_in_the_record() {
     {
         gone(client, room, event).await;
     }
+    // Its writer's own client may not know yet: what they say in its place goes as well, and they are told.
+    let late = edit(ann, &anns, &annas, "polite words").await;
+    assert!(refusal(ann, &anns, &late).await.contains("(EDIT-2)"));
+    gone(ann, &anns, &late).await;
     // In the record they stand, sealed: who deleted them, why, and who had read them.
     let by = |name: &str, reason: &str, count: i64| {
         let sql = format!(

@@ -371,7 +371,25 @@ async fn named(scene: &Scene) -> Evidence {
     if !listed["conversations"].as_array().is_some_and(|all| all.iter().any(in_list)) {
         return Err("the practice API does not list it by its name".to_owned().into());
     }
-    Ok(format!("room {} and the practice API call it {name:?}", room.room_id))
+    // Nobody but the practice's own bot names a room, and a patient's client is not told what staff call theirs.
+    let spoke = talk.spoke(ann)?;
+    for (client, room_id) in [(ann, &spoke), (murphy, &talk.hub)] {
+        let path = room_path(room_id, "state/m.room.name");
+        let body = json!({ "name": "S7 renamed" });
+        let (status, answer) = client.http().call(Method::PUT, &path, Some(body)).await?;
+        if (status, &answer["errcode"]) != (403, &json!("M_FORBIDDEN")) {
+            return Err(format!("{} names a room: {status} {answer}", client.user_id()).into());
+        }
+    }
+    let path = room_path(&talk.hub, "state/m.room.name");
+    let (hidden, answer) = ann.http().call(Method::GET, &path, None).await?;
+    if hidden != 403 {
+        return Err(format!("the patient asks for its name and is told {hidden} {answer}").into());
+    }
+    Ok(format!(
+        "room {} and the practice API call it {name:?}; 403 for whoever else names a room, and for a patient who asks",
+        room.room_id
+    ))
 }
 
 /// Staff reply to one patient of two: the other gets what came before and after, and not that.

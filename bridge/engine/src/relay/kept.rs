@@ -110,7 +110,7 @@ impl Core {
             }
             let Some(content) = self.content_of_kept(&file).await? else { return Ok(true) };
             let place = self.place(home, sender, Relation::of(&content)).await?;
-            if self.lane(home, people, &place, &content, false).await? != Ok(Lane::Everybody) {
+            if self.lane(home, people, &place, false) != Ok(Lane::Everybody) {
                 return Ok(true);
             }
         }

@@ -3,7 +3,7 @@
 use parlour_domain::{
     Person, PortalKind, Refusal, Said,
     rules::{self, About, Lane, LaneFacts, NamingFacts, Pointed, Reach, Relation},
-    without_formatted_fallback, without_reply_fallback,
+    without_formatted_fallback,
 };
 use ruma::{EventId, OwnedEventId};
 use serde_json::Value;
@@ -72,50 +72,52 @@ impl Core {
     }
 
     /// Whom it reaches: what edits a message or reacts to it goes where that went.
-    pub(super) async fn lane(
+    pub(super) fn lane(
         &self,
         home: &Portal,
         people: &People,
         place: &Place,
-        content: &Value,
         file_waits_for_one: bool,
-    ) -> Result<Result<Lane, Refusal>, CryptoError> {
+    ) -> Result<Lane, Refusal> {
         if home.kind() == PortalKind::Spoke || faulty!(self.settings, LanesIgnored) {
-            return Ok(Ok(Lane::Everybody));
+            return Ok(Lane::Everybody);
         }
         let reach =
             |known: &Option<Recorded>| known.as_ref().map_or(Reach::Unknown, |known| known.reach.clone());
-        let lane = rules::lane(&LaneFacts {
+        rules::lane(&LaneFacts {
             spokes: people.roster().spokes,
             gone: people.former_patients().map(|person| person.id.clone()).collect(),
             answers: place.answers.as_ref().map(reach),
             thread: place.thread.as_ref().map(reach),
             file_waits_for_one,
-        });
-        let lane = match lane {
-            Ok(lane) => lane,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        Ok(self.may_name(people, &lane, content).await?.map(|()| lane))
+        })
     }
 
-    /// Whether it may name whom it names, where it goes.
-    async fn may_name(
+    /// Whether what is said may name whom it names, where it goes.
+    pub(super) async fn may_name(
         &self,
+        home: &Portal,
         people: &People,
         lane: &Lane,
-        content: &Value,
+        (said, content): (&Said, &Value),
     ) -> Result<Result<(), Refusal>, CryptoError> {
+        if home.kind() == PortalKind::Spoke || faulty!(self.settings, LanesIgnored) {
+            return Ok(Ok(()));
+        }
         let ghost = match lane {
             Lane::Only(patient) => self.store.ghost_of(patient).await?,
             Lane::Everybody => None,
         };
+        let (words, file) = match said {
+            Said::Message(words) | Said::Edit(words) => (Some(words), None),
+            Said::Attachment(attachment) => (attachment.caption.as_ref(), Some(&*attachment.name)),
+            Said::Reaction(_) => (None, None),
+        };
+        let texts = words.into_iter().flat_map(|words| [Some(words.body()), words.html()]).flatten();
+        let texts: Vec<_> = texts.chain(file).collect();
         let contents = [content, &content["m.new_content"]];
-        let texts = |key: &'static str| contents.iter().filter_map(move |content| content[key].as_str());
-        // What is quoted does not travel.
-        let formatted: Vec<_> = texts("formatted_body").map(without_formatted_fallback).collect();
-        let plain = texts("body").map(without_reply_fallback).chain(texts("filename"));
-        let texts: Vec<_> = plain.chain(formatted.iter().map(String::as_str)).collect();
+        let links = contents.iter().filter_map(|content| content["formatted_body"].as_str());
+        let links: Vec<_> = links.map(without_formatted_fallback).collect();
         let mentions = contents.map(|content| content["m.mentions"]["user_ids"].as_array());
         let mentions: Vec<_> = mentions.into_iter().flatten().flatten().filter_map(Value::as_str).collect();
         // Names that colleagues here share are no patient's; a patient who has gone is named all the same.
@@ -126,6 +128,7 @@ impl Core {
             lane,
             &NamingFacts {
                 texts: &texts,
+                links: &links.iter().map(String::as_str).collect::<Vec<_>>(),
                 mentions: &mentions,
                 people: &everybody,
                 their_ghost: ghost.as_ref().map(|ghost| ghost.localpart()),

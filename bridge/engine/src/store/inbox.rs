@@ -4,7 +4,7 @@ use parlour_domain::{ConversationId, LegId, MessageId, PersonId, PortalId, Said,
 use ruma::{EventId, OwnedEventId, OwnedRoomId};
 
 use super::{
-    Closed, NewLeg, Outcome, Store, StoreError, one_row, outbox, parsed, record,
+    Closed, NewLeg, Outcome, SaysClosed, Store, StoreError, one_row, outbox, parsed, record,
     record::{ledger, map},
     seal::{Owner, Place},
     transaction::Transaction,
@@ -438,11 +438,15 @@ impl Store {
         closed: &Closed,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        let Some((until, answer)) = closed.as_deref() else { return Ok(()) };
+        let Some(SaysClosed { until, has_come, answer }) = closed.as_deref() else { return Ok(()) };
+        // That nothing has come is told below zero.
+        let told = if *has_come { *until } else { -1 - until };
         let first = sqlx::query(
-            "UPDATE portals SET told_closed = $2 WHERE id = $1 AND (told_closed IS NULL OR told_closed <> $2)",
+            "UPDATE portals SET told_closed = $2
+             WHERE id = $1 AND (told_closed IS NULL OR (told_closed <> $2 AND told_closed <> $3))",
         )
         .bind(portal.as_str())
+        .bind(told)
         .bind(until)
         .execute(&mut **tx)
         .await?;

@@ -48,7 +48,7 @@ pub use inbox::{Arrived, InboxRow, MegolmIndex, RelayedMessage};
 pub use kept::KeptUntil;
 pub use machine::MachineStore;
 pub use outbox::{Leg, LegContent, NewLeg, Says};
-pub use outcome::{Closed, Departure, Outcome};
+pub use outcome::{Closed, Departure, Outcome, SaysClosed};
 pub use participants::{Participant, ParticipantChange, ParticipantsAre, People};
 pub use people::OurUser;
 pub use progress::{Making, Sending};

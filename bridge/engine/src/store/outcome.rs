@@ -5,8 +5,19 @@ use ruma::{OwnedEventId, OwnedUserId};
 
 use super::{Deletion, KeptUntil, NewLeg, ParticipantChange, RelayedMessage};
 
-/// Until when the practice is closed, and the bot's answer that says so: once for each such time in each portal.
-pub type Closed = Option<Box<(i64, NewLeg)>>;
+/// The bot's answer that the practice is closed: once for each such time in each portal; and once more, when what somebody has
+/// written has come after what they had written before had not.
+pub struct SaysClosed {
+    /// Until when, in milliseconds since 1970; 0 where nobody knows.
+    pub until: i64,
+    /// Whether what they have written has come.
+    pub has_come: bool,
+    /// What the bot says.
+    pub answer: NewLeg,
+}
+
+/// That the practice is closed, if it is.
+pub type Closed = Option<Box<SaysClosed>>;
 
 /// What became of an event.
 pub enum Outcome {

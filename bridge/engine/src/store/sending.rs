@@ -292,7 +292,8 @@ impl Store {
     /// # Errors
     /// When the database fails; then it is told of none.
     pub async fn legs_are_held(&self, legs: &[i64], at: Timestamp) -> Result<(), StoreError> {
-        let mut tx = self.begin_unordered().await?;
+        // Nothing is added behind them meanwhile.
+        let mut tx = self.begin().await?;
         for seq in legs {
             // How long it had to wait is told from the first time.
             let held = "UPDATE outbox SET state = 'held', held_at = COALESCE(held_at, $2)

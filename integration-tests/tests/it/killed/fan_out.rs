@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep};
 use super::practice;
 
 const PATIENTS: usize = 50;
-/// So many legs have a turn at the homeserver at once.
+/// At most so many legs have a turn at the homeserver at once.
 const TURNS: usize = 50;
 /// So many have a real client; the others have a device that only reads.
 const CLIENTS: usize = 3;
@@ -75,7 +75,7 @@ async fn what_is_deleted_before_its_turn_comes_is_not_sent() {
         .judge(|_, path| if path.contains("/send/m.room.encrypted/") { Fate::Hold } else { Fate::Pass });
     let hub = scene.talk.hub();
     let words = say(&scene.murphy, &hub, "the wrong clinic").await;
-    scene.trial.to_homeserver.holds(TURNS).await;
+    scene.trial.to_homeserver.holds(1).await;
     let sealed = "SELECT COUNT(*) FROM outbox WHERE state = 'waiting' AND ciphertext IS NOT NULL";
     let all = i64::try_from(MORE).expect("a number");
     let of = async |sql: &str, wanted: i64| {
@@ -87,14 +87,15 @@ async fn what_is_deleted_before_its_turn_comes_is_not_sent() {
     of("SELECT COUNT(*) FROM messages WHERE deleted_at IS NOT NULL", 1).await;
     scene.trial.to_homeserver.pass_all();
     of("SELECT COUNT(*) FROM outbox WHERE state IN ('waiting', 'held')", 0).await;
+    let not_sent = "SELECT COUNT(*) FROM outbox WHERE says = 'message' AND state = 'withdrawn'";
+    let not_sent = scene.books.number(not_sent).await;
+    // At most so many had a turn; on a slow machine fewer.
     let turns = i64::try_from(TURNS).expect("a number");
-    of("SELECT COUNT(*) FROM outbox WHERE says = 'message' AND state = 'withdrawn'", all - turns).await;
+    assert!((all - turns..all).contains(&not_sent), "{not_sent} of {all}");
     // "hello" is in all rooms; the other in those whose turn it was, and gone.
-    assert_eq!(scene.spokes_by_ciphertexts().await, [(1, all - turns), (2, turns)]);
-    let redacted = scene
-        .of_homeserver("SELECT COUNT(*), 0 FROM events WHERE type = 'm.room.redaction' AND room_id <> $1")
-        .await;
-    assert_eq!(redacted, [(turns, 0)]);
+    assert_eq!(scene.spokes_by_ciphertexts().await, [(1, not_sent), (2, all - not_sent)]);
+    let redacted = "SELECT COUNT(*), 0 FROM events WHERE type = 'm.room.redaction' AND room_id <> $1";
+    assert_eq!(scene.of_homeserver(redacted).await, [(all - not_sent, 0)]);
     scene.close().await;
 }
 

@@ -59,11 +59,11 @@ pub(super) async fn switched(scene: &Scene) -> Evidence {
 
 /// The patient answers, staff answer that, and both answers point at the right message of their own room.
 pub(super) async fn two_way(scene: &Scene) -> Evidence {
-    let (murphy, ann) = (&scene.murphy, &scene.ann);
-    let wanted =
-        json!({ "name": "S14 two-way", "mode": "two-way", "staff": [], "patients": [ann.user_id()] });
+    let (murphy, ann, ben) = (&scene.murphy, &scene.ann, &scene.ben);
+    let both = [ann.user_id(), ben.user_id()];
+    let wanted = json!({ "name": "S14 two-way", "mode": "two-way", "staff": [], "patients": both });
     let talk = scene.begin(wanted).await?;
-    let spoke = talk.spoke(ann)?;
+    let (spoke, bens) = (talk.spoke(ann)?, talk.spoke(ben)?);
     let asked = say(murphy, &talk.hub, "S14 how are you?").await?;
     let question = read(ann, &spoke, "S14 how are you?").await?;
     let answered = ann.reply(&spoke, &question.event_id, "S14 better, thank you").await?;
@@ -78,5 +78,22 @@ pub(super) async fn two_way(scene: &Scene) -> Evidence {
     if last.in_reply_to.as_ref() != Some(&answered) {
         return Err(format!("the staff's answer answers {:?} instead of {answered}", last.in_reply_to).into());
     }
-    Ok(format!("{asked} answered by {} answered by {}", answer.event_id, last.event_id))
+    // Another patient answers her answer, whose id they cannot know: to staff it answers nothing, and to her it is not there.
+    let stranger = json!({
+        "msgtype": "m.text", "body": "S14 to a stranger", "m.relates_to": { "m.in_reply_to": { "event_id": answered } },
+    });
+    ben.send_raw(&bens, "m.room.message", stranger).await?;
+    let came = read(murphy, &talk.hub, "S14 to a stranger").await?;
+    if came.in_reply_to.is_some() {
+        return Err(format!("an answer to another's message answers {:?}", came.in_reply_to).into());
+    }
+    say(murphy, &talk.hub, "S14 goodbye").await?;
+    read(ann, &spoke, "S14 goodbye").await?;
+    if ann.messages(&spoke).await?.iter().any(|message| message.body.contains("stranger")) {
+        return Err("an answer to another's message reaches them".to_owned().into());
+    }
+    Ok(format!(
+        "{asked} answered by {} answered by {}; an answer to another's message reaches staff alone, and answers nothing",
+        answer.event_id, last.event_id
+    ))
 }

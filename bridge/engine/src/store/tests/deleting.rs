@@ -117,6 +117,56 @@ pub(super) async fn what_is_on_its_way_when_it_is_deleted_goes_when_it_is_there(
     assert_eq!(deleted_by(&next(&world).await.expect("a leg")).0.as_deref(), Some("$a:ann"));
 }
 
+pub(super) async fn what_waits_for_its_turn_when_it_is_deleted_is_not_sent(database: &TestDatabase) {
+    let world = world(database).await;
+    for event in ["$a", "$b"] {
+        decided(&world, event).await;
+    }
+    let leg = next(&world).await.expect("a leg");
+    assert!(is_sealed(&world, &leg, "{}", ghost()).await);
+    assert!(
+        !world.store.may_be_taken_back(&leg) && !world.store.is_taken_back(leg.seq).await.expect("asked")
+    );
+    redacts(&world, "$a", "$redaction").await;
+    assert!(world.store.may_be_taken_back(&leg) && world.store.is_taken_back(leg.seq).await.expect("asked"));
+    assert!(!world.store.is_taken_back(leg.seq).await.expect("asked"), "once");
+    // There is nothing that could be redacted.
+    let void = next(&world).await.expect("a leg");
+    assert!(matches!(void.content, LegContent::Deletion { .. }) && void.content.is_void());
+    world.store.leg_is_void(void.seq).await.expect("void");
+    let other = next(&world).await.expect("a leg");
+    assert!(
+        !world.store.may_be_taken_back(&other) && !world.store.is_taken_back(other.seq).await.expect("asked")
+    );
+}
+
+pub(super) async fn what_stands_behind_what_is_held_is_held(database: &TestDatabase) {
+    let world = world(database).await;
+    let figures = async || {
+        let figures = world.store.figures().await.expect("figures");
+        (figures.waiting, figures.held)
+    };
+    for event in ["$a", "$b"] {
+        decided(&world, event).await;
+    }
+    assert_eq!(figures().await, (2, 0));
+    let held = next(&world).await.expect("a leg");
+    world.store.legs_are_held(&[held.seq], AT).await.expect("held");
+    assert_eq!(figures().await, (0, 2), "what stands there");
+    decided(&world, "$c").await;
+    assert_eq!(figures().await, (0, 3), "and what comes");
+    // In order they go, and what is deleted waits for nobody.
+    next_is_sent(&world, ghost(), "$a:ann").await;
+    redacts(&world, "$a", "$redaction").await;
+    let goes = next(&world).await.expect("a leg");
+    assert_eq!(deleted_by(&goes).0.as_deref(), Some("$a:ann"));
+    lands(&world, &goes, "$gone").await;
+    for event in ["$b:ann", "$c:ann"] {
+        next_is_sent(&world, ghost(), event).await;
+    }
+    assert_eq!(figures().await, (0, 0));
+}
+
 pub(super) async fn what_is_deleted_waits_for_nobody_who_could_read(database: &TestDatabase) {
     let world = world(database).await;
     decided(&world, "$a").await;
