@@ -156,6 +156,7 @@ impl Practice {
             server_name: SERVER_NAME.to_owned(),
             port: place.homeserver,
             registration_file: place.data.join("registration.yaml"),
+            more: String::new(),
         };
         let homeserver = Homeserver::start(&python, plan, &Silent).await.expect("the homeserver starts");
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");

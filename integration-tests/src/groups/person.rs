@@ -214,7 +214,7 @@ impl Person {
                 let answer = self.makes(claim.clone()).await;
                 self.olm.mark_request_as_sent(id, &answer).await.expect("known");
             }
-            AnyOutgoingRequest::ToDeviceRequest(message) => self.to_devices(message).await,
+            AnyOutgoingRequest::ToDeviceRequest(message) => self.goes_to_devices(message).await,
             AnyOutgoingRequest::SignatureUpload(upload) => {
                 let answer = self.makes(upload.clone()).await;
                 self.olm.mark_request_as_sent(id, &answer).await.expect("known");
@@ -223,7 +223,7 @@ impl Person {
         }
     }
 
-    async fn to_devices(&mut self, message: &ToDeviceRequest) {
+    async fn goes_to_devices(&mut self, message: &ToDeviceRequest) {
         let (kind, id) = (message.event_type.clone(), message.txn_id.clone());
         let request = send_event_to_device::v3::Request::new_raw(kind, id, message.messages.clone());
         let answer = self.makes(request).await;
@@ -337,7 +337,7 @@ impl Person {
         let shares =
             self.olm.share_room_key(room, users, EncryptionSettings::default()).await.expect("shared");
         for share in shares {
-            self.to_devices(&share).await;
+            self.goes_to_devices(&share).await;
         }
         let raw = Raw::<AnyMessageLikeEventContent>::from_json(
             serde_json::value::to_raw_value(content).expect("JSON"),
