@@ -1,6 +1,7 @@
 //! The relay: reads what people wrote, gathers the facts, asks the rules, and writes down what follows.
 
 mod deleting;
+mod hours;
 mod kept;
 mod place;
 mod room;
@@ -10,7 +11,7 @@ mod tries;
 use std::{collections::HashSet, time::Duration};
 
 use parlour_domain::{
-    ConversationId, LegId, MessageId, PortalKind, Refusal, Said, Standing, Timestamp,
+    ConversationId, LegId, MessageId, PortalKind, Refusal, Said, Timestamp,
     rules::{self, Lane, PostFacts, Relation},
 };
 use ruma::{EventId, OwnedUserId};
@@ -23,7 +24,7 @@ use crate::{
     intake::Event,
     keyed::Again,
     notices,
-    store::{Closed, InboxRow, KeptUntil, MegolmIndex, Outcome, Portal, RelayedMessage, SaysClosed},
+    store::{InboxRow, KeptUntil, MegolmIndex, Outcome, Portal, RelayedMessage},
 };
 
 use standing::{is_at_home, is_target, mode_for, took_part};
@@ -442,37 +443,6 @@ impl Core {
             tells_lanes,
             addressed,
         })))
-    }
-
-    /// What the practice tells a patient who writes while it is closed, and still is.
-    fn out_of_hours(&self, event: &Event, home: &Portal, relation: &Relation<'_>, has_come: bool) -> Closed {
-        let hours = self.settings.hours.as_ref()?;
-        let says_something = matches!(relation, Relation::None | Relation::Answer { .. });
-        if home.kind() == PortalKind::Hub || !says_something {
-            return None;
-        }
-        let now = self.clock.now();
-        let written = hours.at(Timestamp::from(event.origin_server_ts));
-        let Standing::Closed(until) = hours.at(now) else { return None };
-        if written != Standing::Closed(until) {
-            return None;
-        }
-        let words = hours.answer(now, until, has_come, self.settings.emergency.as_ref());
-        let purpose = if has_come { "closed" } else { "closed-not-come" };
-        let answer = self.leg_ids.notice(&event.event_id, &home.id, purpose, words, now);
-        Some(Box::new(SaysClosed { until: until.map_or(0, Timestamp::millis), has_come, answer }))
-    }
-
-    /// The same, where what they have written is not passed on, or not yet.
-    async fn out_of_hours_all_the_same(&self, row: &InboxRow, event: &Event) -> Result<Closed, CryptoError> {
-        if self.settings.hours.is_none() {
-            return Ok(None);
-        }
-        let home = self.store.portal(&row.portal).await?;
-        let Some(patient) = &home.patient else { return Ok(None) };
-        let is_theirs =
-            self.store.person(patient).await?.is_some_and(|person| person.user_id == event.sender);
-        Ok(self.out_of_hours(event, &home, &Relation::of(&event.content), false).filter(|_| is_theirs))
     }
 
     async fn refused(&self, row: &InboxRow, event: &Event, refusal: Refusal) -> Result<Outcome, CryptoError> {
