@@ -270,7 +270,11 @@ async fn patients_are_excluded_and_included_and_see_what_follows() {
     let (status, answer) = include(&stage, &murphy, &alone, "ann").await;
     assert_eq!((status, &answer["errcode"]), (409, &json!("IO.PARLOUR.STAFF_ONLY_CONVERSATION")), "{answer}");
     let (status, begun) = caller(&stage, &murphy).begin(&answer["instead"], None).await.expect("an answer");
-    assert_eq!((status, &begun["name"]), (201, &json!("alone")), "the offer is what begins another: {begun}");
+    // Its rooms may still be in the making.
+    assert!(
+        [201, 202].contains(&status) && begun["name"] == "alone",
+        "the offer is what begins another: {begun}"
+    );
     assert_eq!(begun["staff"].as_array().expect("staff").len(), 2, "{begun}");
     let nobody = "@nobody:demo.parlour.local".try_into().expect("a user id");
     let (status, answer) = caller(&stage, &murphy).include(talk.id(), nobody).await.expect("an answer");
