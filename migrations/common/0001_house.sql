@@ -232,8 +232,8 @@ CREATE TABLE ledger (
 -- how often what it says had been sent before. held_at: since when nobody could read it, if that
 -- ever was so. landed_at: when it was known to stand in its room; landing: in which order, whatever
 -- the clock says.
--- state: waiting, held (nobody there can read it yet, or what stands before it), sent, failed, withdrawn (it was deleted, or what it is about is not
--- there). Notice and ciphertext are sealed with the patient's key in a spoke, with the conversation's in a hub; the ciphertext
+-- state: waiting, held (nobody there can read it yet, or what stands before it), sent, failed, withdrawn (it was deleted, or what
+-- it is about is not there). Notice and ciphertext are sealed with the patient's key in a spoke, with the conversation's in a hub; the ciphertext
 -- is there from the encryption until the leg has landed.
 CREATE TABLE outbox (
     seq             BIGINT PRIMARY KEY,

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::PersonId,
     people::{Person, Role, private_line},
-    text::is_misleading,
-    text::{InvalidText, one_line},
+    text::{InvalidText, is_misleading, one_line},
 };
 
 /// Who may write (S8, S16).
@@ -63,7 +62,7 @@ impl DeletionReason {
     pub fn of_client(text: &str) -> Option<Self> {
         let line = |c: char| c.is_whitespace() || is_misleading(c);
         let words: Vec<&str> = text.split(line).filter(|word| !word.is_empty()).collect();
-        let cut: String = words.join(" ").chars().take(500).collect();
+        let cut: String = words.join(" ").chars().take(Self::MOST).collect();
         cut.parse().ok()
     }
 }

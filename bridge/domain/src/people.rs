@@ -64,6 +64,9 @@ macro_rules! private_line {
         pub struct $name(String);
 
         impl $name {
+            /// So many characters at most.
+            pub const MOST: usize = $limit;
+
             /// As it is written.
             #[must_use]
             pub fn as_str(&self) -> &str {
@@ -74,7 +77,7 @@ macro_rules! private_line {
         impl FromStr for $name {
             type Err = InvalidText;
             fn from_str(value: &str) -> Result<Self, InvalidText> {
-                one_line(value, $limit).map(Self)
+                one_line(value, Self::MOST).map(Self)
             }
         }
 

@@ -59,7 +59,8 @@ fn names_a_patient(facts: &NamingFacts<'_>, but: Option<&PersonId>) -> bool {
     let names: Vec<_> = patients
         .iter()
         .map(|patient| Name::of(patient.name.as_str()))
-        .filter(|name| name.0.len() > 1 && !known_names.iter().any(|known| has_run(&known.0, &name.0)))
+        .filter(|name| name.words.len() > 1)
+        .filter(|name| !known_names.iter().any(|known| has_run(&known.words, &name.words)))
         .collect();
     let is_named = |text: &str| names.iter().any(|name| name.stands_in(text));
     facts.mentions.iter().chain(facts.links).any(|text| is_account(text))
@@ -67,31 +68,35 @@ fn names_a_patient(facts: &NamingFacts<'_>, but: Option<&PersonId>) -> bool {
         || facts.texts.iter().any(|text| is_account(text) || is_named(text) || is_named(&without_tags(text)))
 }
 
-/// Whether an account of this localpart stands in a text in lower case: as it is, or as a link has it. In an address for mail it does
-/// not.
+/// Whether an account of this localpart stands in a text in lower case: as it is, or as a link has it. The domain of an address for
+/// mail is none.
 fn has_account(text: &str, localpart: &str) -> bool {
     let goes_on = |c: char| c.is_alphanumeric() || c == '_';
     ["@", "%40"].iter().any(|at| {
-        let account = format!("{at}{localpart}");
+        let account = format!("{at}{}", localpart.to_lowercase());
         text.match_indices(&account).any(|(from, found)| {
-            let is_mail = *at == "@" && text[..from].ends_with(goes_on);
-            !is_mail && !text[from + found.len()..].starts_with(goes_on)
+            let (before, behind) = (&text[..from], &text[from + found.len()..]);
+            let is_domain = before.ends_with(goes_on) && behind.starts_with('.');
+            !is_domain && !behind.starts_with(goes_on)
         })
     })
 }
 
-/// A name's words, and whether any has digits.
-struct Name(Vec<String>, bool);
+/// A name.
+struct Name {
+    words: Vec<String>,
+    has_digits: bool,
+}
 
 impl Name {
     fn of(name: &str) -> Self {
-        Self(words_of(name, char::is_alphanumeric), name.contains(char::is_numeric))
+        Self { words: words_of(name, char::is_alphanumeric), has_digits: name.contains(char::is_numeric) }
     }
 
     /// Whether it stands in a text; digits that touch it belong to it only where it has some itself.
     fn stands_in(&self, text: &str) -> bool {
-        let is_of_words = if self.1 { char::is_alphanumeric } else { char::is_alphabetic };
-        has_run(&words_of(text, is_of_words), &self.0)
+        let is_of_words = if self.has_digits { char::is_alphanumeric } else { char::is_alphabetic };
+        has_run(&words_of(text, is_of_words), &self.words)
     }
 }
 
@@ -172,6 +177,7 @@ mod tests {
                 nobody_else,
             ),
             ("another's own account, without a server", &["ask @Ian, please"], none, no, nobody_else),
+            ("another's own account, without a space", &["ask Dr@ian:mays.ie"], none, no, nobody_else),
             ("words that begin as accounts do", &["@annual may@may.example"], none, Ok(()), Ok(())),
             ("another's name in a link", &["Ian%20May2.pdf"], none, no, nobody_else),
             ("another's name, its space held", &["Ian&nbsp;<b>May</b>"], none, no, nobody_else),

@@ -165,6 +165,13 @@ pub(super) async fn what_stands_behind_what_is_held_is_held(database: &TestDatab
         next_is_sent(&world, ghost(), event).await;
     }
     assert_eq!(figures().await, (0, 0));
+    // Behind what can be read now, and is on its way, nothing is held.
+    decided(&world, "$d").await;
+    let held = next(&world).await.expect("a leg");
+    world.store.legs_are_held(&[held.seq], AT).await.expect("held");
+    assert!(is_sealed(&world, &held, "{}", ghost()).await);
+    decided(&world, "$e").await;
+    assert_eq!(figures().await, (2, 0));
 }
 
 pub(super) async fn what_is_deleted_waits_for_nobody_who_could_read(database: &TestDatabase) {
