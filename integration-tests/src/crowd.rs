@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use reqwest::{Method, Response};
-use ruma::UserId;
+use ruma::{EventId, UserId};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -64,6 +64,13 @@ impl Caller {
     /// Asks that somebody does not take part any more: status and body. None when nobody answers.
     pub async fn exclude(&self, id: &str, user_id: &UserId) -> Option<(u16, Value)> {
         self.participant(Method::DELETE, id, user_id).await
+    }
+
+    /// Deletes a message, with a reason: the status. None when nobody answers.
+    pub async fn delete(&self, id: &str, event: &EventId) -> Option<u16> {
+        let url = format!("{}/{id}/messages/{event}", self.url);
+        let request = self.http.delete(url).bearer_auth(&self.token).json(&json!({ "reason": "a mistake" }));
+        Some(request.send().await.ok()?.status().as_u16())
     }
 
     async fn participant(&self, method: Method, id: &str, user_id: &UserId) -> Option<(u16, Value)> {

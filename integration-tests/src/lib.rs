@@ -247,6 +247,7 @@ pub struct Proxies {
 }
 
 /// A conversation as its owner was told of it.
+#[derive(Clone)]
 pub struct Talk {
     /// The practice API's answer.
     pub told: Value,

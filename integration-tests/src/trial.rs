@@ -310,6 +310,13 @@ impl Trial {
         self.fault = fault.map(str::to_owned);
     }
 
+    /// Changes Parlour's configuration, from its next start on.
+    pub fn configure(&self, change: impl FnOnce(String) -> String) {
+        let file = self.place.data.join("parlour.toml");
+        let text = std::fs::read_to_string(&file).expect("the configuration");
+        std::fs::write(&file, change(text)).expect("written");
+    }
+
     /// From its next start on, Parlour looks after its ghosts so often.
     pub fn care_every(&mut self, pause: Duration) {
         self.care = Some(pause);

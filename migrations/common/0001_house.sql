@@ -211,6 +211,7 @@ CREATE TABLE messages (
 );
 CREATE INDEX messages_about ON messages (about) WHERE about IS NOT NULL;
 CREATE INDEX messages_by_portal ON messages (portal_id, sent_at);
+CREATE INDEX messages_by_conversation ON messages (conversation_id, sent_at);
 
 -- What happened, in order; never changed. event_id: the event that it was, or that it came by; by_id: whoever asked for it
 -- by the practice API.
@@ -301,6 +302,15 @@ CREATE TABLE mapping (
     PRIMARY KEY (portal_id, event_id)
 );
 CREATE INDEX mapping_by_message ON mapping (portal_id, message_id);
+
+-- What was written and is no message of the record, and that somebody has had it go from its room: who, when and why.
+CREATE TABLE removals (
+    event_id  TEXT PRIMARY KEY,
+    portal_id TEXT NOT NULL REFERENCES portals (id),
+    at        BIGINT NOT NULL,
+    by_id     TEXT NOT NULL REFERENCES people (id),
+    reason    BYTEA
+);
 
 -- Receipts of people in portals, until it is known what they cover. alone: about a thread, and nothing else before it.
 CREATE TABLE receipts (

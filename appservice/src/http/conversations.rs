@@ -42,6 +42,10 @@ pub(crate) struct Wanted {
     #[serde(default)]
     #[schema(value_type = Vec<String>, max_items = 1000)]
     pub(super) patients: Vec<OwnedUserId>,
+    /// Who of the staff writes besides the owner when it is one-way.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, max_items = 200)]
+    pub(super) senders: Vec<OwnedUserId>,
 }
 
 /// Names of people stand in it.
@@ -95,7 +99,9 @@ pub(crate) async fn begin(
     let store = edge.engine.store();
     let staff = people(store, "staff", &wanted.staff).await?;
     let patients = people(store, "patients", &wanted.patients).await?;
+    let senders = people(store, "senders", &wanted.senders).await?;
     let new = NewConversation::new(&caller, name, subject, wanted.mode, &staff, &patients)?;
+    let new = new.with_senders(&senders)?;
     let id = edge.engine.begin(&new, key.map(|key| Request { key, body: &same })).await?;
     if new.patients.len() <= MOST_IN_A_MOMENT {
         edge.engine.made_within(&id, A_MOMENT).await?;
@@ -309,7 +315,7 @@ pub(crate) struct ForStaff {
     /// Whether all rooms stand and everybody is in them.
     ready: bool,
     progress: RoomsMade,
-    /// The last messages that staff wrote, and those of which something is still to be sent, newest first; not in a list of
+    /// The last messages, and those of which something is still to be sent, newest first; not in a list of
     /// conversations.
     #[serde(skip_serializing_if = "Option::is_none")]
     sending: Option<Vec<SendingNow>>,

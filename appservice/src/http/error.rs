@@ -129,6 +129,9 @@ impl Refused {
             Self::Conversation(NewConversationError::TooMany) => {
                 (StatusCode::BAD_REQUEST, "IO.PARLOUR.TOO_MANY")
             }
+            Self::Conversation(NewConversationError::SenderElsewhere) => {
+                (StatusCode::BAD_REQUEST, "IO.PARLOUR.NOBODY_LIKE_THAT")
+            }
             Self::Change(ChangeError::NotYours) => (StatusCode::FORBIDDEN, "IO.PARLOUR.NOT_YOURS"),
             Self::Delete(DeleteError::NotYours) => (StatusCode::FORBIDDEN, "IO.PARLOUR.NOT_YOURS"),
             Self::Delete(DeleteError::NoReason) => (StatusCode::BAD_REQUEST, "IO.PARLOUR.NO_REASON"),

@@ -163,10 +163,10 @@ pub(crate) struct SendingNow {
     event_id: OwnedEventId,
     /// In so many rooms it stands.
     sent: i64,
-    /// So many patients have nothing yet that could read it.
+    /// In so many nobody has anything yet that could read it.
     held: i64,
     waiting: i64,
-    /// For so many it was given up, and whoever wrote it was told.
+    /// For so many of them it was given up, and whoever wrote it was told.
     failed: i64,
     of: i64,
     /// How many people have read it, colleagues among them.

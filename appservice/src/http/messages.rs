@@ -8,8 +8,8 @@ use axum::{
     body::Body,
     extract::{Path, State},
 };
-use parlour_domain::{ConversationId, InvalidText, MessageId, Person, Role, Timestamp, may_delete};
-use parlour_engine::{MessageStatus, Read, Recorded, Store, Way};
+use parlour_domain::{InvalidText, MessageId, Person, Role, Timestamp, may_delete};
+use parlour_engine::{EngineError, MessageStatus, Portal, Read, Store, StoreError, Way};
 use ruma::{OwnedEventId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema, openapi::Schema};
@@ -33,19 +33,18 @@ pub(crate) struct At {
     event_id: String,
 }
 
-/// The message that an event of the caller's own room is; any other is not there.
-async fn found(
+/// The caller's own room, and the event in it.
+async fn place(
     store: &Store,
     caller: &Person,
     At { id, event_id }: At,
-) -> Result<(ConversationId, Recorded), Refused> {
+) -> Result<(Portal, OwnedEventId), Refused> {
     let event_id: OwnedEventId = event_id.try_into().map_err(|_| Refused::NotFound)?;
     let id = own(store, caller, &id).await?.id;
     let patient = (caller.role == Role::Patient).then_some(&caller.id);
-    let portals = store.portals(&id).await?;
-    let portal = portals.iter().find(|portal| portal.patient.as_ref() == patient).ok_or(Refused::NotFound)?;
-    let message = store.message_at(&portal.id, &event_id).await?.ok_or(Refused::NotFound)?;
-    Ok((id, message))
+    let mut portals = store.portals(&id).await?.into_iter();
+    let portal = portals.find(|portal| portal.patient.as_ref() == patient).ok_or(Refused::NotFound)?;
+    Ok((portal, event_id))
 }
 
 /// Why a message is deleted.
@@ -61,14 +60,16 @@ pub(crate) struct Why {
 /// That a message is deleted.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Deleted {
-    #[schema(value_type = String)]
-    message: MessageId,
+    /// Its id in the record; `null` for what is not in it, because it was refused or waited for something.
+    #[schema(value_type = Option<String>)]
+    message: Option<MessageId>,
     deleted: bool,
 }
 
 /// Deletes a message (S18).
 ///
-/// One's own, or, for managers who take part, any, with a reason. It disappears from all rooms, and stays in the record.
+/// One's own, or, for managers who take part, any, with a reason. It disappears from all rooms, and stays in the record. What was
+/// refused, or waits for something, goes from the room that it was written in.
 #[utoipa::path(
     delete,
     path = "/_parlour/v1/conversations/{id}/messages/{event_id}",
@@ -84,15 +85,37 @@ pub(crate) async fn delete(
     Path(at): Path<At>,
     body: Body,
 ) -> Result<Json<Deleted>, Refused> {
-    let (id, message) = found(edge.engine.store(), &caller, at).await?;
+    let store = edge.engine.store();
+    let (portal, event_id) = place(store, &caller, at).await?;
     let body = whole(body, SMALL_BODY).await?;
     let why: Why = if body.is_empty() { Why::default() } else { read(&body)? };
     let unfit = |reason: InvalidText| Refused::BadJson(format!("`reason`: {reason}"));
     let reason = why.reason.map(|reason| reason.parse().map_err(unfit)).transpose()?;
-    may_delete(&caller, &message.writer, reason.as_ref())?;
-    edge.engine.delete(&id, &message.id, &caller.id, reason).await?;
-    Ok(Json(Deleted { message: message.id, deleted: true }))
+    for _ in 0..TRIES {
+        let message = store.message_at(&portal.id, &event_id).await?.map(|found| (found.id, found.writer));
+        let said = match message {
+            Some(message) => Some(message),
+            None => store.reaction_at(&portal.id, &event_id).await?,
+        };
+        if let Some((message, writer)) = said {
+            may_delete(&caller, &writer, reason.as_ref())?;
+            edge.engine.delete(&portal.conversation, &message, &caller.id, reason).await?;
+            return Ok(Json(Deleted { message: Some(message), deleted: true }));
+        }
+        let writer = store.unrecorded_at(&portal, &event_id).await?.ok_or(Refused::NotFound)?;
+        let writer = store.person_of(&writer).await?.ok_or(Refused::NotFound)?;
+        may_delete(&caller, &writer.id, reason.as_ref())?;
+        match edge.engine.remove(&portal, &event_id, &caller.id, reason.clone()).await {
+            // It was handled meanwhile, and is a message of the record now.
+            Err(EngineError::Store(StoreError::Overtaken)) => {}
+            removed => return Ok(Json(removed.map(|()| Deleted { message: None, deleted: true })?)),
+        }
+    }
+    Err(Refused::NotFound)
 }
+
+/// How often it is looked at anew what something is that is handled meanwhile.
+const TRIES: usize = 3;
 
 /// What became of a message. Times are milliseconds since 1970.
 #[derive(Serialize, ToSchema)]
@@ -172,7 +195,8 @@ pub(crate) async fn status(
     Path(at): Path<At>,
 ) -> Result<Json<Status>, Refused> {
     let store = edge.engine.store();
-    let (id, message) = found(store, &caller, at).await?;
+    let (portal, event_id) = place(store, &caller, at).await?;
+    let message = store.message_at(&portal.id, &event_id).await?.ok_or(Refused::NotFound)?;
     let status = store.status_of(&message.id).await?;
     let (accepted_at, deleted_at) = (status.sent_at.millis(), status.deleted_at.map(Timestamp::millis));
     if caller.role == Role::Patient {
@@ -184,7 +208,7 @@ pub(crate) async fn status(
             .collect();
         return Ok(Json(Status::ForPatient { message: message.id, accepted_at, deleted_at, read_by }));
     }
-    let people = store.people_in(&id).await?;
+    let people = store.people_in(&portal.conversation).await?;
     let for_whom = people.everybody().filter(|person| person.id != message.writer).filter_map(|person| {
         let read = status.reads.iter().find(|read| read.person.id == person.id);
         // Staff who do not take part any more are named where they have read it.

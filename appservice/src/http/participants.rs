@@ -158,5 +158,10 @@ async fn offer(store: &Store, conversation: &Conversation, whom: &Person) -> Res
         mode: conversation.mode,
         staff: people.staff().map(|staff| staff.person.user_id.clone()).collect(),
         patients: vec![whom.user_id.clone()],
+        senders: people
+            .staff()
+            .filter(|staff| staff.may_send_one_way)
+            .map(|staff| staff.person.user_id.clone())
+            .collect(),
     })
 }

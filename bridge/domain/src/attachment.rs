@@ -112,6 +112,8 @@ pub struct Attachment {
     pub caption: Option<Words>,
     /// Where it lies.
     pub file: SealedFile,
+    /// Where it lay as its sender sent it: elsewhere, if it was encrypted anew.
+    pub sent_as: OwnedMxcUri,
     /// What it is, by its bytes; empty until they were looked at.
     pub mimetype: String,
     /// How large it is.

@@ -90,6 +90,9 @@ pub enum NewConversationError {
     /// More people than [`ParticipantLimit`].
     #[error("a conversation takes at most {max} patients and {staff} staff", max = ParticipantLimit::PATIENTS, staff = ParticipantLimit::STAFF)]
     TooMany,
+    /// A named sender does not take part as staff.
+    #[error("a person in `senders` is not one of the staff of this conversation")]
+    SenderElsewhere,
 }
 
 /// Why a conversation cannot be changed.
@@ -158,6 +161,8 @@ pub struct NewConversation {
     pub staff: BTreeSet<PersonId>,
     /// All patients in it; none makes it staff-only.
     pub patients: BTreeSet<PersonId>,
+    /// The staff in it who write, besides the owner, when it is one-way.
+    pub senders: BTreeSet<PersonId>,
 }
 
 impl NewConversation {
@@ -185,7 +190,20 @@ impl NewConversation {
         if patients.len() > ParticipantLimit::PATIENTS || staff.len() > ParticipantLimit::STAFF {
             return Err(NewConversationError::TooMany);
         }
-        Ok(Self { name, subject, mode, owner: caller.id.clone(), staff, patients })
+        Ok(Self { name, subject, mode, owner: caller.id.clone(), staff, patients, senders: BTreeSet::new() })
+    }
+
+    /// The same, with these people as named senders (S8).
+    ///
+    /// # Errors
+    /// [`NewConversationError::SenderElsewhere`]
+    pub fn with_senders(mut self, senders: &[Person]) -> Result<Self, NewConversationError> {
+        self.senders = senders.iter().map(|person| person.id.clone()).collect();
+        if self.senders.is_subset(&self.staff) {
+            Ok(self)
+        } else {
+            Err(NewConversationError::SenderElsewhere)
+        }
     }
 }
 
@@ -276,6 +294,26 @@ mod tests {
                 &patients,
             );
             assert_eq!(made.map(|c| (c.staff.len(), c.patients.len())), wanted, "{name}");
+        }
+        let elsewhere = Err(NewConversationError::SenderElsewhere);
+        for (name, senders, wanted) in [
+            ("nobody", vec![], Ok(0)),
+            ("a colleague", vec![manager.clone()], Ok(1)),
+            ("the owner, who writes anyway", vec![kim.clone()], Ok(1)),
+            ("staff who are not in it", vec![person(5, Role::Staff)], elsewhere),
+            ("a patient", vec![ann.clone()], elsewhere),
+        ] {
+            let name_of = "Flu clinic".parse().expect("a name");
+            let made = NewConversation::new(
+                &kim,
+                name_of,
+                None,
+                Mode::OneWay,
+                std::slice::from_ref(&manager),
+                std::slice::from_ref(&ann),
+            );
+            let made = made.and_then(|made| made.with_senders(&senders));
+            assert_eq!(made.map(|c| c.senders.len()), wanted, "{name}");
         }
     }
 }

@@ -27,6 +27,8 @@ pub enum Refusal {
     NotYoursToEdit,
     /// EDIT-2
     EditDeleted,
+    /// EDIT-3
+    FileChanged,
     /// REACT-1
     ReactionToNothing,
     /// REACT-2
@@ -67,7 +69,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of the rule book.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::NotTakingPart,
         Self::OneWay,
         Self::Kind,
@@ -80,6 +82,7 @@ impl Refusal {
         Self::FileUnchecked,
         Self::NotYoursToEdit,
         Self::EditDeleted,
+        Self::FileChanged,
         Self::ReactionToNothing,
         Self::NoEmoji,
         Self::NotEncrypted,
@@ -116,6 +119,7 @@ impl Refusal {
             Self::FileUnchecked => "ATT-6",
             Self::NotYoursToEdit => "EDIT-1",
             Self::EditDeleted => "EDIT-2",
+            Self::FileChanged => "EDIT-3",
             Self::ReactionToNothing => "REACT-1",
             Self::NoEmoji => "REACT-2",
             Self::NotEncrypted => "ENC-1",
@@ -171,6 +175,9 @@ impl Refusal {
             }
             Self::EditDeleted => {
                 "Not delivered: the message that you changed was deleted, so please write a new one."
+            }
+            Self::FileChanged => {
+                "Not delivered: of a file, only the words about it can be changed; please send what is new as a message of its own."
             }
             Self::ReactionToNothing => {
                 "Not delivered: what you reacted to is no message that went to anybody, so nobody else sees your reaction."

@@ -15,17 +15,31 @@ pub enum Said {
     Attachment(Box<Attachment>),
     /// Other words for an earlier message (Matrix v1.19 client-server §Event replacements).
     Edit(Words),
+    /// Other words about an earlier file, which is as it was: that file, with them.
+    Caption(Box<Attachment>),
     /// An emoji about an earlier message (Matrix v1.19 client-server §Annotations).
     Reaction(Emoji),
 }
 
 impl Said {
+    /// Whether it stands in the place of something earlier.
+    #[must_use]
+    pub fn is_edit(&self) -> bool {
+        matches!(self, Self::Edit(_) | Self::Caption(_))
+    }
+
+    /// Whether it is nothing without what it is about.
+    #[must_use]
+    pub fn is_about_another(&self) -> bool {
+        self.is_edit() || matches!(self, Self::Reaction(_))
+    }
+
     /// What kind of thing it is, as the record keeps it.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Message(_) | Self::Attachment(_) => "message",
-            Self::Edit(_) => "edit",
+            Self::Edit(_) | Self::Caption(_) => "edit",
             Self::Reaction(_) => "reaction",
         }
     }

@@ -63,6 +63,19 @@ pub enum TakingPartError {
     TooMany,
 }
 
+impl TakingPartError {
+    /// The rule, if it is one and not a limit.
+    #[must_use]
+    pub fn rule(self) -> Option<&'static str> {
+        match self {
+            Self::NotYours => Some("JOIN-1"),
+            Self::StaffOnly => Some("JOIN-5"),
+            Self::LastOfStaff => Some("JOIN-6"),
+            Self::TooMany => None,
+        }
+    }
+}
+
 /// Who is in a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roster {
@@ -150,6 +163,23 @@ pub fn mode_of_portal(conversation: Mode, is_open: bool) -> Mode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rule_book_and_the_code_are_the_same() {
+        let book = include_str!("../../../docs/rules.md");
+        let in_book: Vec<(&str, &str)> = book
+            .lines()
+            .filter(|line| line.starts_with("| JOIN-"))
+            .map(|line| line.split('|').map(str::trim).collect::<Vec<_>>())
+            .filter(|cells| cells.len() == 5 && !cells[3].is_empty())
+            .map(|cells| (cells[1], cells[3]))
+            .collect();
+        let all = [TakingPartError::NotYours, TakingPartError::StaffOnly, TakingPartError::LastOfStaff];
+        let in_code: Vec<_> =
+            all.iter().map(|error| (error.rule().expect("a rule"), error.to_string())).collect();
+        let in_code: Vec<_> = in_code.iter().map(|(rule, sentence)| (*rule, sentence.as_str())).collect();
+        assert_eq!(in_book, in_code);
+    }
     use crate::Role;
     use crate::people::testing::person;
 

@@ -89,6 +89,8 @@ faults! {
     NoEcho = "no-echo",
     /// The newest leg of a portal is sent first.
     Unordered = "unordered",
+    /// Other words for a message are not passed on.
+    EditsLost = "edits-lost",
     }
 }
 

@@ -53,6 +53,11 @@ impl Event {
             || self.tells_revision().is_some()
     }
 
+    /// Whether somebody says something by it, whatever that is, and nothing about the room; and it stands there.
+    pub(crate) fn is_said(&self) -> bool {
+        self.state_key.is_none() && self.event_type != "m.room.redaction" && !self.is_redacted()
+    }
+
     /// The event of this room that it redacts (Matrix v1.19 client-server §m.room.redaction; room version 11 and later).
     pub(crate) fn redacts(&self) -> Option<OwnedEventId> {
         let redacted = self.content["redacts"].as_str().filter(|_| self.event_type == "m.room.redaction")?;

@@ -17,6 +17,7 @@ use crate::{
     homeserver::HomeserverError,
     intake::mode_in,
     keyed::Again,
+    notices,
     portals::{mode, people_of, room_request},
     store::{Conversation, Participant, People, Portal},
     turns::{MAKING, Party},
@@ -177,7 +178,14 @@ impl Core {
         if let Some(ghost) = self.first_ghost(job, portal).await? {
             self.join_person(&job.party, portal, &room_id, &ghost).await?;
         }
-        self.store.portal_is_ready(&portal.id).await?;
+        // Who cannot write hears so before they try. Where a room was switched since it was made, that is said.
+        let made = self.store.portal(&portal.id).await?;
+        let from_the_beginning = made.mode == Some(Mode::OneWay) && made.mode_since.millis() == 0;
+        let word = (from_the_beginning && job.people.is_open(portal)).then(|| {
+            let words = notices::one_way(portal.kind()).to_owned();
+            self.leg_ids.once("one-way", &portal.id, words, self.clock.now())
+        });
+        self.store.portal_is_ready(&portal.id, word.as_ref()).await?;
         Ok(Progress::Done)
     }
 

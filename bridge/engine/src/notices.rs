@@ -21,11 +21,11 @@ impl LegIds {
         Self { key }
     }
 
-    fn digest(&self, kind: &str, source: &EventId, portal: &PortalId) -> [u8; 16] {
+    fn digest(&self, kind: &str, source: &str, portal: &PortalId) -> [u8; 16] {
         let mut bytes = [0; 16];
         // HMAC takes a key of any length.
         if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.key.reveal().as_bytes()) {
-            for part in [kind, source.as_str(), portal.as_str()] {
+            for part in [kind, source, portal.as_str()] {
                 mac.update(&(part.len() as u64).to_be_bytes());
                 mac.update(part.as_bytes());
             }
@@ -36,7 +36,7 @@ impl LegIds {
 
     /// The message that an event was, on its way into a portal.
     pub(crate) fn message(&self, source: &EventId, portal: &PortalId, sent_at: Timestamp) -> NewLeg {
-        let id = LegId::from_bytes(self.digest("message", source, portal));
+        let id = LegId::from_bytes(self.digest("message", source.as_str(), portal));
         NewLeg { id, portal: portal.clone(), says: Says::TheMessage, sent_at }
     }
 
@@ -50,7 +50,7 @@ impl LegIds {
         at: Timestamp,
     ) -> NewLeg {
         NewLeg {
-            id: LegId::from_bytes(self.digest(kind, about, portal)),
+            id: LegId::from_bytes(self.digest(kind, about.as_str(), portal)),
             portal: portal.clone(),
             says: Says::Notice(words, Some(OwnedEventId::from(about))),
             sent_at: at,
@@ -67,15 +67,25 @@ impl LegIds {
         }
     }
 
+    /// The bot's words about a portal itself, which it says there once.
+    pub(crate) fn once(&self, kind: &str, portal: &PortalId, words: String, at: Timestamp) -> NewLeg {
+        NewLeg {
+            id: LegId::from_bytes(self.digest(kind, "", portal)),
+            portal: portal.clone(),
+            says: Says::Notice(words, None),
+            sent_at: at,
+        }
+    }
+
     /// The id of something of this kind that an event causes in a portal.
     pub(crate) fn id(&self, kind: &str, cause: &EventId, portal: &PortalId) -> LegId {
-        LegId::from_bytes(self.digest(kind, cause, portal))
+        LegId::from_bytes(self.digest(kind, cause.as_str(), portal))
     }
 
     /// What an event in a portal said that somebody cannot read, once more; and the redaction of that event.
     pub(crate) fn again(&self, of: &SentLeg, portal: &PortalId, at: Timestamp) -> (NewLeg, NewLeg) {
         let leg = |kind, says, sent_at| NewLeg {
-            id: LegId::from_bytes(self.digest(kind, &of.event, portal)),
+            id: LegId::from_bytes(self.digest(kind, of.event.as_str(), portal)),
             portal: portal.clone(),
             says,
             sent_at,
@@ -94,19 +104,19 @@ impl LegIds {
         by: Option<OwnedUserId>,
         at: Timestamp,
     ) -> NewLeg {
-        let id = LegId::from_bytes(self.digest("deletion", of, portal));
+        let id = LegId::from_bytes(self.digest("deletion", of.as_str(), portal));
         NewLeg { id, portal: portal.clone(), says: Says::Deletion(by), sent_at: at }
     }
 
     /// That an event goes from a portal, said by this user of ours.
     pub(crate) fn void(&self, of: &EventId, portal: &PortalId, by: OwnedUserId, at: Timestamp) -> NewLeg {
-        let id = LegId::from_bytes(self.digest("void", of, portal));
+        let id = LegId::from_bytes(self.digest("void", of.as_str(), portal));
         NewLeg { id, portal: portal.clone(), says: Says::Redaction(of.to_owned(), by), sent_at: at }
     }
 
     /// The id of the message that an event was.
     pub(crate) fn message_id(&self, source: &EventId, home: &PortalId) -> MessageId {
-        MessageId::from_bytes(self.digest("record", source, home))
+        MessageId::from_bytes(self.digest("record", source.as_str(), home))
     }
 }
 
@@ -128,6 +138,17 @@ pub(crate) fn unsigned(name: &str) -> String {
         "{name} has written from a device that is not verified. It is kept, and delivered here once the device is verified; \
          until then please reach {name} in another way."
     )
+}
+
+/// What the bot says in a portal that is one-way from the beginning.
+pub(crate) fn one_way(kind: PortalKind) -> &'static str {
+    match kind {
+        PortalKind::Hub => {
+            "Responses are switched off: only this conversation's owner, and whom they have named, write here; everybody else \
+             reads."
+        }
+        PortalKind::Spoke => "Only the practice writes in this conversation. You can read it.",
+    }
 }
 
 /// What the bot says in a portal when another mode holds there from now on.

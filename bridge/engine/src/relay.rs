@@ -5,14 +5,13 @@ mod hours;
 mod kept;
 mod place;
 mod room;
-mod standing;
 mod tries;
 
 use std::{collections::HashSet, time::Duration};
 
 use parlour_domain::{
     ConversationId, LegId, MessageId, PortalKind, Refusal, Said, Timestamp,
-    rules::{self, Lane, PostFacts, Relation},
+    rules::{self, Lane, PostFacts, Relation, TargetFacts},
 };
 use ruma::{EventId, OwnedUserId};
 use serde_json::{Value, value::RawValue};
@@ -27,7 +26,6 @@ use crate::{
     store::{InboxRow, KeptUntil, MegolmIndex, Outcome, Portal, RelayedMessage},
 };
 
-use standing::{is_at_home, is_target, mode_for, took_part};
 pub(crate) use tries::Tries;
 
 /// What reading an event came to.
@@ -225,7 +223,18 @@ impl Core {
         outcome: &Outcome,
         index: Option<(&MegolmIndex, &EventId)>,
     ) -> Result<Handled, CryptoError> {
-        self.store.finish(row, outcome, index, self.clock.now()).await?;
+        self.finish_ahead_of(None, row, outcome, index).await
+    }
+
+    /// The same ahead of another, which must still wait to be handled.
+    async fn finish_ahead_of(
+        &self,
+        handled: Option<&InboxRow>,
+        row: &InboxRow,
+        outcome: &Outcome,
+        index: Option<(&MegolmIndex, &EventId)>,
+    ) -> Result<Handled, CryptoError> {
+        self.store.finish_ahead_of(handled, row, outcome, index, self.clock.now()).await?;
         if let Outcome::Refused { code, .. } = outcome {
             self.counts.refused(code);
         }
@@ -353,9 +362,15 @@ impl Core {
         let (Some(conversation), Some(home), Some(sender)) = (conversation, home, sender) else {
             return self.refused(row, event, Refusal::NotTakingPart).await;
         };
+        let at = Timestamp::from(event.origin_server_ts);
+        let former = people.former.iter().find(|former| former.person.id == sender.id);
         let mut facts = PostFacts {
-            mode: mode_for(event, home).unwrap_or(conversation.mode),
-            takes_part: is_at_home(sender, home) && took_part(&people, event),
+            sender,
+            written_at: at,
+            room_of: home.patient.as_ref(),
+            gone_at: former.and_then(|former| former.gone_at),
+            mode: home.mode.unwrap_or(conversation.mode),
+            mode_since: home.mode_since,
             may_send_one_way: people
                 .participants
                 .iter()
@@ -372,9 +387,16 @@ impl Core {
                 |said| place.may_hold(&said, sender, faulty!(self.settings, EditsByAll)).map(|()| said),
             );
         let said = match said {
+            Ok(said) => self.in_its_place(said, &place).await?,
+            Err(refusal) => Err(refusal),
+        };
+        let said = match said {
             Ok(said) => said,
             Err(refusal) => return self.refused(row, event, refusal).await,
         };
+        if said.is_edit() && faulty!(self.settings, EditsLost) {
+            return Ok(Outcome::Nothing);
+        }
         let is_word = matches!(said, Said::Message(_)) && home.kind() == PortalKind::Hub;
         let file_waits = is_word
             && matches!(relation, Relation::None)
@@ -388,8 +410,11 @@ impl Core {
         }
         #[cfg(feature = "faults")]
         let said = self.with_leaks(said, content);
-        let at = Timestamp::from(event.origin_server_ts);
-        let is_target = |target: &&Portal| people.hears(target, at) && is_target(target, home, &lane);
+        let is_target = |target: &&Portal| {
+            let (from, to) = (home.patient.as_ref(), target.patient.as_ref());
+            let facts = TargetFacts { from, written_at: at, to, since: to.and_then(|to| people.since(to)) };
+            rules::goes_into(&facts, &lane)
+        };
         let targets: Vec<_> = portals.iter().filter(is_target).collect();
         let addressed = match &lane {
             Lane::Only(patient) if home.kind() == PortalKind::Hub => Some(patient.clone()),
@@ -450,8 +475,13 @@ impl Core {
             return Ok(Outcome::Nothing);
         }
         // Among staff alone nothing is passed on: what is in the room has reached everybody.
-        let of_passing_on =
-            [Refusal::Kind, Refusal::NotYoursToEdit, Refusal::ReactionToNothing, Refusal::NoEmoji];
+        let of_passing_on = [
+            Refusal::Kind,
+            Refusal::NotYoursToEdit,
+            Refusal::FileChanged,
+            Refusal::ReactionToNothing,
+            Refusal::NoEmoji,
+        ];
         if of_passing_on.contains(&refusal) && self.store.portals(&row.conversation).await?.len() == 1 {
             return Ok(Outcome::Nothing);
         }

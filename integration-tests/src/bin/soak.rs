@@ -108,13 +108,13 @@ async fn soak(arguments: Arguments) -> Result<bool, String> {
         return Ok(report.is_clean());
     }
     let mut runs = Vec::new();
-    for fault in Fault::OF_THE_SOAK {
+    for fault in Fault::OF_THE_SOAK.iter().chain(&[Fault::ReactionsLost, Fault::DeletionsStay]) {
         let mut settings = settings(Some(fault.name().to_owned()))?;
-        if matches!(fault, Fault::NoDedup | Fault::AnswerFirst | Fault::Unordered) {
+        if !matches!(fault, Fault::NewTransactionId | Fault::NoEcho) {
             // Killing Parlour is enough to see these, and quicker.
             settings.homeserver = HomeserverKills::None;
         }
-        if matches!(fault, Fault::NoDedup | Fault::NewTransactionId | Fault::Unordered) {
+        if !matches!(fault, Fault::AnswerFirst | Fault::NoEcho) {
             // Where the others lose one at a kill, these show themselves at many messages.
             settings.legs = settings.legs.div_ceil(3);
             settings.kills = settings.kills.div_ceil(3);

@@ -56,7 +56,9 @@ pub struct Killer<'a> {
 impl Killer<'_> {
     /// Waits for a kill's moment, kills, and starts again what was killed.
     pub async fn kill(&mut self, kill: &Kill) -> Killed {
-        self.model.wait_until(|now| now.legs >= self.before + kill.at_legs).await;
+        // What is broken on purpose may keep the writers from going on.
+        let so_far = self.model.wait_until(|now| now.legs >= self.before + kill.at_legs);
+        drop(timeout(self.patience * 4, so_far).await);
         // The moment comes with a message, and so does recovery: the writers have something left, however far ahead they are.
         self.may_write_on();
         let mut cut = self.trial.to_homeserver.answers_cut();

@@ -13,6 +13,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use parlour::demo::client::Client;
+use parlour_engine::Fault;
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -81,7 +82,7 @@ pub async fn run(settings: &Settings) -> Report {
         look_on(&looking_on[person], &model, looked_at(&model, called), &name);
     }
     let orders = watch::Sender::new(Orders { legs: 0, homeserver: true, stop: false });
-    let mut writers = everybody(&looking_on, &model, &orders, settings);
+    let mut writers = everybody(&looking_on, &model, &orders, &trial.public_url(), settings);
     say_everywhere(&model, &mut writers, "good morning").await;
     timeout(NOTHING_COMES, model.wait_until(|now| now.in_flight == 0))
         .await
@@ -154,7 +155,7 @@ pub async fn run(settings: &Settings) -> Report {
             .expect("it ends well");
     }
     arrive(&model, patience).await;
-    let mut writers = everybody(&looking_on, &model, &orders, settings);
+    let mut writers = everybody(&looking_on, &model, &orders, &trial.public_url(), settings);
     // What came in before these was handled before them.
     say_everywhere(&model, &mut writers, "good night").await;
     arrive(&model, patience).await;
@@ -187,6 +188,7 @@ pub async fn run(settings: &Settings) -> Report {
         cuts: cuts.counted(),
         reactions: model.reactions().len(),
         edits: model.messages().iter().filter(|sent| sent.edits.is_some()).count(),
+        deletions_by_api: model.deletions_by_api(),
         deletions: model.messages().iter().filter(|sent| sent.deleted && sent.edits.is_none()).count(),
         forbidden: model.messages().iter().filter(|sent| sent.fate == model::Fate::Forbidden).count(),
         switches,
@@ -207,18 +209,26 @@ pub async fn run(settings: &Settings) -> Report {
     report
 }
 
+/// Whether a promise broken on purpose is one about edits, reactions or deletions.
+fn is_of_what_is_said_of_it(fault: &str) -> bool {
+    [Fault::EditsLost, Fault::ReactionsLost, Fault::DeletionsStay].iter().any(|one| one.name() == fault)
+}
+
 /// Everybody, ready to write.
 fn everybody(
     clients: &[Arc<Client>],
     model: &Arc<Model>,
     orders: &watch::Sender<Orders>,
+    public_url: &str,
     settings: &Settings,
 ) -> Vec<Writer> {
-    let chance = (settings.seed, settings.fault.is_some());
+    let fault = settings.fault.as_deref();
+    let plain = fault.is_some_and(|fault| !is_of_what_is_said_of_it(fault));
+    let chance = (settings.seed, fault.is_some(), plain);
     let people = clients.iter().enumerate();
     people
         .map(|(person, client)| {
-            Writer::new(person, Arc::clone(client), Arc::clone(model), orders.subscribe(), chance)
+            Writer::new(person, Arc::clone(client), Arc::clone(model), orders.subscribe(), public_url, chance)
         })
         .collect()
 }

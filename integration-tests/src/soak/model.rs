@@ -41,6 +41,8 @@ pub struct Reacted {
     pub to: usize,
     /// Where it must arrive.
     pub targets: Vec<OwnedRoomId>,
+    /// Where it may stand or not: whoever comes and goes may have gone before it was handled.
+    pub perhaps: Vec<OwnedRoomId>,
 }
 
 /// One message.
@@ -115,6 +117,7 @@ struct State {
     reactions: Vec<Reacted>,
     /// Who has begun to react to what.
     reacting: BTreeSet<(usize, usize)>,
+    deleted_by_api: BTreeSet<usize>,
     answerable: HashMap<OwnedRoomId, VecDeque<Answerable>>,
     progress: Progress,
     /// Whoever comes and goes, and how often that has changed.
@@ -142,6 +145,7 @@ impl Model {
             messages: Vec::new(),
             reactions: Vec::new(),
             reacting: BTreeSet::new(),
+            deleted_by_api: BTreeSet::new(),
             answerable: HashMap::new(),
             progress,
             participation: (Participation::In, 0),
@@ -205,8 +209,25 @@ impl Model {
     }
 
     /// A reaction was accepted.
-    pub fn reacted(&self, to: usize, targets: Vec<OwnedRoomId>) {
-        self.state().reactions.push(Reacted { to, targets });
+    pub fn reacted(&self, to: usize, lane: Vec<OwnedRoomId>) {
+        let (perhaps, targets) = lane.into_iter().partition(|room| room == self.changing());
+        self.state().reactions.push(Reacted { to, targets, perhaps });
+    }
+
+    /// Nobody knows whether a reaction was accepted.
+    pub fn perhaps_reacted(&self, to: usize, perhaps: Vec<OwnedRoomId>) {
+        self.state().reactions.push(Reacted { to, targets: Vec::new(), perhaps });
+    }
+
+    /// A manager has deleted a message.
+    pub fn deleted_by_api(&self, number: usize) {
+        self.state().deleted_by_api.insert(number);
+        self.deleted(number);
+    }
+
+    /// How many messages a manager has deleted.
+    pub fn deletions_by_api(&self) -> usize {
+        self.state().deleted_by_api.len()
     }
 
     /// A message was deleted: nobody needs to see it any more, nor what was said in its place.
@@ -272,6 +293,8 @@ impl Model {
         let mut state = self.state();
         let unseen = targets.iter().cloned().collect();
         let (from, changes) = (from.to_owned(), state.participation.1);
+        // Other words stand where their message does.
+        let perhaps = edits.map(|edited| state.messages[edited].perhaps.clone()).unwrap_or_default();
         state.messages.push(Sent {
             talk,
             from,
@@ -282,7 +305,7 @@ impl Model {
             fate: Fate::Sending,
             begun_at: Instant::now(),
             accepted_at: None,
-            perhaps: BTreeSet::new(),
+            perhaps,
             changes,
             unseen,
         });
@@ -394,9 +417,14 @@ pub fn body(number: usize, author: &str, words: &str) -> String {
     format!("#{number} {author}: {words}")
 }
 
-/// Whether a message may be deleted; nobody reacts to those, for whoever is too late is told so.
+/// Whether a message may be deleted, by its writer; nobody reacts to those, for whoever is too late is told so.
 pub fn may_be_deleted(number: usize) -> bool {
     number.is_multiple_of(4)
+}
+
+/// Whether a manager may delete a message; nobody reacts to those, nor changes them.
+pub fn managers_may_delete(number: usize) -> bool {
+    number % 4 == 3
 }
 
 /// The number of the message that says this.

@@ -17,6 +17,9 @@ pub struct Cast {
 /// Everybody, by a word of the name.
 pub const PEOPLE: [&str; 9] = ["murphy", "kim", "doyle", "ann", "ben", "cara", "dan", "eve", "finn"];
 
+/// Of these, the manager.
+pub const MANAGER: &str = "murphy";
+
 /// The conversations: with one patient, with three, with six; and with two, of whom one comes and goes.
 pub const TALKS: [Cast; 4] = [
     Cast { name: "one", staff: &["murphy", "doyle"], patients: &["ann"] },

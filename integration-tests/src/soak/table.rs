@@ -14,7 +14,10 @@ pub struct Report {
     pub(super) killed: Vec<Killed>,
     pub(super) reactions: usize,
     pub(super) edits: usize,
+    /// Of all kinds.
     pub(super) deletions: usize,
+    /// Those by a manager, who asks the practice API.
+    pub(super) deletions_by_api: usize,
     /// What the homeserver refused because responses were switched off.
     pub(super) forbidden: usize,
     /// How often a conversation was switched.
@@ -49,7 +52,8 @@ impl Report {
     pub fn shows(&self, fault: Fault) -> bool {
         let total = self.total();
         match fault {
-            Fault::AnswerFirst => total.lost > 0,
+            Fault::AnswerFirst | Fault::EditsLost | Fault::ReactionsLost => total.lost > 0,
+            Fault::DeletionsStay => total.strayed > 0,
             Fault::Unordered => total.out_of_order > 0,
             _ => total.doubled > 0,
         }
@@ -65,7 +69,10 @@ impl Report {
     #[must_use]
     pub fn in_short(&self) -> String {
         let total = self.total();
-        format!("lost {}, doubled {}, out of order {}", total.lost, total.doubled, total.out_of_order)
+        format!(
+            "lost {}, doubled {}, out of order {}, strayed {}",
+            total.lost, total.doubled, total.out_of_order, total.strayed
+        )
     }
 
     fn hits(&self) -> usize {
@@ -103,6 +110,7 @@ impl Report {
             ("edited", self.edits),
             ("reacted to", self.reactions),
             ("deleted", self.deletions),
+            ("deleted by a manager", self.deletions_by_api),
             ("switched", self.switches),
             ("excluded", self.changes),
         ];
@@ -174,9 +182,15 @@ impl fmt::Display for Report {
         let cuts = self.cuts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>();
         writeln!(
             f,
-            "\namong them {} edits; besides {} reactions, {} deletions, {} switches between one-way and two-way, {} exclusions, {} messages \
+            "\namong them {} edits; besides {} reactions, {} deletions ({} of them by a manager), {} switches between one-way and two-way, {} exclusions, {} messages \
              refused by the homeserver meanwhile",
-            self.edits, self.reactions, self.deletions, self.switches, self.changes, self.forbidden
+            self.edits,
+            self.reactions,
+            self.deletions,
+            self.deletions_by_api,
+            self.switches,
+            self.changes,
+            self.forbidden
         )?;
         writeln!(f, "answers cut: {}", cuts.join(", "))?;
         let recoveries = self.recoveries();

@@ -16,10 +16,10 @@ use tokio::{
 };
 
 use super::{
-    model::{Answerable, Model, Participation, body, may_be_deleted, number},
-    plan::{CHANGED, PEOPLE, TALKS, rng},
+    model::{Answerable, Model, Participation, body, managers_may_delete, may_be_deleted, number},
+    plan::{CHANGED, MANAGER, PEOPLE, TALKS, rng},
 };
-use crate::crowd::Caller;
+use crate::{crowd::Caller, token};
 
 /// What the writers are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,10 @@ pub struct Writer {
     pub orders: watch::Receiver<Orders>,
     /// Whether they only write: where something is broken on purpose, what they say of it would be refused.
     plain: bool,
+    /// Whether something is broken on purpose.
+    broken: bool,
+    /// The practice API, as they ask it.
+    caller: Caller,
     rng: StdRng,
 }
 
@@ -76,17 +80,19 @@ impl Writer {
         client: Arc<Client>,
         model: Arc<Model>,
         orders: watch::Receiver<Orders>,
-        (seed, plain): (u64, bool),
+        public_url: &str,
+        (seed, broken, plain): (u64, bool, bool),
     ) -> Self {
         let rng = rng(seed, PEOPLE[person]);
-        Self { person, client, model, orders, plain, rng }
+        let caller = Caller::new(public_url, &token(&client));
+        Self { person, client, model, orders, plain, broken, caller, rng }
     }
 
     /// Writes until told to stop.
     pub async fn write(mut self) {
         let name = PEOPLE[self.person];
         // Nothing is measured of what is broken on purpose.
-        let most = if self.plain { MOST_IN_FLIGHT } else { MOST_IN_FLIGHT_WHILE_MEASURED };
+        let most = if self.broken { MOST_IN_FLIGHT } else { MOST_IN_FLIGHT_WHILE_MEASURED };
         loop {
             sleep(Duration::from_millis(self.rng.random_range(0..LONGEST_THOUGHT))).await;
             loop {
@@ -110,10 +116,11 @@ impl Writer {
             let (talk, room, targets, answered) = self.choose(name);
             let words = *WORDS.choose(&mut self.rng).unwrap_or(&"yes");
             match self.rng.random_range(0..100) {
-                _ if self.plain || talk == CHANGED => self.say(talk, room, targets, answered, words).await,
+                _ if self.plain => self.say(talk, room, targets, answered, words).await,
                 0..15 => self.edit(talk, room, words).await,
                 15..30 => self.react(room).await,
                 30..40 => self.delete(room).await,
+                40..60 if name == MANAGER => self.delete_by_api(talk, room).await,
                 _ => self.say(talk, room, targets, answered, words).await,
             }
         }
@@ -155,7 +162,8 @@ impl Writer {
 
     /// Says other words for a message of theirs.
     async fn edit(&mut self, talk: usize, room: OwnedRoomId, words: &str) {
-        let own = self.model.own(&room, self.person);
+        let mut own = self.model.own(&room, self.person);
+        own.retain(|number| !managers_may_delete(*number));
         let Some(edited) = own.choose(&mut self.rng).copied() else { return };
         let Some((event_id, targets)) = self.model.sent_as(edited) else { return };
         let number = self.model.write(talk, &room, self.person, targets, Some(edited));
@@ -171,7 +179,11 @@ impl Writer {
     /// Reacts to something that they have not reacted to before.
     async fn react(&mut self, room: OwnedRoomId) {
         let mut all = self.model.answerable(&room);
-        all.retain(|answerable| !may_be_deleted(answerable.number));
+        all.retain(|answerable| {
+            // What concerns nobody but whoever may have gone would be refused.
+            let may_go = may_be_deleted(answerable.number) || managers_may_delete(answerable.number);
+            !may_go && answerable.lane != [self.model.changing().clone()]
+        });
         let Some(to) = all.choose(&mut self.rng).cloned() else { return };
         if !self.model.reacts(self.person, to.number) {
             return;
@@ -182,7 +194,8 @@ impl Writer {
         match self.persist(&room, "m.reaction", &content, &id).await {
             Tried::Done(_) => self.model.reacted(to.number, to.lane),
             Tried::Forbidden => {}
-            Tried::Unknown => panic!("{}'s reaction was never answered", PEOPLE[self.person]),
+            // It may have come before its writer was put out.
+            Tried::Unknown => self.model.perhaps_reacted(to.number, to.lane),
         }
     }
 
@@ -200,6 +213,24 @@ impl Writer {
             Tried::Done(_) => self.model.deleted(number),
             tried => panic!("{}'s deletion: {tried:?}", PEOPLE[self.person]),
         }
+    }
+
+    /// Deletes somebody's message by the practice API.
+    async fn delete_by_api(&mut self, talk: usize, room: OwnedRoomId) {
+        let mut all = self.model.answerable(&room);
+        all.retain(|answerable| managers_may_delete(answerable.number));
+        let Some(found) = all.choose(&mut self.rng).cloned() else { return };
+        let conversation = self.model.talks[talk].id.clone();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.caller.delete(&conversation, &found.event_id).await {
+                Some(200) => break,
+                // While something is killed, nobody answers.
+                answer => assert!(Instant::now() < deadline, "#{} is deleted: {answer:?}", found.number),
+            }
+            sleep(AFTER_AN_ERROR).await;
+        }
+        self.model.deleted_by_api(found.number);
     }
 
     async fn send(&mut self, number: usize, room: &OwnedRoomId, content: &Value) {

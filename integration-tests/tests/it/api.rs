@@ -93,6 +93,13 @@ async fn what_cannot_be_begun_is_refused_by_name() {
         ("staff among patients", with("patients", json!([kim])), 400, "IO.PARLOUR.WRONG_SIDE"),
         ("a patient among staff", with("staff", json!([ann])), 400, "IO.PARLOUR.WRONG_SIDE"),
         ("nobody", with("staff", json!(["@x:demo.parlour.local"])), 400, "IO.PARLOUR.NOBODY_LIKE_THAT"),
+        (
+            "a sender who is not in it",
+            with("senders", json!([stage.person("sam").user_id])),
+            400,
+            "IO.PARLOUR.NOBODY_LIKE_THAT",
+        ),
+        ("a patient as a sender", with("senders", json!([ann])), 400, "IO.PARLOUR.NOBODY_LIKE_THAT"),
         ("no user id", with("staff", json!(["x"])), 400, "M_BAD_JSON"),
         ("too much", "x".repeat(600 << 10), 413, "M_TOO_LARGE"),
     ] {

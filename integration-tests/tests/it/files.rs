@@ -16,7 +16,7 @@ use parlour_integration_tests::{
     say, send,
 };
 use ruma::RoomId;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Duration;
 
 /// A photograph, with where it was taken.
@@ -145,6 +145,62 @@ async fn a_file_waits_for_words_and_both_go_out_in_order() {
     read(&murphy, &hub, "never mind").await;
     assert_eq!(files(&murphy, &hub).await.len(), 5);
     for client in [murphy, ann, ben] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// Whoever has sent a file changes what they have said about it; the file itself stays as it was looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_file_only_the_words_change() {
+    let stage = Stage::open().await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "S11 changed", "two-way", &[], &["ann"]).await;
+    let (hub, anns) = (talk.hub(), talk.spoke(stage.person("ann")));
+    let sent = ann.send_file(&anns, "m.image", "rash.jpg", &photo(), Some("a rash")).await.expect("sent");
+    let came = read(&murphy, &hub, "a rash").await;
+    let own = ann.wait_for(&anns, LIMIT, |m| *m.event_id == *sent).await.expect("her own").content;
+    let changed = |new: Value, about: &str| {
+        json!({ "msgtype": "m.text", "body": "* changed", "m.new_content": new,
+            "m.relates_to": { "rel_type": "m.replace", "event_id": about } })
+    };
+    let with = |words: &str, file: &Value| {
+        let mut content = own.clone();
+        (content["body"], content["file"]) = (json!(words), file.clone());
+        content
+    };
+    let text = |words: &str| json!({ "msgtype": "m.text", "body": words });
+
+    // As clients change a caption, and as a text.
+    for (words, new) in [
+        ("a rash, since Monday", with("a rash, since Monday", &own["file"])),
+        ("a rash, since Sunday", text("a rash, since Sunday")),
+    ] {
+        send(&ann, &anns, "m.room.message", changed(new, sent.as_str())).await;
+        let edit = murphy.wait_for(&hub, LIMIT, |m| m.content["m.new_content"]["body"] == words).await;
+        let edit = edit.unwrap_or_else(|error| panic!("{words}: {error}"));
+        assert_eq!(edit.replaces.as_ref(), Some(&came.event_id), "{words}");
+        let new = &edit.content["m.new_content"];
+        assert_eq!((&new["msgtype"], &new["filename"]), (&json!("m.image"), &json!("rash.jpg")), "{words}");
+        assert_eq!(new["file"], came.content["file"], "{words}: the picture that was looked at");
+    }
+
+    // Another file, no words, and words that become a file.
+    let other = ann.upload(&photo()).await.expect("uploaded");
+    let said = say(&ann, &anns, "no file").await;
+    read(&murphy, &hub, "no file").await;
+    for (name, new, about) in [
+        ("another file", with("another rash", &other), sent.as_str()),
+        ("no words", with("rash.jpg", &own["file"]), sent.as_str()),
+        ("words into a file", with("a rash", &own["file"]), said.as_str()),
+    ] {
+        let edit = send(&ann, &anns, "m.room.message", changed(new, about)).await;
+        let told = refusal(&ann, &anns, &edit).await;
+        assert!(told.contains("(EDIT-3)"), "{name}: {told}");
+    }
+    let edits = murphy.messages(&hub).await.expect("messages");
+    assert_eq!(edits.iter().filter(|message| message.replaces.is_some()).count(), 2);
+    for client in [murphy, ann] {
         client.stop().await;
     }
     stage.close().await;

@@ -9,6 +9,7 @@ mod deleting;
 mod demo;
 mod fan_out;
 mod files;
+mod jobs;
 mod reading;
 mod repair;
 mod restored;

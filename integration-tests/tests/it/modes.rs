@@ -262,7 +262,18 @@ async fn a_named_sender_writes_in_a_one_way_conversation() {
     is_forbidden(&kim, &hub, "three").await;
     say(&murphy, &hub, "only I").await;
     read(&ann, &spoke, "only I").await;
-    told_times(&ann, &spoke, "writes in this conversation", 0).await;
+    // Named when it is begun, they write from the beginning.
+    let wanted = json!({ "name": "S8 senders", "mode": "one-way", "staff": [kim.user_id()], "patients": [ann.user_id()],
+        "senders": [kim.user_id()] });
+    let (status, told) =
+        stage.api(Method::POST, "/conversations", Some(&token(&murphy)), Some(&wanted)).await;
+    assert_eq!((status, &told["senders"]), (201, &json!([kim.user_id()])), "{told}");
+    let other = Talk { told };
+    say(&kim, &other.hub(), "Kim, named").await;
+    read(&ann, &other.spoke(stage.person("ann")), "Kim, named").await;
+    // It was said once, when the conversation was made.
+    told_times(&ann, &spoke, "writes in this conversation", 1).await;
+    told_times(&kim, &hub, "Responses are switched off", 1).await;
     for client in [murphy, kim, ann] {
         client.stop().await;
     }

@@ -3,7 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parlour::demo::client::Client;
-use parlour_integration_tests::{LIMIT, Stage, Talk, crowd::Caller, read, room_path, say, token};
+use parlour_integration_tests::{
+    LIMIT, Stage, Talk,
+    crowd::{Caller, Events},
+    read, room_path, say, token,
+};
 use reqwest::Method;
 use ruma::{EventId, RoomId};
 use serde_json::{Value, json};
@@ -216,6 +220,68 @@ async fn that_staff_have_read_is_shown_under_a_patients_own_words_only() {
         "{found:?}"
     );
     for client in [murphy, kim, ann, ben] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// Waits until a stream tells of a change.
+async fn heard(changes: &mut Events, what: &str, wanted: impl Fn(&Value) -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let change = changes.next().await.expect("the stream goes on");
+        if wanted(&change) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {change}");
+    }
+}
+
+/// Staff who listen hear of what patients have written too: that it came, was read, was deleted; and that they may write no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_is_told_as_it_changes() {
+    let stage = Stage::open().await;
+    let (murphy, kim, ann) =
+        (stage.sign_in("murphy").await, stage.sign_in("kim").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "S12 told", "two-way", &["kim"], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    let caller = |client: &Client| Caller::new(&stage.world.public_url(), &token(client));
+    let mut changes = caller(&murphy).listen(talk.id()).await.expect("a stream");
+    let own = say(&ann, &spoke, "my result?").await;
+    let asked = read(&murphy, &hub, "my result?").await.event_id;
+    let is_about = |change: &Value, event: &EventId| {
+        change["event"] == "sending" && change["event_id"] == event.as_str()
+    };
+    heard(&mut changes, "it came", |change| {
+        is_about(change, &asked) && (&change["of"], &change["sent"]) == (&json!(1), &json!(1))
+    })
+    .await;
+    for (client, count) in [(&murphy, 1), (&kim, 2)] {
+        client.read(&hub, &asked).await.expect("a receipt is taken");
+        heard(&mut changes, "it was read", |change| is_about(change, &asked) && change["read"] == count)
+            .await;
+    }
+    let path = room_path(&spoke, &format!("redact/{own}/1"));
+    let (code, _) = ann.http().call(Method::PUT, &path, Some(json!({}))).await.expect("an answer");
+    assert_eq!(code, 200);
+    heard(&mut changes, "it was deleted", |change| is_about(change, &asked) && change["deleted"] == true)
+        .await;
+    assert_eq!(caller(&murphy).switch(talk.id(), "one-way").await.expect("an answer").0, 200);
+    heard(&mut changes, "it was switched", |change| {
+        change["event"] == "mode" && change["mode"] == "one-way" && change["switching"] == 0
+    })
+    .await;
+    // Among staff alone, too.
+    let alone = stage.begin(&murphy, "S12 alone", "two-way", &["kim"], &[]).await;
+    let mut changes = caller(&murphy).listen(alone.id()).await.expect("a stream");
+    let rota = say(&murphy, &alone.hub(), "the rota").await;
+    read(&kim, &alone.hub(), "the rota").await;
+    kim.read(&alone.hub(), &rota).await.expect("a receipt is taken");
+    heard(&mut changes, "a colleague has read it", |change| {
+        is_about(change, &rota) && (&change["of"], &change["read"]) == (&json!(0), &json!(1))
+    })
+    .await;
+    for client in [murphy, kim, ann] {
         client.stop().await;
     }
     stage.close().await;

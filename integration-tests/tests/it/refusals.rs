@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use parlour::run::Extras;
-use parlour_integration_tests::{LIMIT, Stage, put, read, refusal, say, send};
+use parlour::{demo::client::Client, run::Extras};
+use parlour_integration_tests::{
+    LIMIT, Stage, books::Books, put, read, refusal, room_path, say, send, token,
+};
+use reqwest::Method;
 use ruma::EventId;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
+
+use crate::saying::{gone, react, reacted};
 
 fn impatient() -> Extras {
     Extras { patience: Some(Duration::from_secs(2)), ..Extras::default() }
@@ -158,6 +163,16 @@ async fn lanes_that_cannot_be_told_are_refused_and_staff_alone_are_not() {
     // In a thread on her question, whatever its fallback says, it is for Ann alone; and a quotation stays here.
     send(&murphy, &hub, "m.room.message", thread("secret: in her thread", &question.event_id)).await;
     read(&ann, &anns, "secret: in her thread").await;
+    // Where a client does not say that it only falls back, it answers: in a thread to everybody it goes to whom it answers.
+    for (root, words) in [
+        (&question.event_id, "secret: in hers, as an answer"),
+        (&to_all, "secret: in that to all, as an answer"),
+    ] {
+        let mut answer = thread(words, root);
+        answer["m.relates_to"].as_object_mut().expect("a relation").remove("is_falling_back");
+        send(&murphy, &hub, "m.room.message", answer).await;
+        read(&ann, &anns, words).await;
+    }
     let quoted = with(
         "> <@somebody:else> a secret of Ben\n\nonly this",
         "m.relates_to",
@@ -184,6 +199,75 @@ async fn lanes_that_cannot_be_told_are_refused_and_staff_alone_are_not() {
     let seen = kim.messages(&alone.hub()).await.expect("messages");
     assert_eq!(seen.iter().filter(|message| message.msgtype == "m.notice").count(), 1);
     for client in [murphy, kim, ann, ben] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// What was refused, or waits for something, stands in the room where it was written: it is deleted there like everything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_went_nowhere_is_deleted_where_it_stands() {
+    let stage = Stage::open().await;
+    let (murphy, kim, ann) =
+        (stage.sign_in("murphy").await, stage.sign_in("kim").await, stage.sign_in("ann").await);
+    let talk = stage.begin(&murphy, "refused", "two-way", &["kim"], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    let hello = say(&murphy, &hub, "hello").await;
+    let at_anns = read(&ann, &spoke, "hello").await.event_id;
+    let sticker = send(&kim, &hub, "m.sticker", json!({ "body": "x", "info": {}, "url": "mxc://x/y" })).await;
+    let told = murphy.wait_for(&hub, LIMIT, |message| message.in_reply_to.as_ref() == Some(&sticker)).await;
+    let told = told.expect("the bot's word").event_id;
+    let file = kim.send_file(&hub, "m.file", "x.pdf", b"%PDF-1.4", None).await.expect("sent");
+    refusal(&kim, &hub, &file).await;
+    let anns = send(&ann, &spoke, "m.sticker", json!({ "body": "x", "info": {}, "url": "mxc://x/y" })).await;
+    refusal(&ann, &spoke, &anns).await;
+    let like = react(&kim, &hub, &hello, "👎").await;
+    reacted(&ann, &spoke, &at_anns, &["👎"]).await;
+    let state = room_path(&hub, &format!("state/m.room.member/{}?format=event", kim.user_id()));
+    let (_, joined) = murphy.http().call(Method::GET, &state, None).await.expect("an answer");
+    let joined = EventId::parse(joined["event_id"].as_str().expect("an event")).expect("an id");
+
+    let ask = async |client: &Client, event: &EventId, body: Value| {
+        let path = format!("/conversations/{}/messages/{event}", talk.id());
+        stage.api(Method::DELETE, &path, Some(&token(client)), Some(&body)).await
+    };
+    let why = || json!({ "reason": "not for our patients" });
+    for (name, client, event, body, wanted) in [
+        ("without a reason", &murphy, &sticker, json!({}), (400, "IO.PARLOUR.NO_REASON")),
+        ("by a patient, who does not see it", &ann, &sticker, why(), (404, "M_NOT_FOUND")),
+        ("that somebody is here", &murphy, &joined, why(), (404, "M_NOT_FOUND")),
+        ("the bot's words", &murphy, &told, why(), (404, "M_NOT_FOUND")),
+        ("a patient's, by whoever does not see it", &murphy, &anns, why(), (404, "M_NOT_FOUND")),
+        ("by a manager", &murphy, &sticker, why(), (200, "")),
+        ("once more", &murphy, &sticker, why(), (200, "")),
+        ("what waits for words", &murphy, &file, why(), (200, "")),
+        ("a reaction", &murphy, &like, why(), (200, "")),
+        ("a patient's own", &ann, &anns, json!({}), (200, "")),
+    ] {
+        let (status, answer) = ask(client, event, body).await;
+        let code = answer["errcode"].as_str().unwrap_or_default();
+        assert_eq!((status, code), wanted, "{name}: {answer}");
+        let is_recorded = event == &like;
+        assert!(status != 200 || answer["message"].is_string() == is_recorded, "{name}: {answer}");
+    }
+    for (client, room, event) in [(&kim, &hub, &sticker), (&kim, &hub, &file), (&ann, &spoke, &anns)] {
+        gone(client, room, event).await;
+    }
+    reacted(&ann, &spoke, &at_anns, &[]).await;
+    // It waits for nothing any more.
+    say(&kim, &hub, "about no file").await;
+    read(&ann, &spoke, "about no file").await;
+    let files = ann.messages(&spoke).await.expect("messages");
+    assert!(files.iter().all(|message| message.content["file"].is_null()), "{files:?}");
+    let books = Books::of(&stage.world.place.data, None);
+    for (sql, wanted) in [
+        ("SELECT COUNT(*) FROM removals WHERE LENGTH(reason) > 0", 2),
+        ("SELECT COUNT(*) FROM removals", 3),
+        ("SELECT COUNT(*) FROM ledger WHERE what = 'removed' AND by_id IS NOT NULL", 3),
+    ] {
+        assert_eq!(books.number(sql).await, wanted, "{sql}");
+    }
+    for client in [murphy, kim, ann] {
         client.stop().await;
     }
     stage.close().await;

@@ -52,7 +52,12 @@ async fn reactions(client: &Client, room: &RoomId, to: &EventId) -> Vec<(String,
 }
 
 /// Waits until these emoji stand there.
-async fn reacted(client: &Client, room: &RoomId, to: &EventId, wanted: &[&str]) -> Vec<(String, String)> {
+pub(crate) async fn reacted(
+    client: &Client,
+    room: &RoomId,
+    to: &EventId,
+    wanted: &[&str],
+) -> Vec<(String, String)> {
     let deadline = Instant::now() + LIMIT;
     loop {
         let found = reactions(client, room, to).await;
@@ -65,7 +70,7 @@ async fn reacted(client: &Client, room: &RoomId, to: &EventId, wanted: &[&str]) 
 }
 
 /// Waits until an event is redacted for somebody.
-async fn gone(client: &Client, room: &RoomId, event: &EventId) {
+pub(crate) async fn gone(client: &Client, room: &RoomId, event: &EventId) {
     let is_gone = |seen: &[Message]| {
         let found = seen.iter().find(|message| message.event_id == event)?;
         (found.reading == Reading::Redacted).then_some(())

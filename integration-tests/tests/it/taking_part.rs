@@ -58,6 +58,15 @@ async fn topic(client: &Client, room: &RoomId) -> Value {
     state(client, room, "m.room.topic").await["topic"].take()
 }
 
+/// The Megolm session that an event of these words was encrypted with.
+async fn session(client: &Client, room: &RoomId, words: &str) -> String {
+    let event = read(client, room, words).await.event_id;
+    let path = room_path(room, &format!("event/{event}"));
+    let (status, event) = client.http().call(Method::GET, &path, None).await.expect("an answer");
+    assert_eq!(status, 200, "{event}");
+    event["content"]["session_id"].as_str().expect("a session").to_owned()
+}
+
 async fn notice(client: &Client, room: &RoomId, words: &str) -> Message {
     let told = client.wait_for(room, LIMIT, |m| m.msgtype == "m.notice" && m.body.contains(words)).await;
     told.unwrap_or_else(|error| panic!("{words}: {error}"))
@@ -120,7 +129,15 @@ async fn staff_are_excluded_and_included_and_read_no_more_than_they_may() {
     assert!(!staff.contains(&json!(stage.person("kim").user_id)), "{told}");
     assert_eq!(raw_put(&kim, &hub, "one").await, 403);
     say(&ann, &anns, "not for Kim").await;
-    read(&murphy, &hub, "not for Kim").await;
+    // For whoever comes the same session goes on; when somebody has gone, another begins.
+    let [first, before, after] = ["before Sam accepts", "hello Sam", "not for Kim"];
+    let [first, before, after] = [
+        session(&murphy, &hub, first).await,
+        session(&murphy, &hub, before).await,
+        session(&murphy, &hub, after).await,
+    ];
+    assert_eq!(first, before);
+    assert_ne!(before, after);
     say(&murphy, &hub, "nor this").await;
     read(&ann, &anns, "nor this").await;
     let path = room_path(&hub, "messages?dir=b&limit=100");

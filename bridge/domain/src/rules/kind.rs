@@ -31,7 +31,13 @@ pub fn may_relay(event_type: &str, content: &Value, relation: Relation<'_>) -> R
             words(content, answers).map(Said::Message)
         }
         // What is edited may have been an answer, and older clients quote what that answered.
-        ("m.room.message", Relation::Edit(_)) => words(&content["m.new_content"], true).map(Said::Edit),
+        ("m.room.message", Relation::Edit(_)) => {
+            let content = &content["m.new_content"];
+            match content["msgtype"].as_str().and_then(Shown::of) {
+                Some(shown) => attachment(shown, content, true).map(|file| Said::Caption(Box::new(file))),
+                None => words(content, true).map(Said::Edit),
+            }
+        }
         // REACT-2: homeservers can read what people react with.
         ("m.reaction", Relation::Reaction(_)) => {
             let key = content["m.relates_to"]["key"].as_str();
@@ -65,6 +71,7 @@ fn attachment(shown: Shown, content: &Value, may_quote: bool) -> Result<Attachme
         shown,
         name: file_name(name.unwrap_or(body)),
         caption,
+        sent_as: file.url().clone(),
         file,
         mimetype: String::new(),
         measures: Measures::of(&content["info"]),
@@ -155,7 +162,13 @@ mod tests {
                 edit(text("> <@a:x> a secret\n\nnew")),
                 Ok(("edit", "m.text", "new")),
             ),
-            ("an edit into a picture", message, edit(json!({ "msgtype": "m.image" })), Err(Refusal::Kind)),
+            ("an edit into no picture", message, edit(json!({ "msgtype": "m.image" })), Err(Refusal::Kind)),
+            (
+                "other words about a picture",
+                message,
+                edit(file("m.image", "the rash, on Monday", Some("x.png"))),
+                Ok(("edit", "m.image", "the rash, on Monday")),
+            ),
             ("an edit into nothing", message, with(text("* new"), replace.clone()), Err(Refusal::Kind)),
             ("an edit that is too long", message, edit(text(&"x".repeat(40_001))), Err(Refusal::TooLong)),
             ("a reaction", reaction, react("👍"), Ok(("reaction", "", "👍"))),
@@ -240,7 +253,7 @@ mod tests {
                 Said::Message(words) | Said::Edit(words) => {
                     (said.kind(), words.form().msgtype(), words.body())
                 }
-                Said::Attachment(file) => {
+                Said::Attachment(file) | Said::Caption(file) => {
                     let caption = file.caption.as_ref();
                     (said.kind(), file.shown.msgtype(), caption.map_or(&*file.name, |caption| caption.body()))
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{PersonId, Refusal};
+use crate::{PersonId, Refusal, Timestamp};
 
 /// Whom an earlier message reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,9 +72,63 @@ pub fn lane(facts: &LaneFacts) -> Result<Lane, Refusal> {
     Ok(lane)
 }
 
+/// A message, and a room that it may go into. A room is named by the patient whose it is; none is the hub.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetFacts<'a> {
+    /// The room that it was written in.
+    pub from: Option<&'a PersonId>,
+    /// When, by the homeserver's clock.
+    pub written_at: Timestamp,
+    /// The room that it may go into.
+    pub to: Option<&'a PersonId>,
+    /// Since when that patient takes part; none does not.
+    pub since: Option<Timestamp>,
+}
+
+/// Whether a message goes into a room: from the hub into the spokes of its lane, from a spoke into the hub, and never from
+/// spoke to spoke (S7).
+#[must_use]
+pub fn goes_into(facts: &TargetFacts<'_>, lane: &Lane) -> bool {
+    match (facts.from, facts.to) {
+        (None, Some(patient)) => {
+            // JOIN-2, JOIN-3: what was written before a patient was included, or when they are gone, does not go to them.
+            let takes_part = facts.since.is_some_and(|since| since <= facts.written_at);
+            let is_in_lane = match lane {
+                Lane::Everybody => true,
+                Lane::Only(only) => only == patient,
+            };
+            takes_part && is_in_lane
+        }
+        (Some(_), None) => true,
+        (None, None) | (Some(_), Some(_)) => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_goes_from_spoke_to_spoke() {
+        let [ann, ben] = [1, 2].map(|n| PersonId::from_bytes([n; 16]));
+        let (all, to_ann) = (Lane::Everybody, Lane::Only(ann.clone()));
+        let at = Timestamp::from_millis;
+        for (name, from, to, since, lane, wanted) in [
+            ("hub to all", None, Some(&ben), Some(at(5)), &all, true),
+            ("hub to Ann", None, Some(&ann), Some(at(5)), &to_ann, true),
+            ("hub to Ann, not Ben", None, Some(&ben), Some(at(5)), &to_ann, false),
+            ("hub to who came just then", None, Some(&ben), Some(at(6)), &all, true),
+            ("hub to who came later", None, Some(&ben), Some(at(7)), &all, false),
+            ("hub to who is gone", None, Some(&ann), None, &to_ann, false),
+            ("hub to itself", None, None, None, &all, false),
+            ("Ann to the hub", Some(&ann), None, None, &all, true),
+            ("Ann to Ben", Some(&ann), Some(&ben), Some(at(5)), &all, false),
+            ("Ann to herself", Some(&ann), Some(&ann), Some(at(5)), &all, false),
+        ] {
+            let facts = TargetFacts { from, written_at: at(6), to, since };
+            assert_eq!(goes_into(&facts, lane), wanted, "{name}");
+        }
+    }
 
     #[test]
     fn whom_a_staff_message_reaches() {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{PersonId, Refusal};
+use crate::{Attachment, PersonId, Refusal, Said, Words};
 
 /// What a relation points at. One that is there and makes no sense points at something that nobody knows; it is never as if
 /// it were not there.
@@ -87,6 +87,25 @@ pub fn may_edit(editor: &PersonId, edited: Option<About<'_>>) -> Result<(), Refu
     }
 }
 
+/// What an edit says in the place of a message. Of a file, that is other words about it: the file stays as it was.
+///
+/// # Errors
+/// [`Refusal::FileChanged`]
+pub fn in_its_place(said: Said, file: Option<&Attachment>) -> Result<Said, Refusal> {
+    let words = match (said, file) {
+        (said @ Said::Edit(_), None) => return Ok(said),
+        (Said::Edit(words), Some(_)) => Some(words),
+        // EDIT-3: nobody has looked at another file.
+        (Said::Caption(other), Some(file)) if other.sent_as == file.sent_as => other.caption,
+        (Said::Caption(_), _) => None,
+        (said, _) => return Ok(said),
+    };
+    // EDIT-3: a file does not pass without a word about it (S11).
+    let words = words.filter(Words::say_something).ok_or(Refusal::FileChanged)?;
+    let file = file.ok_or(Refusal::FileChanged)?;
+    Ok(Said::Caption(Box::new(Attachment { caption: Some(words), ..file.clone() })))
+}
+
 /// Whether somebody may react to a message; none is one that is not known.
 ///
 /// # Errors
@@ -101,6 +120,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::{Form, Measures, SealedFile, Shown};
 
     #[test]
     fn how_a_message_stands_to_another() {
@@ -159,6 +179,43 @@ mod tests {
         ] {
             let content = json!({ "m.relates_to": relation });
             assert_eq!(Relation::of(&content), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn of_a_file_only_the_words_change() {
+        let words = |body: &str| Words::new(Form::Text, body, None).expect("words");
+        let file = |lies: &str, sent_as: &str, caption: Option<&str>| {
+            let sealed = json!({
+                "v": "v2", "url": lies, "iv": "AAAA", "hashes": { "sha256": "BBBB" },
+                "key": { "kty": "oct", "alg": "A256CTR", "k": "CCCC" },
+            });
+            Attachment {
+                shown: Shown::Image,
+                name: "rash.jpg".to_owned(),
+                caption: caption.map(words),
+                file: SealedFile::of(&sealed).expect("a file"),
+                sent_as: sent_as.into(),
+                mimetype: "image/jpeg".to_owned(),
+                measures: Measures::default(),
+            }
+        };
+        // As the record has it: encrypted anew.
+        let kept = file("mxc://x/anew", "mxc://x/sent", Some("a rash"));
+        let caption = |file| Said::Caption(Box::new(file));
+        let sent = |caption: Option<&str>| file("mxc://x/sent", "mxc://x/sent", caption);
+        let other = file("mxc://x/other", "mxc://x/other", Some("two rashes"));
+        let itches = || caption(Attachment { caption: Some(words("it itches")), ..kept.clone() });
+        for (name, said, of, wanted) in [
+            ("words for words", Said::Edit(words("b")), None, Some(Said::Edit(words("b")))),
+            ("other words about a file", caption(sent(Some("it itches"))), Some(&kept), Some(itches())),
+            ("the same, as text", Said::Edit(words("it itches")), Some(&kept), Some(itches())),
+            ("no words", caption(sent(None)), Some(&kept), None),
+            ("a dot", Said::Edit(words(".")), Some(&kept), None),
+            ("another file", caption(other), Some(&kept), None),
+            ("a file for words", caption(sent(Some("it itches"))), None, None),
+        ] {
+            assert!(in_its_place(said, of) == wanted.ok_or(Refusal::FileChanged), "{name}");
         }
     }
 

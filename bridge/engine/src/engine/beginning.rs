@@ -9,12 +9,13 @@ use std::{
 };
 
 use parlour_domain::{ConversationId, DeletionReason, MessageId, Mode, NewConversation, PersonId, PortalId};
+use ruma::EventId;
 use tokio::{sync::watch, time::Instant};
 
 use super::{Core, Engine, EngineError};
 use crate::{
     faults::faulty,
-    store::{Begun, Request, StoreError},
+    store::{Begun, Portal, Removal, Request, StoreError},
 };
 
 impl Core {
@@ -152,6 +153,33 @@ impl Engine {
         let portals = self.core.store.delete(&deletion, self.core.clock.now()).await?;
         self.core.wake_senders(&portals);
         self.core.changed(conversation);
+        Ok(())
+    }
+
+    /// Has something go from its portal that is no message of the record (S18): it was refused, or waits for something. When
+    /// this returns well that is written down, and it disappears.
+    ///
+    /// # Errors
+    /// When the database fails, the bot is not there yet, or it has become a message of the record meanwhile; then it stays.
+    pub async fn remove(
+        &self,
+        portal: &Portal,
+        event_id: &EventId,
+        by: &PersonId,
+        reason: Option<DeletionReason>,
+    ) -> Result<(), EngineError> {
+        let (core, at) = (&self.core, self.core.clock.now());
+        let bot = core.ghosts.bot().await?.intent().user_id.clone();
+        let mut voids = core.copies_go(&portal.conversation, event_id).await?;
+        voids.push(core.leg_ids.void(event_id, &portal.id, bot, at));
+        let portals: Vec<_> = voids.iter().map(|leg| leg.portal.clone()).collect();
+        let removal = Removal { portal, event_id: event_id.to_owned(), by: by.clone(), reason, voids };
+        if core.store.remove(&removal, at).await? {
+            core.wake_senders(&portals);
+            // What waited behind it goes on.
+            core.wake_relays(vec![portal.conversation.clone()]);
+            core.changed(&portal.conversation);
+        }
         Ok(())
     }
 

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use parlour_domain::{ConversationId, DeletionReason, MessageId, PersonId};
+use ruma::EventId;
 
 use crate::{
     crypto::CryptoError,
     engine::Core,
     faults::faulty,
     intake::Event,
-    store::{Deletion, InboxRow, Outcome},
+    store::{Deletion, InboxRow, NewLeg, Outcome},
 };
 
 impl Core {
@@ -35,17 +36,27 @@ impl Core {
         Ok(Some(Outcome::Deleted(Box::new(deletion))))
     }
 
-    /// Whoever said it has deleted it before it was read here. After a backup was restored, copies of it may stand in rooms.
+    /// Whoever said it has deleted it before it was read here.
     pub(super) async fn unread(&self, row: &InboxRow, event: &Event) -> Result<Outcome, CryptoError> {
+        let voids = self.copies_go(&row.conversation, &event.event_id).await?;
+        Ok(Outcome::Unread { event_id: event.event_id.clone(), voids })
+    }
+
+    /// That copies of something go which was not decided about: after a backup was restored, some may stand in rooms.
+    pub(crate) async fn copies_go(
+        &self,
+        conversation: &ConversationId,
+        event_id: &EventId,
+    ) -> Result<Vec<NewLeg>, CryptoError> {
         let mut voids = Vec::new();
-        for portal in self.store.portals(&row.conversation).await? {
-            let leg = self.leg_ids.message(&event.event_id, &portal.id, self.clock.now());
+        for portal in self.store.portals(conversation).await? {
+            let leg = self.leg_ids.message(event_id, &portal.id, self.clock.now());
             if let Some(copy) = self.store.early_echo(&leg.id).await? {
                 let bot = self.ghosts.bot().await?.intent().user_id.clone();
                 voids.push(self.leg_ids.void(&copy, &portal.id, bot, self.clock.now()));
             }
         }
-        Ok(Outcome::Unread { event_id: event.event_id.clone(), voids })
+        Ok(voids)
     }
 
     /// What was decided about something whose deletion lies behind it: it goes into the record, which it is deleted in next, and

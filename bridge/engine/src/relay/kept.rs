@@ -183,7 +183,8 @@ impl Core {
                     self.refused(&wordless, &file, Refusal::OurFault).await?
                 }
             };
-            self.finish(&wordless, &decided, Some((&read.index, &file.event_id))).await?;
+            let index = Some((&read.index, &*file.event_id));
+            self.finish_ahead_of(Some(row), &wordless, &decided, index).await?;
         }
         Ok(())
     }

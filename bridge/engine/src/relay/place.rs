@@ -33,15 +33,29 @@ impl Place {
         let about = self.answers.as_ref().and_then(Option::as_ref);
         let about = about.map(|about| About { writer: &about.writer, deleted: about.deleted });
         match said {
-            Said::Edit(_) if by_all => Ok(()),
+            Said::Edit(_) | Said::Caption(_) if by_all => Ok(()),
             Said::Message(_) | Said::Attachment(_) => Ok(()),
-            Said::Edit(_) => rules::may_edit(&sender.id, about),
+            Said::Edit(_) | Said::Caption(_) => rules::may_edit(&sender.id, about),
             Said::Reaction(_) => rules::may_react(about),
         }
     }
 }
 
 impl Core {
+    /// What is said, as it stands in the place of what it is about, if it does.
+    pub(super) async fn in_its_place(
+        &self,
+        said: Said,
+        place: &Place,
+    ) -> Result<Result<Said, Refusal>, CryptoError> {
+        let about = place.answers.as_ref().and_then(Option::as_ref);
+        let file = match about.filter(|_| said.is_edit()) {
+            Some(about) => self.store.file_of(&about.id).await?,
+            None => None,
+        };
+        Ok(rules::in_its_place(said, file.as_ref()))
+    }
+
     /// What a relation points at, in terms of the record.
     pub(super) async fn place(
         &self,
@@ -111,6 +125,7 @@ impl Core {
         let (words, file) = match said {
             Said::Message(words) | Said::Edit(words) => (Some(words), None),
             Said::Attachment(attachment) => (attachment.caption.as_ref(), Some(&*attachment.name)),
+            Said::Caption(attachment) => (attachment.caption.as_ref(), None),
             Said::Reaction(_) => (None, None),
         };
         let texts = words.into_iter().flat_map(|words| [Some(words.body()), words.html()]).flatten();

@@ -1,6 +1,6 @@
 //! What the state of a portal's room says: who comes and leaves, and who may write.
 
-use parlour_domain::{Mode, PortalKind, Timestamp};
+use parlour_domain::{Mode, PortalKind, Timestamp, rules::is_at_home};
 use ruma::{RoomId, UserId, api::client::sync::sync_events::DeviceLists};
 
 use crate::{
@@ -8,7 +8,6 @@ use crate::{
     engine::Core,
     intake::{Event, may_write, mode_in},
     notices,
-    relay::standing::is_at_home,
     store::{Departure, InboxRow, NewLeg, Outcome, ParticipantChange, Portal},
 };
 
@@ -119,8 +118,10 @@ impl Core {
         let hub = portals.iter().find(|portal| portal.kind() == PortalKind::Hub);
         let home = portals.iter().find(|portal| portal.id == row.portal);
         let person = people.everybody().find(|person| person.user_id == user_id);
-        let departure =
-            hub.zip(home).zip(person).filter(|((_, home), person)| by_themselves && is_at_home(person, home));
+        let departure = hub
+            .zip(home)
+            .zip(person)
+            .filter(|((_, home), person)| by_themselves && is_at_home(person, home.patient.as_ref()));
         let departure = departure.map(|((hub, home), person)| {
             let (now, name) = (self.clock.now(), person.name.as_str());
             let id = |kind| self.leg_ids.id(kind, &event.event_id, &hub.id);

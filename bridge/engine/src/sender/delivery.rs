@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use parlour_domain::{LEG_FIELD, PortalId, Refusal, Said, Words};
+use parlour_domain::{Form, LEG_FIELD, PortalId, Refusal, Said, Words};
 use ruma::{
     EventId, OwnedEventId, OwnedRoomId, OwnedUserId, UserId,
     api::client::message::send_message_event,
@@ -418,7 +418,7 @@ impl Party {
 /// Whether the homeserver will not take a leg because of what it is about: it does not know that event any more, or not in
 /// this room. What stands behind it must not wait for that.
 fn is_refused_for_good(leg: &Leg, error: &CryptoError) -> bool {
-    let is_about = matches!(leg.content, LegContent::Message { said: Said::Edit(_) | Said::Reaction(_), .. });
+    let is_about = matches!(&leg.content, LegContent::Message { said, .. } if said.is_about_another());
     is_about && matches!(error, CryptoError::Homeserver(HomeserverError::Refused { status: 400, .. }))
 }
 
@@ -449,13 +449,11 @@ fn plaintext(content: &LegContent) -> Value {
             answering(attachments::content(attachment), about.as_deref())
         }
         LegContent::Message { said: Said::Edit(words), about, .. } => {
-            // For clients that know of no edits (Matrix v1.19 client-server §Event replacements).
-            let mut plaintext = json!({
-                "msgtype": words.form().msgtype(), "body": format!("* {}", beginning(words.body())), "m.mentions": {},
-            });
-            plaintext["m.new_content"] = worded(words);
-            plaintext["m.relates_to"] = json!({ "rel_type": "m.replace", "event_id": about });
-            plaintext
+            replacing(words.form(), words.body(), worded(words), about.as_deref())
+        }
+        LegContent::Message { said: Said::Caption(attachment), about, .. } => {
+            let words = attachment.caption.as_ref().map_or(&*attachment.name, Words::body);
+            replacing(Form::Text, words, attachments::content(attachment), about.as_deref())
         }
         LegContent::Message { said: Said::Reaction(emoji), about, .. } => {
             json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": about, "key": emoji.as_str() } })
@@ -476,6 +474,15 @@ fn worded(words: &Words) -> Value {
         plaintext["formatted_body"] = json!(html);
     }
     plaintext
+}
+
+/// In the place of an event; `words` are for clients that know of no edits (Matrix v1.19 client-server §Event replacements).
+fn replacing(form: Form, words: &str, new_content: Value, replaced: Option<&EventId>) -> Value {
+    json!({
+        "msgtype": form.msgtype(), "body": format!("* {}", beginning(words)), "m.mentions": {},
+        "m.new_content": new_content,
+        "m.relates_to": { "rel_type": "m.replace", "event_id": replaced },
+    })
 }
 
 fn answering(mut plaintext: Value, answered: Option<&EventId>) -> Value {

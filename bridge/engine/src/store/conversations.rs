@@ -9,7 +9,7 @@ use parlour_domain::{
 use ruma::{OwnedRoomId, RoomId, UserId};
 
 use super::{
-    Store, StoreError, matrix_id, one_row, parsed,
+    NewLeg, Store, StoreError, matrix_id, one_row, parsed,
     seal::{Owner, Place},
     transaction::Transaction,
 };
@@ -158,7 +158,7 @@ impl Store {
             )
             .bind(id.as_str())
             .bind(person.as_str())
-            .bind(i64::from(*person == new.owner))
+            .bind(i64::from(*person == new.owner || new.senders.contains(person)))
             .bind(0)
             .execute(&mut *tx)
             .await?;
@@ -415,14 +415,18 @@ impl Store {
         one_row(PORTAL, &self.alone(CommitPoint::PortalMade, made).await?)
     }
 
-    /// A portal's room has whom it needs: they were joined.
+    /// A portal's room has whom it needs: they were joined. What the bot says there first, if anything.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn portal_is_ready(&self, id: &PortalId) -> Result<(), StoreError> {
+    pub async fn portal_is_ready(&self, id: &PortalId, word: Option<&NewLeg>) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
         let sql = "UPDATE portals SET ready = 1 WHERE id = $1 AND room_id IS NOT NULL";
-        let ready = sqlx::query(sql).bind(id.as_str());
-        one_row(PORTAL, &self.alone(CommitPoint::PortalReady, ready).await?)
+        one_row(PORTAL, &sqlx::query(sql).bind(id.as_str()).execute(&mut *tx).await?)?;
+        if let Some(word) = word {
+            self.add(&mut tx, std::slice::from_ref(word), None, word.sent_at).await?;
+        }
+        self.commit(tx, CommitPoint::PortalReady).await
     }
 
     /// Whether somebody was joined to a portal before.

@@ -319,7 +319,30 @@ impl Store {
         index: Option<(&MegolmIndex, &EventId)>,
         at: Timestamp,
     ) -> Result<(), StoreError> {
+        self.finish_ahead_of(None, row, outcome, index, at).await
+    }
+
+    /// The same ahead of what is handled: not, if that waits no more, because somebody has deleted it meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Overtaken`] then; or when the database fails. Nothing of it is kept.
+    pub async fn finish_ahead_of(
+        &self,
+        handled: Option<&InboxRow>,
+        row: &InboxRow,
+        outcome: &Outcome,
+        index: Option<(&MegolmIndex, &EventId)>,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
+        if let Some(handled) = handled {
+            let waits: Option<(i64,)> =
+                sqlx::query_as("SELECT seq FROM inbox WHERE seq = $1 AND state = 'waiting'")
+                    .bind(handled.seq)
+                    .fetch_optional(&mut *tx)
+                    .await?;
+            waits.ok_or(StoreError::Overtaken)?;
+        }
         match outcome {
             Outcome::Nothing => {}
             Outcome::Kept { until, event_id, sender, notices, closed } => {
@@ -390,7 +413,7 @@ impl Store {
         message: &RelayedMessage,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        if let (Said::Edit(_), Some(edited)) = (&message.said, &message.about) {
+        if let Some(edited) = message.about.as_ref().filter(|_| message.said.is_edit()) {
             Self::must_stand(tx, edited).await?;
         }
         let said = serde_json::to_string(&message.said).map_err(|_| StoreError::Malformed("messages"))?;

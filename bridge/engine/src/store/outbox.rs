@@ -94,11 +94,9 @@ impl LegContent {
     #[must_use]
     pub fn is_void(&self) -> bool {
         match self {
-            Self::Message { said: Said::Edit(_) | Said::Reaction(_), about, .. } => about.is_none(),
+            Self::Message { said, about, .. } => said.is_about_another() && about.is_none(),
             Self::Deletion { event, .. } => event.is_none(),
-            Self::Message { said: Said::Message(_) | Said::Attachment(_), .. }
-            | Self::Redaction { .. }
-            | Self::Notice { .. } => false,
+            Self::Redaction { .. } | Self::Notice { .. } => false,
         }
     }
 }

@@ -74,14 +74,10 @@ impl People {
         portal.patient.as_ref().is_none_or(|patient| self.patients().any(|p| p.person.id == *patient))
     }
 
-    /// Whether what was written at a time goes into a portal: into the hub, and the spokes of those who took part by then.
+    /// Since when a patient takes part, by the homeserver's clock; none does not, or not yet.
     #[must_use]
-    pub fn hears(&self, portal: &Portal, written: Timestamp) -> bool {
-        let took_part = |p: &Participant| p.since.is_some_and(|since| since <= written);
-        portal
-            .patient
-            .as_ref()
-            .is_none_or(|patient| self.patients().any(|p| p.person.id == *patient && took_part(p)))
+    pub fn since(&self, patient: &PersonId) -> Option<Timestamp> {
+        self.patients().find(|p| p.person.id == *patient).and_then(|p| p.since)
     }
 
     /// Who is in the conversation, in numbers.

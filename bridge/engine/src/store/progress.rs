@@ -17,12 +17,12 @@ pub struct Making {
     pub ready: bool,
 }
 
-/// How far a message of staff has come.
+/// How far a message has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sending {
     /// Which message.
     pub message: MessageId,
-    /// The event that it was written as, in the hub.
+    /// The event that it is in the hub.
     pub event_id: OwnedEventId,
     /// How many of its legs stand in their rooms.
     pub sent: i64,
@@ -41,25 +41,27 @@ pub struct Sending {
 }
 
 /// Of each message the legs that it went out by first; what a repair sends again is not one more. What was withdrawn is none that
-/// waits, and counts among all.
-const SENDING: &str = "SELECT m.id, m.event_id,
+/// waits, and counts among all. A patient's message is told of when it stands in the hub.
+const SENDING: &str = "SELECT m.id, x.event_id,
         CAST(SUM(CASE WHEN o.state = 'sent' THEN 1 ELSE 0 END) AS BIGINT),
         CAST(SUM(CASE WHEN o.state = 'held' THEN 1 ELSE 0 END) AS BIGINT),
         CAST(SUM(CASE WHEN o.state = 'waiting' THEN 1 ELSE 0 END) AS BIGINT),
         CAST(SUM(CASE WHEN o.state = 'failed' THEN 1 ELSE 0 END) AS BIGINT),
-        CAST(COUNT(*) AS BIGINT),
+        CAST(COUNT(o.seq) AS BIGINT),
         CAST((SELECT COUNT(*) FROM reads r WHERE r.message_id = m.id) AS BIGINT),
         CAST(CASE WHEN m.deleted_at IS NULL THEN 0 ELSE 1 END AS BIGINT)
-     FROM messages m JOIN portals p ON p.id = m.portal_id JOIN outbox o ON o.message_id = m.id
-     WHERE p.patient_id IS NULL AND m.kind = 'message' AND o.repeats = 0 AND o.says = 'message'
-        AND m.id IN (
+     FROM messages m
+     JOIN portals h ON h.conversation_id = m.conversation_id AND h.patient_id IS NULL
+     JOIN mapping x ON x.message_id = m.id AND x.portal_id = h.id AND x.current = 1
+     LEFT JOIN outbox o ON o.message_id = m.id AND o.repeats = 0 AND o.says = 'message'
+     WHERE m.kind = 'message' AND m.id IN (
             SELECT id FROM (
-                SELECT r.id FROM portals h JOIN messages r ON r.portal_id = h.id
-                WHERE h.conversation_id = $1 AND h.patient_id IS NULL AND r.kind = 'message' ORDER BY r.sent_at DESC, r.id LIMIT 10
+                SELECT r.id FROM messages r
+                WHERE r.conversation_id = $1 AND r.kind = 'message' ORDER BY r.sent_at DESC, r.id LIMIT 20
             ) AS last
             UNION SELECT w.message_id FROM portals q JOIN outbox w ON w.portal_id = q.id
                 WHERE q.conversation_id = $1 AND w.state = 'waiting')
-     GROUP BY m.id, m.event_id, m.sent_at, m.deleted_at ORDER BY m.sent_at DESC, m.id LIMIT 50";
+     GROUP BY m.id, x.event_id, m.sent_at, m.deleted_at ORDER BY m.sent_at DESC, m.id LIMIT 50";
 
 impl Store {
     /// How far the making of a conversation has come; none when there is no such conversation.
@@ -78,8 +80,7 @@ impl Store {
         Ok(row.map(|(made, of, ready)| Making { made, of, ready: ready == 1 }))
     }
 
-    /// How far the messages have come that staff wrote in a conversation: the last ten, and those of which something is
-    /// still to be sent; newest first, at most fifty. What waits for a reader for long is not told for ever.
+    /// How far the messages of a conversation have come: the last twenty, and those of which something is still to be sent; newest first, at most fifty. What waits for a reader for long is not told for ever.
     ///
     /// # Errors
     /// When the database fails.

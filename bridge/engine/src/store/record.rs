@@ -1,7 +1,9 @@
 //! The record: which message an event is, and what happened to it. Its rows are written with what causes them, in one
 //! commit.
 
-use parlour_domain::{ConversationId, MessageId, PersonId, PortalId, Timestamp, rules::Reach};
+use parlour_domain::{
+    Attachment, ConversationId, MessageId, PersonId, PortalId, Said, Timestamp, rules::Reach,
+};
 use ruma::{EventId, UserId};
 
 use super::{
@@ -63,6 +65,45 @@ impl Store {
                 Ok(Recorded { id, writer, reach, deleted: deleted_at.is_some() })
             })
             .transpose()
+    }
+
+    /// The reaction that an event of a portal is, and whose it is.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn reaction_at(
+        &self,
+        portal: &PortalId,
+        event_id: &EventId,
+    ) -> Result<Option<(MessageId, PersonId)>, StoreError> {
+        let found: Option<(String, String)> = sqlx::query_as(
+            "SELECT m.id, m.sender_id FROM mapping x JOIN messages m ON m.id = x.message_id
+             WHERE x.portal_id = $1 AND x.event_id = $2 AND m.kind = 'reaction'",
+        )
+        .bind(portal.as_str())
+        .bind(event_id.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        found.map(|(id, by)| Ok((parsed("messages", &id)?, parsed("messages", &by)?))).transpose()
+    }
+
+    /// The file that a message brought along, if it did.
+    ///
+    /// # Errors
+    /// When the database fails, or the row does not open.
+    pub async fn file_of(&self, message: &MessageId) -> Result<Option<Attachment>, StoreError> {
+        let (conversation, lane, content): (String, Option<String>, Vec<u8>) =
+            sqlx::query_as("SELECT conversation_id, lane, content FROM messages WHERE id = $1")
+                .bind(message.as_str())
+                .fetch_one(&self.pool)
+                .await?;
+        let lane = lane.as_deref().map(|id| parsed::<PersonId>("messages", id)).transpose()?;
+        let key = self.key(&owner(lane.as_ref(), &parsed("messages", &conversation)?)).await?;
+        let said = key.open_text(place("content", message), &content)?;
+        match serde_json::from_str(&said).map_err(|_| StoreError::Malformed("messages"))? {
+            Said::Attachment(attachment) => Ok(Some(*attachment)),
+            _ => Ok(None),
+        }
     }
 
     /// What somebody said in a portal by this event: a message, an edit or a reaction; and who they are.

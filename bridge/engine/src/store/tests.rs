@@ -180,6 +180,7 @@ async fn world(database: &TestDatabase) -> World {
         owner: murphy.clone(),
         staff: [murphy.clone()].into(),
         patients: [ann.clone(), ben.clone()].into(),
+        senders: [].into(),
     };
     let portals: Vec<_> = [None, Some(ann.clone()), Some(ben)]
         .map(|patient| (PortalId::from_bytes(Counting.bytes()), patient))

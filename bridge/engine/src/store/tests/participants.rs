@@ -114,7 +114,7 @@ pub(super) async fn who_is_excluded_does_not_take_part_until_they_are_included(d
     // Of whoever has gone missing in their room it is known, and they are brought back.
     store.joined(&world.anns.id, &ann.user_id).await.expect("kept");
     all_are_set(&world).await;
-    store.portal_is_ready(&world.anns.id).await.expect("kept");
+    store.portal_is_ready(&world.anns.id, None).await.expect("kept");
     store.not_joined(&world.anns.id, &ann.user_id).await.expect("kept");
     assert_eq!(store.include(&back, AT).await.expect("kept"), ParticipantsAre::Changed);
     assert_eq!(to_set(&world).await, std::slice::from_ref(&world.anns.id));
@@ -181,7 +181,7 @@ pub(super) async fn a_new_patient_has_a_spoke_that_is_made(database: &TestDataba
     store.put_person(&cara).await.expect("kept");
     let portals = store.portals(&world.conversation).await.expect("read");
     for portal in &portals {
-        store.portal_is_ready(&portal.id).await.expect("kept");
+        store.portal_is_ready(&portal.id, None).await.expect("kept");
     }
     assert!(store.conversation_is_ready(&world.conversation).await.expect("kept"));
     let come = change(&world, &murphy, &cara, 100);

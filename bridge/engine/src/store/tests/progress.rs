@@ -24,6 +24,7 @@ pub(super) async fn the_same_request_begins_one_conversation(database: &TestData
             owner: owner.clone(),
             staff: [owner.clone()].into(),
             patients: [].into(),
+            senders: [].into(),
         };
         let portals = [(PortalId::from_bytes(Counting.bytes()), None)];
         let request = key.map(|key| Request { key, body });
@@ -50,7 +51,7 @@ pub(super) async fn it_is_known_how_far_a_conversation_is_made(database: &TestDa
         for member in &members {
             world.store.joined(&world.anns.id, member).await.expect("joined, or already");
         }
-        world.store.portal_is_ready(&world.anns.id).await.expect("ready, or already");
+        world.store.portal_is_ready(&world.anns.id, None).await.expect("ready, or already");
     }
     assert_eq!(making().await, Making { made: 1, of: 3, ready: false });
     for member in &members {
@@ -60,7 +61,7 @@ pub(super) async fn it_is_known_how_far_a_conversation_is_made(database: &TestDa
     assert_eq!(left.len(), 2);
     assert_eq!(left[1].id, world.hub.id, "the hub comes last");
     for portal in left {
-        world.store.portal_is_ready(&portal.id).await.expect("ready");
+        world.store.portal_is_ready(&portal.id, None).await.expect("ready");
     }
     world.store.conversation_is_ready(&world.conversation).await.expect("ready");
     assert_eq!(making().await, Making { made: 3, of: 3, ready: true });
@@ -94,7 +95,7 @@ pub(super) async fn it_is_known_how_far_a_message_has_come(database: &TestDataba
     world.store.legs_are_held(&[held.seq], AT).await.expect("held");
     assert_eq!(sending(&world).await, [("$a".to_owned(), [1, 1, 0, 0, 2])]);
     // What is done and long ago is told no more; what still waits is.
-    for n in 0..10 {
+    for n in 0..20 {
         let event = format!("$more{n}");
         world.store.accept(&[arrived(&event)], None, AT).await.expect("kept");
         let row = waiting(&world).await.pop().expect("a row");
@@ -106,5 +107,5 @@ pub(super) async fn it_is_known_how_far_a_message_has_come(database: &TestDataba
         world.store.finish(&row, &outcome, None, AT).await.expect("decided");
     }
     let told = sending(&world).await;
-    assert_eq!((told.len(), &told[0].0, told[0].1), (10, &"$more9".to_owned(), [0, 0, 1, 0, 1]));
+    assert_eq!((told.len(), &told[0].0, told[0].1), (20, &"$more19".to_owned(), [0, 0, 1, 0, 1]));
 }
