@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -17,7 +16,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{sleep, timeout};
 
-use super::report::{DemoError, Report};
+use super::{
+    report::{DemoError, Report},
+    world::may_listen,
+};
 
 const CONFIGURATION: &str = include_str!("synapse/homeserver.yaml");
 const LOG_CONFIGURATION: &str = include_str!("synapse/log.yaml");
@@ -278,8 +280,8 @@ fn open_private(path: &Path) -> Result<File, DemoError> {
 
 /// Checks the port before Synapse does, for a clear sentence; picks one for 0.
 fn free_port(port: u16) -> Result<u16, DemoError> {
-    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|listener| listener.local_addr()) {
-        Ok(address) => Ok(address.port()),
+    match may_listen(port) {
+        Ok(port) => Ok(port),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(DemoError::PortTaken(port)),
         Err(source) => Err(DemoError::PortRefused { port, source }),
     }
@@ -356,6 +358,8 @@ fn write_private(path: &Path, text: &str) -> Result<(), DemoError> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
     use super::*;
 
     fn plan(dir: &str) -> HomeserverPlan {

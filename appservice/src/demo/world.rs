@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU16, Ordering},
 };
@@ -10,6 +10,7 @@ use std::{
 use parlour_domain::{Chance, Role};
 use parlour_engine::CommitPoint;
 use serde_json::json;
+use tokio::net::TcpSocket;
 
 use super::{
     homeserver::{Homeserver, HomeserverPlan},
@@ -290,9 +291,16 @@ fn locked(folder: &Path) -> Result<fs::File, DemoError> {
 }
 
 fn is_free(port: u16) -> Result<(), DemoError> {
-    TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
-        .map(drop)
-        .map_err(|_| DemoError::PortTaken(port))
+    may_listen(port).map(drop).map_err(|_| DemoError::PortTaken(port))
+}
+
+/// Whether somebody may listen on a port; 0 is any, and which is said. It is not listened on for that: a child that is begun at this
+/// very moment would go on with it until it has become another program.
+pub(super) fn may_listen(port: u16) -> std::io::Result<u16> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+    Ok(socket.local_addr()?.port())
 }
 
 /// A port that nobody has, below those that the system gives to outgoing connections. No two calls in one process

@@ -155,6 +155,7 @@ impl Core {
         user_id: &UserId,
     ) -> Result<(), CryptoError> {
         let bot = self.ghosts.bot().await?;
+        self.devices_may_be_others(user_id).await?;
         match bot.share_history(room_id, user_id).await {
             Ok(true) => {}
             // A new starter may sign in tomorrow.

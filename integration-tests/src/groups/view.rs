@@ -204,7 +204,10 @@ impl Names {
             Value::String(text) => {
                 let mut text = text.clone();
                 for (id, name) in self.of.iter().rev() {
-                    text = text.replace(id.as_str(), name);
+                    // Most texts name nobody, and this is found out sooner.
+                    if memmem::find(text.as_bytes(), id.as_bytes()).is_some() {
+                        text = text.replace(id.as_str(), name);
+                    }
                 }
                 text.into()
             }

@@ -223,7 +223,9 @@ async fn what_is_answered_is_what_is_described() {
             path.replace_range(from..=to, if value == "of staff" { &staff_only } else { value });
         }
         let (found, answer) = stage.api(method.clone(), &path, Some(&token(client)), body.as_ref()).await;
-        assert_eq!(found, wanted, "{method} {path}: {answer}");
+        // Rooms may still be in the making, and that is described as well.
+        let in_the_making = (wanted, found) == (201, 202) && answer["ready"] == false;
+        assert!(found == wanted || in_the_making, "{method} {path}: {found}, {answer}");
         if method == Method::POST && answer["patients"] == json!([]) {
             answer["id"].as_str().expect("an id").clone_into(&mut staff_only);
         }

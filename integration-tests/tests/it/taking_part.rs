@@ -395,6 +395,32 @@ async fn who_signs_in_after_they_were_included_reads_what_was_said_before() {
     stage.close().await;
 }
 
+/// Whoever has got another phone while they took part in nothing reads with it what was said before.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_another_phone_by_then_reads_what_was_said_before() {
+    let stage = Stage::open().await;
+    let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
+    let kim = stage.sign_in("kim").await;
+    let talk = stage.begin(&murphy, "S3 another phone", "two-way", &["kim"], &["ann"]).await;
+    let (hub, anns) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&ann, &anns, "to both").await;
+    read(&kim, &hub, "to both").await;
+    excluded(&stage, &murphy, &talk, "kim").await;
+    say(&ann, &anns, "while Kim is away").await;
+    read(&murphy, &hub, "while Kim is away").await;
+    let phone = stage.device("kim", "second", false).await;
+    included(&stage, &murphy, &talk, "kim").await;
+    phone.accept(&hub, LIMIT).await.expect("invited");
+    phone.history(&hub, 100).await.expect("messages");
+    for words in ["to both", "while Kim is away"] {
+        read(&phone, &hub, words).await;
+    }
+    for client in [murphy, ann, kim, phone] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
 /// Whoever is let into a hub by somebody else than the practice API is put out again.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_take_part_does_not_stay() {

@@ -80,10 +80,7 @@ impl Core {
         let people = self.store.people_in(&row.conversation).await?;
         let participant = people.participants.iter().find(|p| p.person.user_id == user_id);
         if participant.is_some_and(|participant| participant.since != Some(FROM_THE_BEGINNING)) {
-            // The homeserver tells of nobody's devices what has changed while they shared no room with us.
-            let mut changed = DeviceLists::new();
-            changed.changed.push(user_id.clone());
-            self.ghosts.machines.devices_changed(&changed).await?;
+            self.devices_may_be_others(&user_id).await?;
             self.looks.news.notify_one();
         }
         let portal = self.store.portal(&row.portal).await?;
@@ -93,6 +90,16 @@ impl Core {
             self.wake_maker(&row.conversation);
         }
         Ok(Outcome::Nothing)
+    }
+
+    /// The homeserver tells of nobody's devices what has changed while they shared no room with us: they are asked for anew.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) async fn devices_may_be_others(&self, user_id: &UserId) -> Result<(), CryptoError> {
+        let mut changed = DeviceLists::new();
+        changed.changed.push(user_id.to_owned());
+        Ok(self.ghosts.machines.devices_changed(&changed).await?)
     }
 
     /// Somebody is no longer in a portal. Nothing more is sent to them; and when they have gone by themselves they do not take

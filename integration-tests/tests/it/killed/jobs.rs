@@ -203,9 +203,16 @@ impl House {
             self.are_set(2).await;
             let away = format!("while Kim is away, {place}");
             self.says(&away).await;
-            let phone = self.trial.sign_in("kim", &place).await;
-            let includes = async |house: &Self| drop(caller.include(house.talk.id(), &kim).await);
-            self.is_killed(&place, 1, includes).await;
+            // Keys of the new phone are claimed when it is heard of, or when its history is handed on.
+            let mut phone = None;
+            let comes = async |house: &Self| {
+                phone = Some(house.trial.sign_in("kim", &place).await);
+                drop(caller.include(house.talk.id(), &kim).await);
+            };
+            self.is_killed(&place, 1, comes).await;
+            let phone = phone.expect("a phone");
+            // Who has heard no answer asks again.
+            caller.include(self.talk.id(), &kim).await.expect("an answer");
             self.are_set(3).await;
             phone.accept(&hub, LIMIT).await.unwrap_or_else(|error| panic!("{place}: {error}"));
             phone.history(&hub, 500).await.expect("messages");
