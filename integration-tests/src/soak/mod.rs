@@ -84,9 +84,8 @@ pub async fn run(settings: &Settings) -> Report {
     let orders = watch::Sender::new(Orders { legs: 0, homeserver: true, stop: false });
     let mut writers = everybody(&looking_on, &model, &orders, &trial.public_url(), settings);
     say_everywhere(&model, &mut writers, "good morning").await;
-    timeout(NOTHING_COMES, model.wait_until(|now| now.in_flight == 0))
-        .await
-        .expect("the first messages arrive");
+    arrive(&model, NOTHING_COMES).await;
+    assert_eq!(model.progress().in_flight, 0, "the first messages arrive");
     eprintln!("{name}: everybody has said good morning after {:.0?}", began.elapsed());
 
     let traffic = Instant::now();
