@@ -1,4 +1,4 @@
-//! `parlour`, built as the tests are: a fault can be switched on (`PARLOUR_FAULT`), the ghosts can be looked after more often
+//! `parlour`, built as the tests are: faults can be switched on (`PARLOUR_FAULT`, with commas between), the ghosts can be looked after more often
 //! (`PARLOUR_CARE`, in milliseconds), and the tests can have it end at a commit point (`PARLOUR_CONTROL`, then one order a
 //! line on standard input, one answer a line on standard output). What is to be obeyed from the start on is in
 //! `PARLOUR_FIRST_ORDER`.
@@ -22,8 +22,8 @@ fn main() -> ExitCode {
     if std::env::var_os("PARLOUR_CONTROL").is_some() {
         std::thread::spawn(obey);
     }
-    let fault = std::env::var("PARLOUR_FAULT").ok().and_then(|name| Fault::named(&name));
-    let faults = fault.into_iter().collect();
+    let faults = std::env::var("PARLOUR_FAULT").unwrap_or_default();
+    let faults = faults.split(',').filter_map(Fault::named).collect();
     let care = std::env::var("PARLOUR_CARE").ok().and_then(|millis| millis.parse().ok());
     let care = care.map(Duration::from_millis);
     parlour::command_line::main_with(Extras { faults, care, ..Extras::default() })

@@ -8,7 +8,7 @@ use std::{
 use clap::Parser;
 use futures_util::{StreamExt as _, stream};
 use parlour_engine::Fault;
-use parlour_integration_tests::soak::{HomeserverKills, Settings, program, run};
+use parlour_integration_tests::soak::{HomeserverKills, OF_WHAT_IS_SAID_OF_IT, Settings, program, run};
 use parlour_test_postgres::Postgres;
 
 /// So many runs with a promise broken at once.
@@ -33,11 +33,11 @@ struct Arguments {
     /// Parlour's database is PostgreSQL.
     #[arg(long)]
     postgres: bool,
-    /// A promise that Parlour breaks on purpose.
+    /// A promise that Parlour breaks on purpose; or several, with commas between.
     #[arg(long)]
     fault: Option<String>,
-    /// One run for each promise that can be broken on purpose; it goes well when each is found. What shows itself at many
-    /// messages gets a third of the legs and kills.
+    /// One run for each promise that can be broken on purpose, and one for all those about what is said of a message; it goes well
+    /// when each is found. What shows itself at many messages gets a third of the legs and kills.
     #[arg(long, conflicts_with = "fault")]
     mutants: bool,
     /// The homeserver never forgets transaction ids.
@@ -75,7 +75,9 @@ async fn soak(arguments: Arguments) -> Result<bool, String> {
         return Err("at least one kill is needed.".to_owned());
     }
     let program = program()?;
-    if let Some(fault) = arguments.fault.as_deref().filter(|name| Fault::named(name).is_none()) {
+    let named =
+        arguments.fault.as_deref().map(|names| names.split(',').collect::<Vec<_>>()).unwrap_or_default();
+    if let Some(fault) = named.iter().find(|name| Fault::named(name).is_none()) {
         return Err(format!("there is no fault {fault}."));
     }
     let seed = arguments.seed.unwrap_or_else(|| RandomState::new().hash_one("seed") % 1_000_000);
@@ -108,33 +110,33 @@ async fn soak(arguments: Arguments) -> Result<bool, String> {
         return Ok(report.is_clean());
     }
     let mut runs = Vec::new();
-    for fault in Fault::OF_THE_SOAK.iter().chain(&[Fault::ReactionsLost, Fault::DeletionsStay]) {
-        let mut settings = settings(Some(fault.name().to_owned()))?;
-        if !matches!(fault, Fault::NewTransactionId | Fault::NoEcho) {
+    let alone = Fault::OF_THE_SOAK.iter().filter(|fault| !OF_WHAT_IS_SAID_OF_IT.contains(fault));
+    for faults in alone.map(std::slice::from_ref).chain([&OF_WHAT_IS_SAID_OF_IT[..]]) {
+        let names = faults.iter().map(|fault| fault.name()).collect::<Vec<_>>().join(",");
+        let mut settings = settings(Some(names.clone()))?;
+        if !faults.iter().any(|fault| matches!(fault, Fault::NewTransactionId | Fault::NoEcho)) {
             // Killing Parlour is enough to see these, and quicker.
             settings.homeserver = HomeserverKills::None;
         }
-        if !matches!(fault, Fault::AnswerFirst | Fault::NoEcho) {
+        if !faults.iter().any(|fault| matches!(fault, Fault::AnswerFirst | Fault::NoEcho)) {
             // Where the others lose one at a kill, these show themselves at many messages.
             settings.legs = settings.legs.div_ceil(3);
             settings.kills = settings.kills.div_ceil(3);
         }
-        runs.push(async move { (fault, run(&settings).await) });
+        runs.push(async move { (faults, names, run(&settings).await) });
     }
     let mut all = true;
     let mut lines = Vec::new();
     // Most of a run is waiting.
     let mut reports = stream::iter(runs).buffered(AT_ONCE);
-    while let Some((fault, report)) = reports.next().await {
-        println!("\n{}:{report}", fault.name());
-        let caught = report.shows(*fault);
-        all &= caught;
-        lines.push(format!(
-            "{:<20}{}: {}",
-            fault.name(),
-            if caught { "caught" } else { "NOT CAUGHT" },
-            report.in_short()
-        ));
+    while let Some((faults, names, report)) = reports.next().await {
+        println!("\n{names}:{report}");
+        for fault in faults {
+            let caught = report.shows(*fault);
+            all &= caught;
+            let found = if caught { "caught" } else { "NOT CAUGHT" };
+            lines.push(format!("{:<20}{found}: {}", fault.name(), report.in_short()));
+        }
     }
     println!("\n{}", lines.join("\n"));
     Ok(all)

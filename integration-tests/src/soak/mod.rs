@@ -208,10 +208,8 @@ pub async fn run(settings: &Settings) -> Report {
     report
 }
 
-/// Whether a promise broken on purpose is one about edits, reactions or deletions.
-fn is_of_what_is_said_of_it(fault: &str) -> bool {
-    [Fault::EditsLost, Fault::ReactionsLost, Fault::DeletionsStay].iter().any(|one| one.name() == fault)
-}
+/// The promises about edits, reactions and deletions: they can be broken all at once, for each shows itself in its own way.
+pub const OF_WHAT_IS_SAID_OF_IT: [Fault; 3] = [Fault::EditsLost, Fault::ReactionsLost, Fault::DeletionsStay];
 
 /// Everybody, ready to write.
 fn everybody(
@@ -222,7 +220,8 @@ fn everybody(
     settings: &Settings,
 ) -> Vec<Writer> {
     let fault = settings.fault.as_deref();
-    let plain = fault.is_some_and(|fault| !is_of_what_is_said_of_it(fault));
+    let is_of_it = |name: &str| OF_WHAT_IS_SAID_OF_IT.iter().any(|fault| fault.name() == name);
+    let plain = fault.is_some_and(|names| !names.split(',').all(is_of_it));
     let chance = (settings.seed, fault.is_some(), plain);
     let people = clients.iter().enumerate();
     people

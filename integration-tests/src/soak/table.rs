@@ -52,7 +52,9 @@ impl Report {
     pub fn shows(&self, fault: Fault) -> bool {
         let total = self.total();
         match fault {
-            Fault::AnswerFirst | Fault::EditsLost | Fault::ReactionsLost => total.lost > 0,
+            Fault::AnswerFirst => total.lost > 0,
+            Fault::EditsLost => total.edits_lost > 0,
+            Fault::ReactionsLost => total.reactions_lost > 0,
             Fault::DeletionsStay => total.strayed > 0,
             Fault::Unordered => total.out_of_order > 0,
             _ => total.doubled > 0,

@@ -25,6 +25,10 @@ pub struct Findings {
     pub legs: usize,
     /// Accepted messages that do not stand where they must, once for each such room.
     pub lost: usize,
+    /// How many of them were edits.
+    pub edits_lost: usize,
+    /// How many of them were reactions.
+    pub reactions_lost: usize,
     /// Repetitions.
     pub doubled: usize,
     /// Messages that stand behind a later one: one of the same sender, or one whose sending began after theirs had ended.
@@ -59,6 +63,8 @@ impl Findings {
         self.accepted += other.accepted;
         self.legs += other.legs;
         self.lost += other.lost;
+        self.edits_lost += other.edits_lost;
+        self.reactions_lost += other.reactions_lost;
         self.doubled += other.doubled;
         self.out_of_order += other.out_of_order;
         self.overtaken += other.overtaken;
@@ -176,6 +182,8 @@ pub async fn judge(model: &Model, talk: usize, readers: &[Client], bot: Told) ->
         accepted: accepted.len(),
         legs: accepted.values().map(|sent| sent.targets.len()).sum(),
         lost: seen.lost.len() + reactions.lost,
+        edits_lost: seen.lost.iter().filter(|(_, number)| accepted[number].edits.is_some()).count(),
+        reactions_lost: reactions.lost,
         doubled: seen.doubled.values().sum::<usize>() + reactions.doubled,
         details: reactions.details,
         out_of_order: seen.out_of_order.values().filter(|at_once| !**at_once).count(),
