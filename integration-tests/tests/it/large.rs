@@ -112,6 +112,7 @@ async fn who_writes_while_sixty_rooms_are_made_does_not_wait() {
     let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
     // Each has spoken before, so that nobody's ghost is made meanwhile.
     both_ways(&kim, &ann, [&hub, &spoke], "before").await;
+    let alone = both_ways(&kim, &ann, [&hub, &spoke], "alone").await;
 
     let caller = Caller::new(&stage.world.public_url(), &token(&murphy));
     let patients: Vec<_> = numbers(SPOKES).iter().map(|name| stage.person(name).user_id.clone()).collect();
@@ -152,10 +153,11 @@ async fn who_writes_while_sixty_rooms_are_made_does_not_wait() {
         slowest
     });
     let now = caller.one(&id).await;
-    println!("slowest {slowest:?}, while {}", now["progress"]);
+    println!("slowest {slowest:?}, alone {alone:?}, while {}", now["progress"]);
     assert_eq!(now["ready"], false, "it is still being made: {}", now["progress"]);
     assert_eq!(small["ready"], true, "a small one does not wait for a large one");
-    assert!(slowest < SOON, "{slowest:?}");
+    // On a slow machine everything takes longer, also when nothing else is done.
+    assert!(slowest < SOON.max(alone * 8), "{slowest:?}, alone {alone:?}");
 
     let (heard, mut events) = listens.await.expect("heard");
     println!("{} events in {:?}", heard.len(), asked.elapsed());
