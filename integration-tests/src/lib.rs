@@ -246,6 +246,11 @@ pub struct Proxies {
     pub to_parlour: Proxy,
 }
 
+/// Whether nothing else runs on the machine: only then times are held against their limits (`PARLOUR_TEST_ALONE=yes`).
+pub fn runs_alone() -> bool {
+    std::env::var("PARLOUR_TEST_ALONE").is_ok_and(|alone| alone == "yes")
+}
+
 /// A conversation as its owner was told of it.
 #[derive(Clone)]
 pub struct Talk {

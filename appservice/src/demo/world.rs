@@ -294,8 +294,8 @@ fn is_free(port: u16) -> Result<(), DemoError> {
     may_listen(port).map(drop).map_err(|_| DemoError::PortTaken(port))
 }
 
-/// Whether somebody may listen on a port; 0 is any, and which is said. It is not listened on for that: a child that is begun at this
-/// very moment would go on with it until it has become another program.
+/// Whether somebody may listen on a port; 0 is any, and which is said. It is not listened on for that: a child that is begun at
+/// this very moment would go on with it until it has become another program.
 pub(super) fn may_listen(port: u16) -> std::io::Result<u16> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;

@@ -3,6 +3,7 @@
 mod deleting;
 mod hours;
 mod kept;
+mod opening;
 mod place;
 mod room;
 mod tries;
@@ -14,10 +15,10 @@ use parlour_domain::{
     rules::{self, Lane, PostFacts, Relation, TargetFacts},
 };
 use ruma::{EventId, OwnedUserId};
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use crate::{
-    crypto::{CryptoError, Deciphered, Unreadable},
+    crypto::CryptoError,
     engine::Core,
     faults::faulty,
     intake::Event,
@@ -26,17 +27,8 @@ use crate::{
     store::{InboxRow, KeptUntil, MegolmIndex, Outcome, Portal, RelayedMessage},
 };
 
+use opening::{Reading, is_message};
 pub(crate) use tries::Tries;
-
-/// What reading an event came to.
-enum Reading {
-    Read(Deciphered),
-    /// It is never encrypted.
-    Clear,
-    Refused(Refusal),
-    /// Not readable, or not believed, yet: it is worth waiting this long from when it came.
-    Wait(Duration, Refusal),
-}
 
 /// What became of a row, for the worker.
 enum Handled {
@@ -307,44 +299,6 @@ impl Core {
         Ok(false)
     }
 
-    async fn read(&self, row: &InboxRow, event: &Event) -> Result<Reading, CryptoError> {
-        match event.event_type.as_str() {
-            "m.room.encrypted" => {}
-            // These are never encrypted.
-            "m.reaction" => return Ok(Reading::Clear),
-            "m.room.redaction" => return Ok(Reading::Refused(Refusal::Kind)),
-            // ENC-1: what was sent in the clear is not passed on.
-            _ => return Ok(Reading::Refused(Refusal::NotEncrypted)),
-        }
-        let Some(room_id) = self.store.portal(&row.portal).await?.room_id else {
-            return Ok(Reading::Refused(Refusal::NotTakingPart));
-        };
-        let raw: &RawValue = serde_json::from_str(&row.event)?;
-        let bot = self.ghosts.bot().await?;
-        Ok(match bot.decipher(&room_id, &event.sender, raw).await? {
-            Ok(read) => match rules::may_trust(read.trust, self.settings.allow_unsigned_clients) {
-                // KEY-3: each place of a session is one event's.
-                Ok(()) => match self.store.event_at(&read.index).await? {
-                    Some(other) if other != event.event_id => Reading::Refused(Refusal::Replayed),
-                    _ => Reading::Read(read),
-                },
-                // What says nothing to anybody goes nowhere, whoever has sent it.
-                Err(Refusal::UnsignedDevice) if !is_message(&read) => Reading::Read(read),
-                // The signature may be on its way.
-                Err(Refusal::UnsignedDevice) => {
-                    Reading::Wait(self.settings.patience_for_signatures, Refusal::UnsignedDevice)
-                }
-                Err(refusal) => Reading::Refused(refusal),
-            },
-            // KEY-1, KEY-2: what cannot be read is not passed on, and its sender hears why.
-            Err(Unreadable::KeyMissing) => {
-                Reading::Wait(self.settings.patience_for_keys, Refusal::KeyMissing)
-            }
-            Err(Unreadable::KeyWithheld) => Reading::Refused(Refusal::KeyWithheld),
-            Err(Unreadable::Garbled) => Reading::Refused(Refusal::KeyMissing),
-        })
-    }
-
     /// Gathers the facts of what was read, and asks the rules. `has_words`: something was said of it elsewhere.
     async fn decide(
         &self,
@@ -500,10 +454,6 @@ impl Core {
         let (event_id, notice) = (event.event_id.clone(), Box::new(notice));
         Ok(Outcome::Refused { event_id, code, notice, void, closed })
     }
-}
-
-fn is_message(read: &Deciphered) -> bool {
-    rules::is_message(&read.event_type, read.content["msgtype"].as_str())
 }
 
 /// What the bot says of a refusal, and its code.

@@ -4,6 +4,7 @@
 
 mod delivery;
 mod times;
+mod wording;
 
 use std::{
     collections::{HashMap, HashSet},

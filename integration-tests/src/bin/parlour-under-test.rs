@@ -1,6 +1,6 @@
-//! `parlour`, built as the tests are: faults can be switched on (`PARLOUR_FAULT`, with commas between), the ghosts can be looked after more often
-//! (`PARLOUR_CARE`, in milliseconds), and the tests can have it end at a commit point (`PARLOUR_CONTROL`, then one order a
-//! line on standard input, one answer a line on standard output). What is to be obeyed from the start on is in
+//! `parlour`, built as the tests are: faults can be switched on (`PARLOUR_FAULT`, with commas between), the ghosts can be looked
+//! after more often (`PARLOUR_CARE`, in milliseconds), and the tests can have it end at a commit point (`PARLOUR_CONTROL`, then
+//! one order a line on standard input, one answer a line on standard output). What is to be obeyed from the start on is in
 //! `PARLOUR_FIRST_ORDER`.
 
 use std::{

@@ -8,7 +8,7 @@ use parlour_integration_tests::{
     Stage, Talk,
     books::Books,
     crowd::{Caller, Events, numbers},
-    read, say, token,
+    read, runs_alone, say, token,
     trial::Trial,
 };
 use reqwest::Method;
@@ -156,8 +156,9 @@ async fn who_writes_while_sixty_rooms_are_made_does_not_wait() {
     println!("slowest {slowest:?}, alone {alone:?}, while {}", now["progress"]);
     assert_eq!(now["ready"], false, "it is still being made: {}", now["progress"]);
     assert_eq!(small["ready"], true, "a small one does not wait for a large one");
-    // On a slow machine everything takes longer, also when nothing else is done.
-    assert!(slowest < SOON.max(alone * 8), "{slowest:?}, alone {alone:?}");
+    // Beside other tests everything takes longer, also what is said when no rooms are made.
+    let most = if runs_alone() { SOON } else { SOON.max(alone * 8) };
+    assert!(slowest < most, "{slowest:?}, alone {alone:?}");
 
     let (heard, mut events) = listens.await.expect("heard");
     println!("{} events in {:?}", heard.len(), asked.elapsed());

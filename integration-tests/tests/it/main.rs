@@ -31,4 +31,5 @@ mod sealing;
 mod second_library;
 mod shields;
 mod taking_part;
+mod teams;
 mod there;

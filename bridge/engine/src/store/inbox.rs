@@ -92,6 +92,18 @@ pub struct Touched {
 const INBOX: &str = "inbox";
 pub(super) type Row = (i64, String, String, Option<String>, Option<Vec<u8>>, i64);
 
+/// Rows of the inbox, as [`Store::opened`] takes them.
+macro_rules! inbox_rows {
+    ($which:literal) => {
+        concat!(
+            "SELECT i.seq, i.dedup_key, i.portal_id, p.patient_id, i.event, i.received_at
+             FROM inbox i JOIN portals p ON p.id = i.portal_id ",
+            $which
+        )
+    };
+}
+pub(super) use inbox_rows;
+
 /// An event's row is its key: it is known before the row is there.
 fn place(dedup_key: &str) -> Place<'_> {
     Place { table: INBOX, column: "event", row: dedup_key }
@@ -258,11 +270,9 @@ impl Store {
         conversation: &ConversationId,
         after: i64,
     ) -> Result<Vec<InboxRow>, StoreError> {
-        let rows: Vec<Row> = sqlx::query_as(
-            "SELECT i.seq, i.dedup_key, i.portal_id, p.patient_id, i.event, i.received_at
-             FROM inbox i JOIN portals p ON p.id = i.portal_id
-             WHERE i.state = 'waiting' AND i.conversation_id = $1 AND i.seq > $2 ORDER BY i.seq LIMIT 100",
-        )
+        let rows: Vec<Row> = sqlx::query_as(inbox_rows!(
+            "WHERE i.state = 'waiting' AND i.conversation_id = $1 AND i.seq > $2 ORDER BY i.seq LIMIT 100"
+        ))
         .bind(conversation.as_str())
         .bind(after)
         .fetch_all(&self.pool)

@@ -3,7 +3,10 @@
 use parlour_domain::{ConversationId, PortalId, Refusal, Timestamp};
 use ruma::{EventId, UserId};
 
-use super::{InboxRow, Portal, Store, StoreError, inbox::Row};
+use super::{
+    InboxRow, Portal, Store, StoreError,
+    inbox::{Row, inbox_rows},
+};
 use crate::commit_point::CommitPoint;
 
 /// What an event is kept for.
@@ -46,12 +49,10 @@ impl Store {
         after: i64,
     ) -> Result<Vec<InboxRow>, StoreError> {
         let (portal, sender) = of.unzip();
-        let rows: Vec<Row> = sqlx::query_as(
-            "SELECT i.seq, i.dedup_key, i.portal_id, p.patient_id, i.event, i.received_at
-             FROM inbox i JOIN portals p ON p.id = i.portal_id
-             WHERE i.state = $4 AND i.conversation_id = $1 AND i.seq > $5
-                 AND ($2 = '' OR (i.portal_id = $2 AND i.kept_of = $3)) ORDER BY i.seq LIMIT 100",
-        )
+        let rows: Vec<Row> = sqlx::query_as(inbox_rows!(
+            "WHERE i.state = $4 AND i.conversation_id = $1 AND i.seq > $5
+                 AND ($2 = '' OR (i.portal_id = $2 AND i.kept_of = $3)) ORDER BY i.seq LIMIT 100"
+        ))
         .bind(conversation.as_str())
         .bind(portal.map_or("", PortalId::as_str))
         .bind(sender.map_or("", UserId::as_str))
@@ -97,13 +98,11 @@ impl Store {
         sender: &UserId,
         event: &EventId,
     ) -> Result<Option<InboxRow>, StoreError> {
-        let rows: Vec<Row> = sqlx::query_as(
-            "SELECT i.seq, i.dedup_key, i.portal_id, p.patient_id, i.event, i.received_at
-             FROM inbox i JOIN portals p ON p.id = i.portal_id
-             WHERE i.state = 'wordless' AND i.portal_id = $1 AND i.kept_of = $2
+        let rows: Vec<Row> = sqlx::query_as(inbox_rows!(
+            "WHERE i.state = 'wordless' AND i.portal_id = $1 AND i.kept_of = $2
                  AND (i.dedup_key = $3 OR EXISTS (SELECT 1 FROM outbox o
-                     WHERE o.portal_id = i.portal_id AND o.event_id = $3 AND o.notice_about = i.dedup_key)) LIMIT 1",
-        )
+                     WHERE o.portal_id = i.portal_id AND o.event_id = $3 AND o.notice_about = i.dedup_key)) LIMIT 1"
+        ))
         .bind(portal.id.as_str())
         .bind(sender.as_str())
         .bind(event.as_str())

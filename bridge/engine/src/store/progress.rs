@@ -80,7 +80,8 @@ impl Store {
         Ok(row.map(|(made, of, ready)| Making { made, of, ready: ready == 1 }))
     }
 
-    /// How far the messages of a conversation have come: the last twenty, and those of which something is still to be sent; newest first, at most fifty. What waits for a reader for long is not told for ever.
+    /// How far the messages of a conversation have come: the last twenty, and those of which something is still to be sent;
+    /// newest first, at most fifty. What waits for a reader for long is not told for ever.
     ///
     /// # Errors
     /// When the database fails.

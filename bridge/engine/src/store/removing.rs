@@ -6,7 +6,7 @@ use ruma::{EventId, OwnedEventId, OwnedUserId};
 
 use super::{
     NewLeg, Portal, Store, StoreError,
-    inbox::Row,
+    inbox::{Row, inbox_rows},
     record::{About, line},
     seal::Place,
 };
@@ -36,15 +36,11 @@ impl Store {
         portal: &Portal,
         event_id: &EventId,
     ) -> Result<Option<OwnedUserId>, StoreError> {
-        let rows: Vec<Row> = sqlx::query_as(
-            "SELECT i.seq, i.dedup_key, i.portal_id, p.patient_id, i.event, i.received_at
-             FROM inbox i JOIN portals p ON p.id = i.portal_id
-             WHERE i.dedup_key = $1 AND i.portal_id = $2",
-        )
-        .bind(event_id.as_str())
-        .bind(portal.id.as_str())
-        .fetch_all(&self.pool)
-        .await?;
+        let rows: Vec<Row> = sqlx::query_as(inbox_rows!("WHERE i.dedup_key = $1 AND i.portal_id = $2"))
+            .bind(event_id.as_str())
+            .bind(portal.id.as_str())
+            .fetch_all(&self.pool)
+            .await?;
         let row = self.opened(&portal.conversation, rows).await?.pop();
         let event = row.and_then(|row| serde_json::from_str::<Event>(&row.event).ok());
         Ok(event.filter(Event::is_said).map(|event| event.sender))

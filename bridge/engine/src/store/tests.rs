@@ -30,7 +30,7 @@ use deleting::{
     an_event_that_was_left_behind_goes_as_well, what_is_deleted_is_not_sent_and_goes_where_it_stands,
     what_is_deleted_waits_for_nobody_who_could_read,
     what_is_on_its_way_when_it_is_deleted_goes_when_it_is_there, what_stands_behind_what_is_held_is_held,
-    what_waits_for_its_turn_when_it_is_deleted_is_not_sent,
+    what_waits_and_is_removed_is_not_handled, what_waits_for_its_turn_when_it_is_deleted_is_not_sent,
 };
 use participants::{
     a_conversation_has_an_owner_and_somebody_of_the_staff, a_new_patient_has_a_spoke_that_is_made,
@@ -98,6 +98,7 @@ on_both! {
     what_is_deleted_is_not_sent_and_goes_where_it_stands
     what_is_on_its_way_when_it_is_deleted_goes_when_it_is_there
     what_waits_for_its_turn_when_it_is_deleted_is_not_sent
+    what_waits_and_is_removed_is_not_handled
     what_stands_behind_what_is_held_is_held
     what_is_deleted_waits_for_nobody_who_could_read
     an_edit_goes_with_its_message_and_none_follows

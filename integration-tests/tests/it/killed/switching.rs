@@ -59,6 +59,17 @@ async fn a_room_whose_making_was_not_answered_is_switched_too() {
     let (status, _) = ann.http().call(Method::PUT, &path, Some(body)).await.expect("an answer");
     assert_eq!(status, 403);
     assert_eq!(ask(&trial, &murphy, &talk, "one-way").await, Some(200));
+    // It is said once in each room: of the one that was made before, that it is so from now on; of the other, that it is so.
+    trial.quiet().await;
+    for (client, room, said) in [
+        (&ann, talk.spoke(trial.person("ann")), "writes in this conversation"),
+        (&murphy, talk.hub(), "Responses are switched off"),
+    ] {
+        let told = client.wait_for(&room, LIMIT, |message| message.body.contains(said)).await;
+        told.unwrap_or_else(|error| panic!("{said}: {error}"));
+        let seen = client.messages(&room).await.expect("messages");
+        assert_eq!(seen.iter().filter(|message| message.body.contains(said)).count(), 1, "{seen:?}");
+    }
     for client in [murphy, ann] {
         client.stop().await;
     }

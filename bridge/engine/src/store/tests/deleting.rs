@@ -6,8 +6,10 @@ use parlour_domain::{Emoji, MessageId, Said};
 use ruma::{OwnedUserId, UserId, owned_user_id, user_id};
 
 use super::{
-    super::{Deletion, Leg, LegContent, Outcome, SealedLeg, StoreError, testing::TestDatabase},
-    AT, World, arrived, decided, event_id, leg,
+    super::{
+        Deletion, InboxRow, Leg, LegContent, Outcome, Removal, SealedLeg, StoreError, testing::TestDatabase,
+    },
+    AT, World, arrived, decided, event_id, leg, message,
     repairs::{begin_repair, begin_repairs, next_is_sent, unreadable},
     said as said_by_murphy,
     sending::{is_sealed, next, next_in},
@@ -291,4 +293,31 @@ pub(super) async fn an_event_that_was_left_behind_goes_as_well(database: &TestDa
     }
     gone.sort();
     assert_eq!(gone, [event_id("$a2:ann"), event_id("$a:ann")]);
+}
+
+pub(super) async fn what_waits_and_is_removed_is_not_handled(database: &TestDatabase) {
+    let world = world(database).await;
+    let removal = |event: &str| {
+        let ids = LegIds::new(Secret::new("key".to_owned()));
+        let voids = vec![ids.void(&event_id(event), &world.hub.id, bot(), AT)];
+        let reason = Some("not for patients".parse().expect("a reason"));
+        Removal { portal: &world.hub, event_id: event_id(event), by: world.murphy.clone(), reason, voids }
+    };
+    world.store.accept(&[arrived("$file"), arrived("$words")], None, AT).await.expect("kept");
+    let [file, text] = <[InboxRow; 2]>::try_from(waiting(&world).await).expect("two rows");
+    assert!(world.store.remove(&removal("$words"), AT).await.expect("removed"));
+    assert!(!world.store.remove(&removal("$words"), AT).await.expect("asked"), "once is enough");
+    assert_eq!(waiting(&world).await.len(), 1);
+    // Whoever was about to hand it on does not; nor what was to go ahead of it.
+    let outcome = |event| message(&world, event, vec![leg(&world.anns)]);
+    assert!(world.store.finish(&text, &outcome("$words"), None, AT).await.is_err());
+    let ahead = world.store.finish_ahead_of(Some(&text), &file, &outcome("$file"), None, AT).await;
+    assert!(matches!(ahead, Err(StoreError::Overtaken)), "{ahead:?}");
+    assert!(next(&world).await.is_none(), "nothing goes out");
+    let void = next_in(&world, &world.hub).await.expect("a leg");
+    assert!(matches!(&void.content, LegContent::Redaction { event, .. } if *event == event_id("$words")));
+    // What has become a message of the record is deleted as one.
+    world.store.finish(&file, &outcome("$file"), None, AT).await.expect("decided");
+    let late = world.store.remove(&removal("$file"), AT).await;
+    assert!(matches!(late, Err(StoreError::Overtaken)), "{late:?}");
 }
