@@ -1,18 +1,24 @@
 //! A look into Parlour's database from outside: how much stands in its queues, and how many commits it has seen by the
 //! database's own account.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, any::install_default_drivers};
 use tokio::time::{Instant, sleep};
 
 use crate::LIMIT;
 
-/// Parlour's database, opened anew for each look, so that nothing of a look outlives it.
+/// Parlour's database. SQLite's file is opened anew for each look: another may stand in its place.
 pub struct Books {
     url: String,
     /// SQLite's file.
     file: Option<PathBuf>,
+    /// PostgreSQL's server begins a process for each connection, which is more work than the look: one is kept.
+    kept: Mutex<Option<AnyConnection>>,
 }
 
 /// What stands in the queues.
@@ -73,10 +79,11 @@ impl Books {
     pub fn of(data: &std::path::Path, postgres: Option<&str>) -> Self {
         install_default_drivers();
         match postgres {
-            Some(url) => Self { url: url.to_owned(), file: None },
+            Some(url) => Self { url: url.to_owned(), file: None, kept: Mutex::default() },
             None => {
                 let file = data.join("parlour").join("parlour.db");
-                Self { url: format!("sqlite://{}?mode=rw", file.display()), file: Some(file) }
+                let url = format!("sqlite://{}?mode=rw", file.display());
+                Self { url, file: Some(file), kept: Mutex::default() }
             }
         }
     }
@@ -86,12 +93,30 @@ impl Books {
         if self.file.is_some() { "SQLite" } else { "PostgreSQL" }
     }
 
+    async fn opened(&self, url: &str) -> Result<AnyConnection, sqlx::Error> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut kept) = kept
+            && kept.ping().await.is_ok()
+        {
+            return Ok(kept);
+        }
+        AnyConnection::connect(url).await
+    }
+
+    async fn close(&self, connection: AnyConnection) -> Result<(), sqlx::Error> {
+        if self.file.is_some() {
+            return connection.close().await;
+        }
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+        Ok(())
+    }
+
     /// What stands in the queues; none while the database is busy or away.
     pub async fn standing(&self) -> Option<Standing> {
         let url = self.url.replace("mode=rw", "mode=ro");
-        let mut connection = AnyConnection::connect(&url).await.ok()?;
+        let mut connection = self.opened(&url).await.ok()?;
         let found = sqlx::query_as(STANDING).fetch_one(&mut connection).await;
-        let closed = connection.close().await;
+        let closed = self.close(connection).await;
         let (events, events_waiting, legs, legs_waiting) = found.ok()?;
         closed.ok().map(|()| Standing { events, events_waiting, legs, legs_waiting })
     }
@@ -120,9 +145,9 @@ impl Books {
     /// How many commits there were.
     pub async fn commits(&self) -> Commits {
         let Some(file) = &self.file else {
-            let mut connection = AnyConnection::connect(&self.url).await.expect("PostgreSQL");
+            let mut connection = self.opened(&self.url).await.expect("PostgreSQL");
             let (id,): (i64,) = sqlx::query_as(NEXT_ID).fetch_one(&mut connection).await.expect("an id");
-            connection.close().await.expect("closed");
+            self.close(connection).await.expect("closed");
             return Commits::NextId(id);
         };
         let mut log = file.clone().into_os_string();
@@ -132,22 +157,22 @@ impl Books {
 
     /// Changes something in the database; how many rows.
     pub async fn change(&self, sql: &str) -> u64 {
-        let mut connection = AnyConnection::connect(&self.url).await.expect("the database");
+        let mut connection = self.opened(&self.url).await.expect("the database");
         let changed = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
             .execute(&mut connection)
             .await
             .expect("changed")
             .rows_affected();
-        connection.close().await.expect("closed");
+        self.close(connection).await.expect("closed");
         changed
     }
 
     /// A number that the database is asked for.
     pub async fn number(&self, sql: &str) -> i64 {
-        let mut connection = AnyConnection::connect(&self.url).await.expect("the database");
+        let mut connection = self.opened(&self.url).await.expect("the database");
         let (number,) =
             sqlx::query_as(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.expect("a number");
-        connection.close().await.expect("closed");
+        self.close(connection).await.expect("closed");
         number
     }
 
@@ -172,12 +197,12 @@ impl Books {
     /// While Parlour is down: has all ghosts forget with which sessions they wrote to whom, so that the next message
     /// goes by new ones. The bot, whom people's sessions are for, is the one that knows most sessions.
     pub async fn forget_sessions(&self) {
-        let mut connection = AnyConnection::connect(&self.url).await.expect("the database");
+        let mut connection = self.opened(&self.url).await.expect("the database");
         let forget =
             "DELETE FROM machine_values WHERE kind IN ('olm-session', 'outbound-session') AND machine <>
                  (SELECT machine FROM machine_inbound_sessions GROUP BY machine ORDER BY COUNT(*) DESC LIMIT 1)";
         sqlx::query(forget).execute(&mut connection).await.expect("forgotten");
-        connection.close().await.expect("closed");
+        self.close(connection).await.expect("closed");
     }
 }
 

@@ -48,12 +48,16 @@ impl Caller {
         Some((status, answer.json().await.ok()?))
     }
 
-    /// Asks for a mode: status and body. None when nobody answers.
+    /// Asks for a mode until it holds in all rooms: status and body. None when nobody answers.
     pub async fn switch(&self, id: &str, mode: &str) -> Option<(u16, Value)> {
-        let request = self.http.patch(format!("{}/{id}", self.url)).bearer_auth(&self.token);
-        let answer = request.json(&json!({ "mode": mode })).send().await.ok()?;
-        let status = answer.status().as_u16();
-        Some((status, answer.json().await.ok()?))
+        loop {
+            let request = self.http.patch(format!("{}/{id}", self.url)).bearer_auth(&self.token);
+            let answer = request.json(&json!({ "mode": mode })).send().await.ok()?;
+            let status = answer.status().as_u16();
+            if status != 202 {
+                return Some((status, answer.json().await.ok()?));
+            }
+        }
     }
 
     /// Asks that somebody takes part: status and body. None when nobody answers.

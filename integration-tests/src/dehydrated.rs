@@ -1,5 +1,7 @@
 //! A dehydrated device (MSC3814), made for somebody as their own client would make it.
 
+use std::path::Path;
+
 use matrix_sdk_crypto::{
     OlmMachine,
     store::types::{CrossSigningKeyExport, DehydratedDeviceKey},
@@ -7,15 +9,15 @@ use matrix_sdk_crypto::{
 use parlour::demo::client::Client;
 use ruma::{OwnedDeviceId, TransactionId, api::client::keys::get_keys, events::secret::request::SecretName};
 
-/// Makes a dehydrated device for whoever has signed in, whose secret storage opens with this passphrase: signed by their
-/// identity, and uploaded.
+/// Makes a dehydrated device for whoever has signed in, whose secret storage opens with the key in this file: signed
+/// by their identity, and uploaded.
 ///
 /// # Panics
 /// When that fails.
-pub async fn dehydrate(client: &Client, passphrase: &str) -> OwnedDeviceId {
+pub async fn dehydrate(client: &Client, recovery_key: &Path) -> OwnedDeviceId {
     let sdk = client.matrix();
-    let secrets =
-        sdk.encryption().secret_storage().open_secret_store(passphrase).await.expect("secret storage");
+    let key = std::fs::read_to_string(recovery_key).expect("a recovery key");
+    let secrets = sdk.encryption().secret_storage().open_secret_store(&key).await.expect("secret storage");
     let secret = async |name: SecretName| secrets.get_secret(name).await.expect("secret storage");
     let export = CrossSigningKeyExport {
         master_key: secret(SecretName::CrossSigningMasterKey).await,

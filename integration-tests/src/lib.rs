@@ -20,7 +20,7 @@ use std::{path::PathBuf, sync::Once, time::Duration};
 
 use parlour::{
     demo::{
-        client::{Client, Message, SignIn},
+        client::{Client, Message, Recovery, SignIn},
         practice::DemoPerson,
         say::Silent,
         talk,
@@ -148,11 +148,19 @@ impl Stage {
             homeserver_url: url,
             user_id: &person.user_id,
             password: &person.password,
+            recovery: Recovery::KeyIn(&self.recovery_key(name)),
             store: &store,
             strict,
         })
         .await
         .expect("signed in")
+    }
+
+    /// The file of the key that opens a person's secret storage.
+    pub fn recovery_key(&self, name: &str) -> PathBuf {
+        let folder = self.folder.path().join("recovery");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        folder.join(self.person(name).user_id.localpart())
     }
 
     /// Where a person's client keeps what it has.

@@ -11,7 +11,7 @@ use std::{
 use parlour::{
     config::Config,
     demo::{
-        client::{Client, SignIn},
+        client::{Client, Recovery, SignIn},
         homeserver::{Homeserver, HomeserverPlan},
         practice::{DemoPerson, SERVER_NAME},
         python::{default_cache, synapse_python},
@@ -461,10 +461,13 @@ impl Trial {
     /// A person's client on a named device.
     pub async fn sign_in(&self, name: &str, device: &str) -> Client {
         let (person, store) = (self.person(name), self.client_store(name, device));
+        let keys = self.folder.path().join("recovery");
+        std::fs::create_dir_all(&keys).expect("a folder");
         Client::sign_in(SignIn {
             homeserver_url: &self.homeserver_url(),
             user_id: &person.user_id,
             password: &person.password,
+            recovery: Recovery::KeyIn(&keys.join(person.user_id.localpart())),
             store: &store,
             strict: false,
         })

@@ -29,7 +29,7 @@ pub use self::{
     error::ClientError,
     message::{Message, Reading, Shield},
     raw_http::RawHttp,
-    sign_in::SignIn,
+    sign_in::{Recovery, SignIn},
 };
 use self::{
     sync::{Mode, Shared},

@@ -35,7 +35,7 @@ except ImportError:
 print(json.dumps({
     "executable": sys.executable,
     "version": list(sys.version_info[:3]),
-    "tag": "%s %s" % (sys.implementation.cache_tag, platform.machine()),
+    "tag": "%s %s %s" % (sys.implementation.cache_tag, platform.machine(), sys.base_prefix),
     "venv": has("venv") and has("ensurepip"),
     "sqlite": sqlite,
 }))
@@ -45,7 +45,7 @@ print(json.dumps({
 struct Python {
     executable: PathBuf,
     version: (u32, u32, u32),
-    /// Implementation, minor version and machine: what compiled packages depend on.
+    /// Implementation, minor version, machine, and where it stands: what compiled packages, and what was made of it, depend on.
     tag: String,
     venv: bool,
     sqlite: (u32, u32, u32),

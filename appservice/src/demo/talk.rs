@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    client::{Client, SignIn},
+    client::{Client, Recovery, SignIn},
     practice::DemoPerson,
     report::{DemoError, Report},
     world::World,
@@ -56,8 +56,14 @@ pub async fn sign_in(
     person: &DemoPerson,
     store: &std::path::Path,
 ) -> Result<Client, DemoError> {
-    let how =
-        SignIn { homeserver_url, user_id: &person.user_id, password: &person.password, store, strict: false };
+    let how = SignIn {
+        homeserver_url,
+        user_id: &person.user_id,
+        password: &person.password,
+        recovery: Recovery::Password,
+        store,
+        strict: false,
+    };
     Ok(Client::sign_in(how).await?)
 }
 

@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use parlour::{
     config::Config,
     demo::{
-        client::{Client, SignIn},
+        client::{Client, Recovery, SignIn},
         homeserver::{Homeserver, HomeserverPlan},
         practice::{DemoPerson, SERVER_NAME},
         python::{default_cache, synapse_python},
@@ -218,6 +218,7 @@ impl Practice {
             homeserver_url: &homeserver_url,
             user_id: &person.user_id,
             password: &person.password,
+            recovery: Recovery::Password,
             store: &store,
             strict: false,
         });

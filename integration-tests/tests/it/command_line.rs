@@ -1,19 +1,22 @@
 //! `parlour demo` as a person starts it: what it prints, how it fails, that nothing stays behind.
 
 use std::{
-    net::TcpListener,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
 
+use parlour_integration_tests::runs_alone;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
+    net::TcpSocket,
     process::{Child, ChildStdout, Command},
 };
 
 const PARLOUR: &str = env!("CARGO_BIN_EXE_parlour-under-test");
+const SECOND_START: Duration = Duration::from_secs(10);
 
 struct Demo {
     child: Child,
@@ -59,7 +62,12 @@ impl Demo {
 
 /// A base port with three free ones after it. Each test asks for its own `place`: 1 and 2 in this file, 3 in `killed/demo.rs`.
 pub(crate) fn free_ports(place: u16) -> u16 {
-    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    // Not listened on: a child that is begun at this moment would go on with it for a while.
+    let free = |port: u16| {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("set");
+        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).is_ok()
+    };
     let begin = 30_000 + place * 800 + u16::try_from(std::process::id() % 100).expect("small") * 4;
     (begin..begin + 400).step_by(4).find(|base| (0..4).all(|n| free(base + n))).expect("free ports")
 }
@@ -110,7 +118,10 @@ async fn a_demo_is_ready_keeps_its_data_and_leaves_nothing_behind() {
     let states = again.states().await;
     let took = begun.elapsed();
     assert_eq!(states.last(), Some(&first), "the same people, the same conversation");
-    assert!(took < Duration::from_secs(10), "a second start took {took:?}");
+    // Beside other tests the time says nothing.
+    if runs_alone() {
+        assert!(took < SECOND_START, "a second start took {took:?}");
+    }
     println!("a second start: {took:?}");
 
     // Killed without a chance to say goodbye, it takes its homeserver with it.
@@ -141,7 +152,7 @@ async fn fails(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, 
 async fn what_keeps_it_from_starting_is_one_clear_sentence() {
     let home = tempfile::tempdir().expect("a folder");
     let data = folder(&home.path().join("demo"));
-    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port();
     let number = port.to_string();
     if port <= 65_532 {

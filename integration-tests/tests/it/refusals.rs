@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use parlour::{demo::client::Client, run::Extras};
 use parlour_integration_tests::{
-    LIMIT, Stage, books::Books, put, read, refusal, room_path, say, send, token,
+    LIMIT, Stage, books::Books, crowd::Caller, put, read, refusal, room_path, say, send, token,
 };
 use reqwest::Method;
 use ruma::EventId;
@@ -65,6 +65,53 @@ async fn each_kind_is_refused_with_its_code() {
         passed_on.iter().filter(|m| m.sender != murphy.user_id()).map(|m| &*m.body).collect();
     assert_eq!(from_ann, ["mine", "the end"], "nothing else arrived, and no notice of it");
     for client in [murphy, ann] {
+        client.stop().await;
+    }
+    stage.close().await;
+}
+
+/// An administrator of the homeserver can set who writes in a room, and let somebody into it: what comes of that is passed on to
+/// nobody (POST-1, POST-2).
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_somebody_else_has_let_write_is_refused_all_the_same() {
+    let stage = Stage::open().await;
+    let (murphy, ann, ben) =
+        (stage.sign_in("murphy").await, stage.sign_in("ann").await, stage.sign_in("ben").await);
+    let talk = stage.begin(&murphy, "let write", "one-way", &[], &["ann"]).await;
+    let (hub, spoke) = (talk.hub(), talk.spoke(stage.person("ann")));
+    say(&murphy, &hub, "hello").await;
+    read(&ann, &spoke, "hello").await;
+
+    let levels = room_path(&spoke, "state/m.room.power_levels");
+    let (status, mut set) = stage.as_ours(&stage.bot(), Method::GET, &levels, None).await;
+    assert_eq!((status, &set["events_default"]), (200, &json!(50)), "{set}");
+    for client in [&ann, &ben] {
+        set["users"][client.user_id().as_str()] = json!(50);
+    }
+    let (status, told) = stage.as_ours(&stage.bot(), Method::PUT, &levels, Some(&set)).await;
+    assert_eq!(status, 200, "{told}");
+    let join = format!("/_synapse/admin/v1/join/{spoke}");
+    let whom = json!({ "user_id": ben.user_id() });
+    let (status, told) = stage.as_ours(&stage.bot(), Method::POST, &join, Some(&whom)).await;
+    assert_eq!(status, 200, "{told}");
+
+    let one_way = say(&ann, &spoke, "secret answer").await;
+    let words = refusal(&ann, &spoke, &one_way).await;
+    assert!(words.contains("(POST-2)"), "{words}");
+    let of_a_stranger = say(&ben, &spoke, "secret stranger").await;
+    let words = refusal(&ann, &spoke, &of_a_stranger).await;
+    assert!(words.contains("(POST-1)"), "{words}");
+
+    // What holds is set by the next switch.
+    let caller = Caller::new(&stage.world.public_url(), &token(&murphy));
+    assert_eq!(caller.switch(talk.id(), "two-way").await.expect("an answer").0, 200);
+    say(&ann, &spoke, "now it is heard").await;
+    read(&murphy, &hub, "now it is heard").await;
+    let passed_on = murphy.messages(&hub).await.expect("messages");
+    assert!(!passed_on.iter().any(|message| message.body.contains("secret")), "{passed_on:?}");
+    let (_, set) = stage.as_ours(&stage.bot(), Method::GET, &levels, None).await;
+    assert_eq!(set["users"][ann.user_id().as_str()], 0, "{set}");
+    for client in [murphy, ann, ben] {
         client.stop().await;
     }
     stage.close().await;

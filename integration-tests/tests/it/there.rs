@@ -103,7 +103,7 @@ async fn what_the_homeserver_tells_of_devices() {
     assert!(told[0]["dehydrated"].is_null(), "{told:?}");
 
     // A dehydrated device is flagged, was never seen, and is there for everybody who asks for keys.
-    let dehydrated = dehydrate(&phone, &ann.password).await;
+    let dehydrated = dehydrate(&phone, &stage.recovery_key("ann")).await;
     let told = devices(&stage, &ann.user_id).await;
     let flags: Vec<_> = told
         .iter()
@@ -380,14 +380,14 @@ async fn a_leg_waits_for_a_device_that_is_there_and_a_dehydrated_one_is() {
     let stage = Stage::open().await;
     let books = Books::of(&stage.world.place.data, None);
     let (murphy, ann) = (stage.sign_in("murphy").await, stage.sign_in("ann").await);
-    let (user_id, person) = (ann.user_id().to_owned(), stage.person("ann").clone());
+    let user_id = ann.user_id().to_owned();
     let talk = stage.begin(&murphy, "dehydrated", "two-way", &[], &["ann"]).await;
     all_is_known(&books, 2).await;
     time_passes_for(&stage, &books, &user_id, SIX_DAYS).await;
     say(&murphy, &talk.hub(), "are you there?").await;
     let held = "SELECT COUNT(*) FROM outbox WHERE state = 'held'";
     books.comes_to(held, 1).await.expect("it comes to that");
-    dehydrate(&ann, &person.password).await;
+    dehydrate(&ann, &stage.recovery_key("ann")).await;
     books.comes_to(held, 0).await.expect("it comes to that");
     books.comes_to("SELECT COUNT(*) FROM outbox WHERE state = 'sent'", 1).await.expect("it comes to that");
     for client in [murphy, ann] {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::super::{
-    client::{Client, ClientError, Message, SignIn},
+    client::{Client, ClientError, Message, Recovery, SignIn},
     report::DemoError,
 };
 
@@ -104,7 +104,15 @@ impl Scene {
             let (user_id, password) = (&*person.user_id, &*person.password);
             let store = stores.join(user_id.localpart());
             let strict = name == "Cara";
-            let client = Client::sign_in(SignIn { homeserver_url, user_id, password, store: &store, strict });
+            let recovery = Recovery::Password;
+            let client = Client::sign_in(SignIn {
+                homeserver_url,
+                user_id,
+                password,
+                recovery,
+                store: &store,
+                strict,
+            });
             Ok::<_, DemoError>(client.await?)
         };
         let names = ["Murphy", "Kim", "Ann", "Ben", "Cara"];
@@ -141,6 +149,7 @@ impl Scene {
             homeserver_url: &self.homeserver_url,
             user_id: &person.user_id,
             password: &person.password,
+            recovery: Recovery::Password,
             store: &self.store(person, device),
             strict: false,
         })

@@ -42,20 +42,31 @@ pub struct SignIn<'a> {
     pub homeserver_url: &'a str,
     /// The person's Matrix id.
     pub user_id: &'a UserId,
-    /// Their password. It is the passphrase of their secret storage as well.
+    /// Their password.
     pub password: &'a str,
+    /// What opens their secret storage.
+    pub recovery: Recovery<'a>,
     /// A folder for this person and device alone: the SDK's SQLite files and `session.json` (0600).
     pub store: &'a Path,
     /// Decrypt only what comes from cross-signed devices ("exclude insecure devices" in Element).
     pub strict: bool,
 }
 
+/// What opens a person's secret storage (Matrix v1.19 client-server §Secret storage).
+#[derive(Clone, Copy, Debug)]
+pub enum Recovery<'a> {
+    /// The password that they sign in with, so that they have one thing to remember: half a million rounds of PBKDF2.
+    Password,
+    /// A recovery key, which the account's first device makes and writes into this file (0600).
+    KeyIn(&'a Path),
+}
+
 impl fmt::Debug for SignIn<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { homeserver_url, user_id, password: _, store, strict } = self;
+        let Self { homeserver_url, user_id, password: _, recovery, store, strict } = self;
         let mut out = f.debug_struct("SignIn");
         out.field("homeserver_url", homeserver_url).field("user_id", user_id);
-        out.field("store", store).field("strict", strict).finish_non_exhaustive()
+        out.field("recovery", recovery).field("store", store).field("strict", strict).finish_non_exhaustive()
     }
 }
 
@@ -63,7 +74,7 @@ impl Client {
     /// Goes on with the session stored in the folder, or signs in with the password.
     ///
     /// The first device of an account makes its cross-signing identity, its key backup and its secret
-    /// storage, which opens with the password; a further device opens it and signs itself. Returns once the
+    /// storage; a further device opens it and signs itself. Returns once the
     /// device is cross-signed, its one-time keys are uploaded, the first sync is in and the syncing task
     /// runs.
     ///
@@ -131,7 +142,9 @@ async fn session(sdk: &Sdk, how: &SignIn<'_>) -> Result<MatrixSession, ClientErr
     login.send().await.map_err(refused)?;
     let device = |why: &str| ClientError::Device { user: user.clone(), why: why.to_owned() };
     let session = auth.session().ok_or_else(|| device("the SDK keeps no session"))?;
-    write_session(&file, &session).map_err(|source| ClientError::Store { path: file, source })?;
+    let written = serde_json::to_vec(&session).map_err(io::Error::from);
+    let written = written.and_then(|bytes| write_whole(&file, &bytes));
+    written.map_err(|source| ClientError::Store { path: file, source })?;
     Ok(session)
 }
 
@@ -144,11 +157,11 @@ fn read_session(file: &Path) -> Result<Option<MatrixSession>, ClientError> {
     }
 }
 
-/// Written beside and renamed, so that there is never half a session.
-fn write_session(file: &Path, session: &MatrixSession) -> io::Result<()> {
-    let beside: PathBuf = file.with_extension("json.new");
+/// Written beside and renamed, so that there is never half of it.
+fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside: PathBuf = file.with_added_extension("new");
     let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    out.write_all(&serde_json::to_vec(session)?)?;
+    out.write_all(bytes)?;
     out.sync_all()?;
     fs::rename(beside, file)
 }
@@ -166,24 +179,36 @@ async fn secure(sdk: &Sdk, how: SignIn<'_>) -> Result<(), ClientError> {
     if has_keys && has_storage {
         return Ok(());
     }
-    let passphrase = how.password.to_owned();
-    let deriving = async move {
+    let in_store = |path: &Path, source| ClientError::Store { path: path.to_owned(), source };
+    let secret = match how.recovery {
+        Recovery::Password => Some(how.password.to_owned()),
+        Recovery::KeyIn(_) if has_keys => None,
+        Recovery::KeyIn(file) => Some(fs::read_to_string(file).map_err(|error| in_store(file, error))?),
+    };
+    let opening = async move {
         let recovery = encryption.recovery();
-        if has_keys {
-            recovery.enable().with_passphrase(&passphrase).await.map(drop)
-        } else {
-            recovery.recover(&passphrase).await
+        match secret {
+            None => recovery.enable().await.map(Some),
+            Some(secret) if has_keys => recovery.enable().with_passphrase(&secret).await.map(|_| None),
+            Some(secret) => recovery.recover(&secret).await.map(|()| None),
         }
     };
-    // 500,000 rounds of PBKDF2 would hold up everybody else on this thread.
+    // The rounds of a password would hold up everybody else on this thread.
     let runtime = Handle::current();
-    match spawn_blocking(move || runtime.block_on(deriving)).await {
+    let made = match spawn_blocking(move || runtime.block_on(opening)).await {
         Ok(outcome) => {
-            outcome.map_err(|error: RecoveryError| ClientError::Recovery { user, source: error.into() })
+            outcome.map_err(|error: RecoveryError| ClientError::Recovery { user, source: error.into() })?
         }
         Err(panicked) => {
-            Err(ClientError::Device { user, why: format!("the key derivation broke: {panicked}") })
+            let why = format!("the key derivation broke: {panicked}");
+            return Err(ClientError::Device { user, why });
         }
+    };
+    match (how.recovery, made) {
+        (Recovery::KeyIn(file), Some(key)) => {
+            write_whole(file, key.as_bytes()).map_err(|error| in_store(file, error))
+        }
+        _ => Ok(()),
     }
 }
 
