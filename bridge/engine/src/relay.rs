@@ -332,7 +332,9 @@ impl Core {
         };
         if rules::may_post(&facts) == Err(Refusal::OneWay) {
             // The homeserver refuses most of what POST-2 would: what it took, it took by other levels.
-            facts.may_send_one_way = self.might_write(home, event).await?;
+            if let Some((mode, may_write)) = self.mode_at(home, event).await? {
+                (facts.mode, facts.may_send_one_way) = (mode, may_write);
+            }
         }
         let relation = Relation::of(content);
         let place = self.place(home, sender, relation).await?;

@@ -34,7 +34,9 @@ pub fn may_post(facts: &PostFacts<'_>) -> Result<(), Refusal> {
     // POST-2: in a one-way conversation only its owner, and staff named as senders, write. What the homeserver took before the
     // last switch is passed on, however late it can be read.
     let is_one_way = facts.mode == Mode::OneWay && facts.written_at > facts.mode_since;
-    if is_one_way && !facts.may_send_one_way { Err(Refusal::OneWay) } else { Ok(()) }
+    // No patient is a named sender, whatever level somebody has given them.
+    let may_send = facts.may_send_one_way && facts.sender.role.is_staff();
+    if is_one_way && !may_send { Err(Refusal::OneWay) } else { Ok(()) }
 }
 
 /// Whether a room is somebody's own: staff write in the hub, a patient in their spoke. `room_of` is the patient whose room it is,
@@ -72,6 +74,7 @@ mod tests {
                 false,
                 Err(Refusal::OneWay),
             ),
+            ("a patient of a high level", &ann, Some(&ann.id), 8, None, one_way, true, Err(Refusal::OneWay)),
             ("staff, one-way", &kim, None, 8, None, one_way, false, Err(Refusal::OneWay)),
             ("the owner, one-way", &kim, None, 8, None, one_way, true, Ok(())),
             ("a patient in another's room", &ben, Some(&ann.id), 8, None, two_way, false, gone),

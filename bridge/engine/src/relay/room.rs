@@ -152,17 +152,21 @@ impl Core {
         Ok(Outcome::Left { user_id, event_id: event.event_id.clone(), at, departure })
     }
 
-    /// Whether the sender of an event might write when the homeserver took it into a portal's room, by the power levels that
-    /// stood there then. Times tell of two events of a room only nearly which was the first, and the event that tells of a
-    /// switch may come late.
+    /// The mode that a portal's room had when the homeserver took an event into it, and whether its sender's level was enough to
+    /// write then. Times tell of two events of a room only nearly which was the first, and the event that tells of a switch may
+    /// come late.
     ///
     /// # Errors
     /// When the homeserver fails.
-    pub(super) async fn might_write(&self, home: &Portal, event: &Event) -> Result<bool, CryptoError> {
-        let Some(room_id) = &home.room_id else { return Ok(false) };
+    pub(super) async fn mode_at(
+        &self,
+        home: &Portal,
+        event: &Event,
+    ) -> Result<Option<(Mode, bool)>, CryptoError> {
+        let Some(room_id) = &home.room_id else { return Ok(None) };
         let bot = self.ghosts.bot().await?;
         let levels = self.homeserver.levels_at(bot.intent(), room_id, &event.event_id).await?;
-        Ok(levels.is_some_and(|levels| may_write(&levels, &event.sender)))
+        Ok(levels.map(|levels| (mode_in(&levels), may_write(&levels, &event.sender))))
     }
 
     /// The mode that a room has now, as the homeserver tells; none when it tells nothing.
