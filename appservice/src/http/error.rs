@@ -179,3 +179,46 @@ pub(crate) async fn unknown_path() -> Refused {
 pub(crate) async fn wrong_method() -> Refused {
     Refused::WrongMethod
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn book_and_code_say_the_same() {
+        let book = include_str!("../../../docs/rules.md");
+        let refusals: [Refused; 13] = [
+            NewConversationError::CallerIsNotStaff.into(),
+            NewConversationError::WrongSide.into(),
+            NewConversationError::TooMany.into(),
+            NewConversationError::SenderElsewhere.into(),
+            ChangeError::NotYours.into(),
+            DeleteError::NotYours.into(),
+            DeleteError::NoReason.into(),
+            TakingPartError::NotYours.into(),
+            TakingPartError::StaffOnly.into(),
+            TakingPartError::LastOfStaff.into(),
+            TeamError::NotAManager.into(),
+            TeamError::NotStaff.into(),
+            TeamError::TooMany.into(),
+        ];
+        let said: Vec<_> =
+            refusals.iter().map(|refused| (refused.status_and_code().1, refused.to_string())).collect();
+        let part = book.split("\n## ").find(|part| part.starts_with("What the practice API refuses"));
+        let rows: Vec<_> = part
+            .expect("the part")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"))
+            .filter_map(|row| {
+                let (code, rest) = row.split_once("` | ")?;
+                Some((code, rest.split_once(" | ")?.1.to_owned()))
+            })
+            .collect();
+        for row in &rows {
+            assert!(said.contains(row), "nobody is told: {row:?}");
+        }
+        for told in &said {
+            assert!(rows.contains(told), "it is not in the book: {told:?}");
+        }
+    }
+}

@@ -1,5 +1,5 @@
-//! How far the making of a conversation and its messages have come, told as it changes: Server-Sent Events
-//! (WHATWG HTML §9.2), for staff who take part. Numbers and ids of messages; nobody's name.
+//! How far the making of a conversation and its messages have come, and who takes part in it, told as it changes: Server-Sent
+//! Events (WHATWG HTML §9.2), for staff who take part. Numbers, and ids of messages and accounts; nobody's name.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,8 +17,8 @@ use axum::{
 };
 use futures_util::stream;
 use parlour_domain::{ConversationId, MessageId, Mode, PersonId};
-use parlour_engine::{Making, Sending};
-use ruma::OwnedEventId;
+use parlour_engine::{Making, Sending, TakingPart};
+use ruma::{OwnedEventId, OwnedUserId};
 use serde::Serialize;
 use tokio::{
     sync::watch,
@@ -55,6 +55,7 @@ struct Standing {
     sending: Vec<Sending>,
     mode: Mode,
     switching: i64,
+    people: TakingPart,
 }
 
 /// The last look at a conversation: however many listen to it, the database is asked once for all who want to know at the
@@ -152,6 +153,27 @@ pub(crate) struct ModeNow {
     switching: i64,
 }
 
+/// Who takes part, by their accounts.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PeopleNow {
+    #[schema(value_type = Option<String>)]
+    owner: Option<OwnedUserId>,
+    #[schema(value_type = Vec<String>)]
+    staff: Vec<OwnedUserId>,
+    /// Who of the staff writes in it besides the owner when it is one-way.
+    #[schema(value_type = Vec<String>)]
+    senders: Vec<OwnedUserId>,
+    #[schema(value_type = Vec<String>)]
+    patients: Vec<OwnedUserId>,
+}
+
+impl From<&TakingPart> for PeopleNow {
+    fn from(people: &TakingPart) -> Self {
+        let TakingPart { owner, staff, senders, patients } = people.clone();
+        Self { owner, staff, senders, patients }
+    }
+}
+
 /// How far a message has come.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct SendingNow {
@@ -200,7 +222,8 @@ fn event(name: &str, data: &impl Serialize) -> Result<Event, Refused> {
         status = OK,
         body = String,
         content_type = "text/event-stream",
-        description = "Server-Sent Events: `progress` with a `Progress`, `mode` with a `ModeNow`, `sending` with a `SendingNow`.",
+        description = "Server-Sent Events: `progress` with a `Progress`, `mode` with a `ModeNow`, `people` with a `PeopleNow`, \
+                       `sending` with a `SendingNow`.",
     )),
 )]
 pub(crate) async fn events(
@@ -259,6 +282,7 @@ struct Told {
     making: Option<Making>,
     sending: Vec<Sending>,
     mode: Option<(Mode, i64)>,
+    people: Option<TakingPart>,
 }
 
 impl Listener {
@@ -309,7 +333,8 @@ impl Listener {
             let making = store.making(id).await?.ok_or(Refused::NotFound)?;
             let mode = store.conversation(id).await?.ok_or(Refused::NotFound)?.mode;
             let switching = store.not_set(id).await?;
-            Ok(Standing { making, sending: store.sending(id).await?, mode, switching })
+            let people = store.taking_part(id).await?;
+            Ok(Standing { making, sending: store.sending(id).await?, mode, switching, people })
         };
         let standing = self.shared.since(Instant::now(), look).await?;
         self.next.extend(self.told.news(standing)?);
@@ -320,7 +345,7 @@ impl Listener {
 impl Told {
     /// What is new about how it stands.
     fn news(&mut self, standing: Standing) -> Result<Vec<Event>, Refused> {
-        let Standing { making, sending: under_way, mode, switching } = standing;
+        let Standing { making, sending: under_way, mode, switching, people } = standing;
         let mut news = Vec::new();
         if self.making != Some(making) {
             news.push(event("progress", &Progress::from(making))?);
@@ -329,6 +354,10 @@ impl Told {
         if self.mode != Some((mode, switching)) {
             news.push(event("mode", &ModeNow { mode, switching })?);
             self.mode = Some((mode, switching));
+        }
+        if self.people.as_ref() != Some(&people) {
+            news.push(event("people", &PeopleNow::from(&people))?);
+            self.people = Some(people);
         }
         // Oldest first, as they were written.
         for message in under_way.iter().rev().filter(|message| !self.sending.contains(message)) {
@@ -367,7 +396,8 @@ mod tests {
             looks.set(looks.get() + 1);
             tokio::task::yield_now().await;
             let making = Making { made: looks.get(), of: 9, ready: false };
-            Ok(Standing { making, sending: Vec::new(), mode: Mode::TwoWay, switching: 0 })
+            let people = TakingPart::default();
+            Ok(Standing { making, sending: Vec::new(), mode: Mode::TwoWay, switching: 0, people })
         };
         let asked = Instant::now();
         let all = futures_util::future::join_all((0..50).map(|_| here.since(asked, look))).await;
@@ -399,17 +429,20 @@ mod tests {
         };
         let read = |message: Sending| Sending { read: 1, ..message };
         let two_way = (Mode::TwoWay, 0);
-        for (name, made, (mode, switching), sending, news) in [
-            ("how it stands", 0, two_way, vec![message(1, 0)], 3),
-            ("nothing new", 0, two_way, vec![message(1, 0)], 0),
-            ("a room", 1, two_way, vec![message(1, 0)], 1),
-            ("a leg, and another message", 1, two_way, vec![message(2, 0), message(1, 1)], 2),
-            ("one that is done is told of no more", 1, two_way, vec![message(2, 0)], 0),
-            ("one was read", 1, two_way, vec![read(message(2, 0))], 1),
-            ("it is switched", 1, (Mode::OneWay, 3), vec![read(message(2, 0))], 1),
-            ("in all rooms", 1, (Mode::OneWay, 0), vec![read(message(2, 0))], 1),
+        for (name, made, (mode, switching), count, sending, news) in [
+            ("how it stands", 0, two_way, 1, vec![message(1, 0)], 4),
+            ("nothing new", 0, two_way, 1, vec![message(1, 0)], 0),
+            ("a room", 1, two_way, 1, vec![message(1, 0)], 1),
+            ("a leg, and another message", 1, two_way, 1, vec![message(2, 0), message(1, 1)], 2),
+            ("one that is done is told of no more", 1, two_way, 1, vec![message(2, 0)], 0),
+            ("one was read", 1, two_way, 1, vec![read(message(2, 0))], 1),
+            ("it is switched", 1, (Mode::OneWay, 3), 1, vec![read(message(2, 0))], 1),
+            ("in all rooms", 1, (Mode::OneWay, 0), 1, vec![read(message(2, 0))], 1),
+            ("somebody comes", 1, (Mode::OneWay, 0), 2, vec![read(message(2, 0))], 1),
         ] {
-            let standing = Standing { making: making(made), sending, mode, switching };
+            let user_ids = ["@ann:x", "@ben:x"].map(|id| ruma::UserId::parse(id).expect("an id"));
+            let people = TakingPart { patients: user_ids[..count].to_vec(), ..TakingPart::default() };
+            let standing = Standing { making: making(made), sending, mode, switching, people };
             assert_eq!(told.news(standing).map(|events| events.len()).ok(), Some(news), "{name}");
         }
     }

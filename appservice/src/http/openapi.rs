@@ -40,7 +40,7 @@ pub(crate) const PATH: &str = "/_parlour/v1/openapi.json";
         (name = "practice", description = "What needs no token, and is the same for everybody."),
     ),
     security(("access_token" = [])),
-    components(schemas(error::Answer, events::Progress, events::ModeNow, events::SendingNow)),
+    components(schemas(error::Answer, events::Progress, events::ModeNow, events::PeopleNow, events::SendingNow)),
 )]
 struct Description;
 

@@ -50,5 +50,5 @@ pub use scanner::{InvalidScannerAddress, ScannerAddress};
 pub use secret::Secret;
 pub use store::{
     Begun, Conversation, CopyError, DatabaseUrl, Figures, InvalidMasterKey, Making, MasterKey, MessageStatus,
-    Participant, People, Portal, Read, Recorded, Request, Sending, Store, StoreError, Team, Way,
+    Participant, People, Portal, Read, Recorded, Request, Sending, Store, StoreError, TakingPart, Team, Way,
 };

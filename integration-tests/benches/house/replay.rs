@@ -14,6 +14,7 @@ use crate::{http1::Reader, tap::Exchange};
 
 /// How many requests are on their way at once, each on a connection of its own; the best of them counts.
 pub const IN_FLIGHT: [usize; 3] = [16, 32, 50];
+const ANYTHING: &[u8] = b"GET /_matrix/client/versions HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 /// A request to be made, in one of two ways of waiting for others.
 #[derive(Clone)]
@@ -132,17 +133,11 @@ impl Plan {
         self
     }
 
-    /// Makes all requests anew through a tap, so many at once; from the first byte out to the last answer.
-    pub async fn run(&self, port: u16, in_flight: usize) -> Duration {
+    /// Makes all requests anew over these connections, one at a time on each; from the first byte out to the last answer.
+    pub async fn run(&self, connections: Vec<TcpStream>) -> Duration {
         let steps =
             self.steps.iter().map(|step| Step { chain: fresh(&step.chain), after: step.after.clone() });
         let waiting: Vec<(usize, Step)> = steps.enumerate().collect();
-        let mut connections = Vec::new();
-        for _ in 0..in_flight {
-            let connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("a connection");
-            connection.set_nodelay(true).expect("an option");
-            connections.push(connection);
-        }
         let ended = Arc::new(watch::Sender::new(vec![false; waiting.len()]));
         let waiting = Arc::new(Mutex::new(waiting));
         let mut working = JoinSet::new();
@@ -160,6 +155,20 @@ impl Plan {
         working.join_all().await;
         began.elapsed()
     }
+}
+
+/// So many connections through a tap, over each of which something was asked already, as over Parlour's own.
+pub async fn kept_alive(port: u16, count: usize) -> Vec<TcpStream> {
+    let mut connections = Vec::new();
+    for _ in 0..count {
+        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("a connection");
+        connection.set_nodelay(true).expect("an option");
+        connection.write_all(ANYTHING).await.expect("the request goes out");
+        let answer = Reader::default().next(&mut connection).await.expect("an answer").expect("an answer");
+        assert_eq!(answer.words()[1], "200", "bare");
+        connections.push(connection);
+    }
+    connections
 }
 
 /// The first chain that waits for nothing any more, and its place in the plan; none when all have begun.

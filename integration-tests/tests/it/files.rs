@@ -19,6 +19,8 @@ use ruma::RoomId;
 use serde_json::{Value, json};
 use tokio::time::Duration;
 
+use crate::saying;
+
 /// A photograph, with where it was taken.
 pub(crate) fn photo() -> Vec<u8> {
     jpeg(PLACE)
@@ -143,6 +145,11 @@ async fn a_file_waits_for_words_and_both_go_out_in_order() {
     put(&ann, &anns, &format!("redact/{gone}/1"), json!({})).await;
     say(&ann, &anns, "never mind").await;
     read(&murphy, &hub, "never mind").await;
+    assert_eq!(files(&murphy, &hub).await.len(), 5);
+    let later = ann.send_file(&anns, "m.file", "later.pdf", pdf, Some("about later")).await.expect("sent");
+    let at_hub = read(&murphy, &hub, "about later").await.event_id;
+    saying::delete(&ann, &anns, &later).await;
+    saying::gone(&murphy, &hub, &at_hub).await;
     assert_eq!(files(&murphy, &hub).await.len(), 5);
     for client in [murphy, ann, ben] {
         client.stop().await;

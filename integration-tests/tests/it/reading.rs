@@ -271,6 +271,21 @@ async fn what_changes_is_told_as_it_changes() {
         change["event"] == "mode" && change["mode"] == "one-way" && change["switching"] == 0
     })
     .await;
+    let ben = stage.person("ben").user_id.clone();
+    let patients = [ann.user_id(), &*ben];
+    for (what, wanted) in [("Ben comes", &patients[..]), ("Ben goes", &patients[..1])] {
+        let told = match wanted.len() {
+            2 => caller(&murphy).include(talk.id(), &ben).await,
+            _ => caller(&murphy).exclude(talk.id(), &ben).await,
+        };
+        assert!(matches!(told, Some((200 | 202, _))), "{told:?}");
+        heard(&mut changes, what, |change| {
+            change["event"] == "people"
+                && change["owner"] == murphy.user_id().as_str()
+                && change["patients"] == json!(wanted)
+        })
+        .await;
+    }
     // Among staff alone, too.
     let alone = stage.begin(&murphy, "S12 alone", "two-way", &["kim"], &[]).await;
     let mut changes = caller(&murphy).listen(alone.id()).await.expect("a stream");

@@ -7,7 +7,7 @@ use parlour::{demo::client::Client, run::Extras};
 use parlour_domain::Clock;
 use parlour_engine::CommitPoint;
 use parlour_integration_tests::{
-    LIMIT, Stage, books::Books, dehydrated::dehydrate, devices::Device, read, requests::point_of, say,
+    LIMIT, Stage, books::Books, dehydrated::dehydrate, devices::Device, read, requests::point_of, say, token,
 };
 use reqwest::Method;
 use ruma::UserId;
@@ -20,6 +20,8 @@ use crate::production::{heard, told};
 const LOOK: Duration = Duration::from_millis(20);
 const AN_HOUR: i64 = 60 * 60 * 1000;
 const SIX_DAYS: i64 = 6 * 24 * AN_HOUR;
+/// From the coming back of a device that is known until it has what was held for it.
+const KNOWN_WITHIN: Duration = Duration::from_mins(3);
 
 /// What the homeserver tells the bot, who is an administrator.
 async fn asked(stage: &Stage, path: &str) -> Value {
@@ -198,19 +200,28 @@ async fn what_nobody_got_is_sent_again_when_a_new_device_comes() {
     ann.stop().await;
     // An hour later no device of hers is there, and Ben reads.
     time_passes_for(&stage, &books, &user_id, AN_HOUR).await;
+    let mut own = Vec::new();
     for (client, words) in [(&murphy, "one"), (&kim, "two"), (&murphy, "three")] {
-        say(client, &hub, words).await;
+        own.push(say(client, &hub, words).await);
         read(&ben, &talk.spoke(stage.person("ben")), words).await;
     }
     let phone = stage.device("ann", "second", false).await;
     phone.wait_for_room(LIMIT, |found| found.room_id == spoke).await.expect("in the room");
+    let mut at_anns = Vec::new();
     for words in ["one", "two", "three"] {
-        read(&phone, &spoke, words).await;
+        at_anns.push(read(&phone, &spoke, words).await.event_id);
     }
     let repaired = "SELECT COUNT(*) FROM ledger WHERE what = 'repair' AND code = 'dead-device'";
     assert_eq!(books.number(repaired).await, 3);
     books.comes_to("SELECT COUNT(*) FROM ledger WHERE what = 'redacted'", 3).await.expect("it comes to that");
     books.comes_to("SELECT COUNT(*) FROM repair_sessions", 0).await.expect("it comes to that");
+    // What became of a message names the event that can be read.
+    for (own, at_anns) in own.iter().zip(&at_anns) {
+        let path = format!("/conversations/{}/messages/{own}/status", talk.id());
+        let (_, told) = stage.api(Method::GET, &path, Some(&token(&murphy)), None).await;
+        let people = told["people"].as_array().expect("people");
+        assert!(people.iter().any(|person| person["sent_as"] == at_anns.as_str()), "{at_anns}: {told}");
+    }
     // What was read before stays as it is; what nobody could read is void; each stands there once, of whom it is.
     say(&murphy, &hub, "and on").await;
     read(&phone, &spoke, "and on").await;
@@ -331,7 +342,7 @@ async fn a_leg_waits_for_a_device_that_is_there_and_a_known_one_comes_back() {
     let stage = stage.reopen().await;
     books.comes_to(held, 1).await.expect("it comes to that");
     let ann = stage.sign_in("ann").await;
-    let back = ann.wait_for(&spoke, LIMIT * 5, |message| message.body == "are you there?").await;
+    let back = ann.wait_for(&spoke, KNOWN_WITHIN, |message| message.body == "are you there?").await;
     assert!(back.expect("it goes out").is_readable());
     // What was held is sent once, and nothing is sent again: her device had the rest.
     assert_eq!(heard(&ann, &spoke).await, ["before", "are you there?"]);

@@ -52,7 +52,7 @@ pub use outbox::{Leg, LegContent, NewLeg, Says};
 pub use outcome::{Closed, Departure, Outcome, SaysClosed};
 pub use participants::{Participant, ParticipantChange, ParticipantsAre, People};
 pub use people::OurUser;
-pub use progress::{Making, Sending};
+pub use progress::{Making, Sending, TakingPart};
 pub use reading::{DueReceipt, MessageStatus, Read, Receipt, Way};
 pub use record::Recorded;
 pub use removing::Removal;

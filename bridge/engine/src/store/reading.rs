@@ -363,7 +363,12 @@ impl Store {
                 .await?;
         type WayRow = (Option<String>, String, Option<i64>, Option<i64>, Option<String>);
         let ways: Vec<WayRow> = sqlx::query_as(
-            "SELECT p.patient_id, o.state, o.held_at, o.landed_at, o.event_id FROM outbox o JOIN portals p ON p.id = o.portal_id
+            // When it was sent is when it was first. Where it stands now is where a repair has put it.
+            "SELECT p.patient_id, o.state, o.held_at, o.landed_at, COALESCE((
+                SELECT r.event_id FROM outbox r
+                WHERE r.message_id = o.message_id AND r.portal_id = o.portal_id AND r.says = 'message' AND r.state = 'sent'
+                ORDER BY r.repeats DESC LIMIT 1), o.event_id)
+             FROM outbox o JOIN portals p ON p.id = o.portal_id
              WHERE o.message_id = $1 AND o.says = 'message' AND o.repeats = 0 ORDER BY o.seq",
         )
         .bind(message.as_str())

@@ -11,7 +11,7 @@ use ruma::{OwnedEventId, RoomId};
 use crate::{
     figures::{Figures, millis},
     practice::{Author, Practice, Used},
-    replay::{Amount, IN_FLIGHT, Plan},
+    replay::{Amount, IN_FLIGHT, Plan, kept_alive},
     table::Outcome,
     tap::Exchange,
 };
@@ -142,10 +142,11 @@ impl Sides {
             let plan = plans(turn);
             let in_flight = IN_FLIGHT[(turn + number) % IN_FLIGHT.len()];
             practice.freeze().await;
+            let connections = kept_alive(practice.to_homeserver.port(), in_flight).await;
             practice.is_alone().await;
             drop(practice.to_homeserver.take());
             let before = practice.used();
-            let took = plan.run(practice.to_homeserver.port(), in_flight).await;
+            let took = plan.run(connections).await;
             let bare = self.bare.entry(in_flight).or_default();
             bare.wall.took(took);
             self.amounts.push((Amount::of(asked), Amount::of(&practice.to_homeserver.take())));

@@ -1,10 +1,11 @@
 //! What follows from what people do, one thing after the other: a file goes out with its words, staff read, a colleague comes back
-//! and reads what was said before, an owner goes, a patient's room is closed, a team changes, a device is signed, the practice is
-//! closed. Wherever Parlour ends meanwhile, it is done soon after the next start, once, and nothing that was said is lost.
+//! and reads what was said before, an owner goes, a patient's room is closed, a patient comes, a sender is named, a team changes,
+//! what was refused is removed, a device is signed, the practice is closed. Wherever Parlour ends meanwhile, it is done soon after the next start, once, and nothing that was said is lost.
 
 use parlour::demo::client::Client;
 use parlour_integration_tests::{
-    LIMIT, Talk, books::Books, crowd::Caller, read, refusal, room_path, say, token, trial::Trial, witness,
+    LIMIT, Talk, books::Books, crowd::Caller, read, refusal, room_path, say, send, token, trial::Trial,
+    witness,
 };
 use reqwest::Method;
 use ruma::{OwnedRoomId, RoomId};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::{Duration, Instant, sleep};
 
 use super::{Killed, Scene, places_of, practice};
-use crate::reading::receipts;
+use crate::{reading::receipts, saying::gone};
 
 const LOOK: Duration = Duration::from_millis(20);
 const SIDES: [&str; 2] = ["before", "after"];
@@ -25,6 +26,7 @@ const NEVER_OPEN: &str = "\n[practice.hours]\n";
 async fn a_kill_in_any_job_leaves_nothing_half_done() {
     let begun = Instant::now();
     let mut house = House::open().await;
+    house.a_newcomer_gets_a_device().await;
     for side in SIDES {
         house.words_about_a_file(side).await;
         house.staff_read(side).await;
@@ -32,6 +34,9 @@ async fn a_kill_in_any_job_leaves_nothing_half_done() {
         house.a_colleague_comes_back(side).await;
         house.a_room_is_closed(side).await;
         house.a_team_changes(side).await;
+        house.a_sender_is_named(side).await;
+        house.what_was_refused_is_removed(side).await;
+        house.patients_come(side).await;
     }
     house.devices_are_signed().await;
     house.it_is_closed().await;
@@ -46,7 +51,8 @@ struct House {
     books: Books,
     murphy: Client,
     kim: Client,
-    sam: Client,
+    /// None before the first device.
+    sam: Option<Client>,
     ann: Client,
     /// A second device of Ann's, which reads nothing before the end.
     fresh: Client,
@@ -66,7 +72,7 @@ impl House {
         let trial = practice(None, 0).await;
         let books = Books::of(&trial.data, None);
         let (murphy, kim) = (trial.sign_in("murphy", "first").await, trial.sign_in("kim", "first").await);
-        let (sam, ann) = (trial.sign_in("sam", "first").await, trial.sign_in("ann", "first").await);
+        let ann = trial.sign_in("ann", "first").await;
         let fresh = trial.sign_in("ann", "fresh").await;
         fresh.pause().await;
         let talk = trial.begin(&murphy, "jobs", &["kim"], &["ann"]).await;
@@ -76,7 +82,7 @@ impl House {
             books,
             murphy,
             kim,
-            sam,
+            sam: None,
             ann,
             fresh,
             talk,
@@ -99,7 +105,7 @@ impl House {
     }
 
     async fn close(self) {
-        for client in [self.murphy, self.kim, self.sam, self.ann, self.fresh] {
+        for client in [self.murphy, self.kim, self.ann, self.fresh].into_iter().chain(self.sam) {
             client.stop().await;
         }
         self.trial.close().await;
@@ -190,6 +196,107 @@ impl House {
                 sleep(LOOK).await;
             }
         }
+    }
+
+    /// Sam, who is included before there is a device to hand history on to, gets one, and reads what was said before.
+    async fn a_newcomer_gets_a_device(&mut self) {
+        let (hub, _) = self.rooms();
+        let place = "after hs.send-to-devices";
+        let sam = self.trial.person("sam").user_id.clone();
+        let caller = Caller::new(&self.trial.public_url(), &token(&self.murphy));
+        caller.include(self.talk.id(), &sam).await.expect("an answer");
+        self.are_set(4).await;
+        self.trial.quiet().await;
+        let mut phone = None;
+        let comes = async |house: &Self| phone = Some(house.trial.sign_in("sam", "first").await);
+        self.is_killed(place, 1, comes).await;
+        let phone = phone.expect("a phone");
+        phone.accept(&hub, LIMIT).await.unwrap_or_else(|error| panic!("{place}: {error}"));
+        phone.history(&hub, 500).await.expect("messages");
+        read(&phone, &hub, "hello").await;
+        self.sam = Some(phone);
+        caller.exclude(self.talk.id(), &sam).await.expect("an answer");
+        self.are_set(3).await;
+        self.trial.quiet().await;
+    }
+
+    /// Patients take part from now on who never did: their rooms are made, and they read what is said from then on.
+    async fn patients_come(&mut self, side: &str) {
+        let hub = self.other.hub();
+        let caller = Caller::new(&self.trial.public_url(), &token(&self.murphy));
+        let comers = match side {
+            "before" => [("ben", "db.participants-kept"), ("cara", "db.portal-made")],
+            _ => [("dan", "db.participants-kept"), ("eve", "db.portal-ready")],
+        };
+        for (name, point) in comers {
+            let place = format!("{side} {point}");
+            let user_id = self.trial.person(name).user_id.clone();
+            say(&self.murphy, &hub, &format!("before {name}")).await;
+            self.trial.quiet().await;
+            let asks = async |house: &Self| drop(caller.include(house.other.id(), &user_id).await);
+            self.is_killed(&place, 1, asks).await;
+            // Who has heard no answer asks again.
+            caller.include(self.other.id(), &user_id).await.expect("an answer");
+            self.other = Talk { told: caller.made(self.other.id()).await };
+            let takes_part = format!(
+                "SELECT COUNT(*) + 100 * (SELECT COUNT(*) FROM portals WHERE revision_set < revision)
+                 FROM participants t JOIN people p ON p.id = t.person_id
+                 WHERE p.user_id = '{user_id}' AND t.since IS NOT NULL"
+            );
+            self.comes_to(&takes_part, 1).await;
+            let words = format!("with {name}");
+            say(&self.murphy, &hub, &words).await;
+            let phone = self.trial.sign_in(name, "first").await;
+            let spoke = self.other.spoke(self.trial.person(name));
+            phone.wait_for_room(LIMIT, |found| found.room_id == spoke).await.expect("in the room");
+            assert_eq!(witness::others_words(&phone, &spoke, 1).await, [words], "{place}");
+            assert_eq!(phone.matrix().joined_rooms().len(), 1, "{place}");
+            phone.stop().await;
+            self.trial.quiet().await;
+        }
+    }
+
+    /// Kim may write when it is one-way, and may not any more.
+    async fn a_sender_is_named(&mut self, side: &str) {
+        let (hub, _) = self.rooms();
+        let place = format!("{side} db.mode-kept");
+        let (kim, path) =
+            (self.trial.person("kim").user_id.clone(), format!("conversations/{}", self.talk.id()));
+        let levels = room_path(&hub, "state/m.room.power_levels");
+        for (senders, level) in [(vec![&kim], 50), (vec![], 0)] {
+            let body = json!({ "senders": senders });
+            let asks = async |house: &Self| drop(house.ask(Method::PATCH, &path, Some(&body)).await);
+            self.is_killed(&place, 1, asks).await;
+            if side == "before" {
+                self.ask(Method::PATCH, &path, Some(&body)).await.expect("an answer");
+            }
+            self.are_set(3).await;
+            let (_, set) = self.murphy.http().call(Method::GET, &levels, None).await.expect("an answer");
+            assert_eq!(set["users"][kim.as_str()], level, "{place}: {set}");
+        }
+    }
+
+    /// A manager removes what was refused.
+    async fn what_was_refused_is_removed(&mut self, side: &str) {
+        let (hub, _) = self.rooms();
+        let place = format!("{side} db.message-deleted");
+        let caller = Caller::new(&self.trial.public_url(), &token(&self.murphy));
+        let sticker = json!({ "body": "x", "info": {}, "url": "mxc://x/y" });
+        let sticker = send(&self.kim, &hub, "m.sticker", sticker).await;
+        assert!(refusal(&self.kim, &hub, &sticker).await.contains("(KIND-1)"), "{place}");
+        self.trial.quiet().await;
+        let asks = async |house: &Self| {
+            caller.delete(house.talk.id(), &sticker).await;
+        };
+        self.is_killed(&place, 1, asks).await;
+        if side == "before" {
+            assert_eq!(caller.delete(self.talk.id(), &sticker).await, Some(200), "{place}");
+        }
+        gone(&self.kim, &hub, &sticker).await;
+        let removed =
+            format!("SELECT COUNT(*) FROM ledger WHERE what = 'removed' AND event_id = '{sticker}'");
+        assert_eq!(self.books.number(&removed).await, 1, "{place}");
+        self.trial.quiet().await;
     }
 
     /// Kim goes, so that Dr Murphy owns the conversation again, and comes back with a new phone, which reads what was said before.
@@ -311,7 +418,8 @@ impl House {
                 self.ask(Method::PATCH, &path, Some(&body)).await.expect("an answer");
             }
             self.comes_to(&takes_part, 1).await;
-            let (comer, goer) = if comes == "sam" { (&self.sam, &self.kim) } else { (&self.kim, &self.sam) };
+            let sam = self.sam.as_ref().expect("a device");
+            let (comer, goer) = if comes == "sam" { (sam, &self.kim) } else { (&self.kim, sam) };
             comer.accept(&hub, LIMIT).await.unwrap_or_else(|error| panic!("{place}: {comes}: {error}"));
             let put = room_path(&hub, "send/m.room.encrypted/x");
             let event = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
