@@ -217,3 +217,18 @@ async fn the_limit_follows_the_answers() {
     assert!(limit() > FEWEST, "all were taken, and the answer was quick");
     drop(held);
 }
+
+#[tokio::test]
+async fn slow_answers_lower_the_limit_once_for_all_that_was_asked_before() {
+    let turns = Turns::new();
+    let (asked, slow) = (Instant::now(), SLOW + Duration::from_millis(1));
+    let limit = || turns.state().limit;
+    turns.state().learn(asked, SLOW, None);
+    assert!((limit() - AT_FIRST).abs() < 0.1, "that is how long it may take");
+    for _ in 0..2 {
+        turns.state().learn(asked, slow, None);
+        assert!((limit() - AT_FIRST * LESS).abs() < 0.1);
+    }
+    turns.state().learn(Instant::now() + Duration::from_millis(1), slow, None);
+    assert!((limit() - AT_FIRST * LESS * LESS).abs() < 0.1);
+}

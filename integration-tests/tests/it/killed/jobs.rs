@@ -153,6 +153,18 @@ impl House {
         self.comes_to(&sql, people).await;
     }
 
+    /// Waits until somebody takes part in the other conversation, since a time that is known, and all rooms are as they are to be.
+    async fn is_in_the_other(&self, name: &str) {
+        let sql = format!(
+            "SELECT COUNT(*) + 100 * (SELECT COUNT(*) FROM portals WHERE revision_set < revision)
+             FROM participants t JOIN people p ON p.id = t.person_id
+             WHERE t.conversation_id = '{}' AND p.user_id = '{}' AND t.since IS NOT NULL",
+            self.other.id(),
+            self.trial.person(name).user_id
+        );
+        self.comes_to(&sql, 1).await;
+    }
+
     /// How often the bot has said something in a room, by what somebody's client shows.
     async fn told(&self, client: &Client, room: &RoomId, words: &str) -> usize {
         let seen = client.messages(room).await.expect("messages");
@@ -238,12 +250,7 @@ impl House {
             // Who has heard no answer asks again.
             caller.include(self.other.id(), &user_id).await.expect("an answer");
             self.other = Talk { told: caller.made(self.other.id()).await };
-            let takes_part = format!(
-                "SELECT COUNT(*) + 100 * (SELECT COUNT(*) FROM portals WHERE revision_set < revision)
-                 FROM participants t JOIN people p ON p.id = t.person_id
-                 WHERE p.user_id = '{user_id}' AND t.since IS NOT NULL"
-            );
-            self.comes_to(&takes_part, 1).await;
+            self.is_in_the_other(name).await;
             let words = format!("with {name}");
             say(&self.murphy, &hub, &words).await;
             let phone = self.trial.sign_in(name, "first").await;
@@ -405,19 +412,12 @@ impl House {
             let (comes, goes) = if sam_comes { ("sam", "kim") } else { ("kim", "sam") };
             let id = |name: &str| self.trial.person(name).user_id.clone();
             let (path, body) = (format!("teams/{}", self.team), json!({ "members": [id(comes)] }));
-            let takes_part = format!(
-                "SELECT COUNT(*) + 100 * (SELECT COUNT(*) FROM portals WHERE revision_set < revision)
-                 FROM participants t JOIN people p ON p.id = t.person_id
-                 WHERE t.conversation_id = '{}' AND p.user_id = '{}'",
-                self.other.id(),
-                id(comes)
-            );
             let changes = async |house: &Self| drop(house.ask(Method::PATCH, &path, Some(&body)).await);
             self.is_killed(&place, 1, changes).await;
             if place == "before db.participants-kept" {
                 self.ask(Method::PATCH, &path, Some(&body)).await.expect("an answer");
             }
-            self.comes_to(&takes_part, 1).await;
+            self.is_in_the_other(comes).await;
             let sam = self.sam.as_ref().expect("a device");
             let (comer, goer) = if comes == "sam" { (sam, &self.kim) } else { (&self.kim, sam) };
             comer.accept(&hub, LIMIT).await.unwrap_or_else(|error| panic!("{place}: {comes}: {error}"));
