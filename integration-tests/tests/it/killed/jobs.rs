@@ -220,10 +220,13 @@ impl House {
         self.are_set(4).await;
         self.trial.quiet().await;
         let mut phone = None;
-        let comes = async |house: &Self| phone = Some(house.trial.sign_in("sam", "first").await);
+        let comes = async |house: &Self| {
+            let sam = house.trial.sign_in("sam", "first").await;
+            sam.accept(&hub, LIMIT).await.unwrap_or_else(|error| panic!("{place}: {error}"));
+            phone = Some(sam);
+        };
         self.is_killed(place, 1, comes).await;
         let phone = phone.expect("a phone");
-        phone.accept(&hub, LIMIT).await.unwrap_or_else(|error| panic!("{place}: {error}"));
         phone.history(&hub, 500).await.expect("messages");
         read(&phone, &hub, "hello").await;
         self.sam = Some(phone);
