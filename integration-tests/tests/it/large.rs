@@ -131,6 +131,10 @@ async fn who_writes_while_sixty_rooms_are_made_does_not_wait() {
                 assert_eq!(event["switching"], 0, "rooms are made as they are to be");
                 continue;
             }
+            if event["event"] == "people" {
+                assert_eq!(event["patients"].as_array().map(Vec::len), Some(SPOKES));
+                continue;
+            }
             heard.push(event);
             if ready {
                 break;
@@ -298,6 +302,8 @@ async fn only_staff_who_take_part_hear_how_far_it_has_come() {
                 assert_eq!(first, json!({ "event": "progress", "made": 2, "of": 2, "ready": true }));
                 let second = events.next().await.expect("its mode");
                 assert_eq!(second, json!({ "event": "mode", "mode": "two-way", "switching": 0 }));
+                let third = events.next().await.expect("who takes part");
+                assert_eq!(third["event"], "people");
                 open.push(events);
             }
             Err(refused) => break refused,
