@@ -48,14 +48,20 @@ impl Caller {
         Some((status, answer.json().await.ok()?))
     }
 
-    /// Asks for a mode until it holds in all rooms: status and body. None when nobody answers.
+    /// Asks for a mode: status and body. None when nobody answers.
     pub async fn switch(&self, id: &str, mode: &str) -> Option<(u16, Value)> {
+        let request = self.http.patch(format!("{}/{id}", self.url)).bearer_auth(&self.token);
+        let answer = request.json(&json!({ "mode": mode })).send().await.ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.json().await.ok()?))
+    }
+
+    /// The same until it holds in all rooms, which must stand.
+    pub async fn switched(&self, id: &str, mode: &str) -> Option<(u16, Value)> {
         loop {
-            let request = self.http.patch(format!("{}/{id}", self.url)).bearer_auth(&self.token);
-            let answer = request.json(&json!({ "mode": mode })).send().await.ok()?;
-            let status = answer.status().as_u16();
-            if status != 202 {
-                return Some((status, answer.json().await.ok()?));
+            let answer = self.switch(id, mode).await?;
+            if answer.0 != 202 {
+                return Some(answer);
             }
         }
     }

@@ -20,7 +20,7 @@ use tokio::time::{Duration, Instant};
 
 async fn switch(stage: &Stage, by: &Client, talk: &Talk, mode: &str) -> (u16, Value) {
     let caller = Caller::new(&stage.world.public_url(), &token(by));
-    caller.switch(talk.id(), mode).await.expect("an answer")
+    caller.switched(talk.id(), mode).await.expect("an answer")
 }
 
 /// What the homeserver answers to somebody's own `PUT` of an encrypted event.

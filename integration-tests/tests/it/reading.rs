@@ -266,7 +266,7 @@ async fn what_changes_is_told_as_it_changes() {
     assert_eq!(code, 200);
     heard(&mut changes, "it was deleted", |change| is_about(change, &asked) && change["deleted"] == true)
         .await;
-    assert_eq!(caller(&murphy).switch(talk.id(), "one-way").await.expect("an answer").0, 200);
+    assert_eq!(caller(&murphy).switched(talk.id(), "one-way").await.expect("an answer").0, 200);
     heard(&mut changes, "it was switched", |change| {
         change["event"] == "mode" && change["mode"] == "one-way" && change["switching"] == 0
     })

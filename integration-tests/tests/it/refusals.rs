@@ -104,7 +104,7 @@ async fn whom_somebody_else_has_let_write_is_refused_all_the_same() {
 
     // What holds is set by the next switch.
     let caller = Caller::new(&stage.world.public_url(), &token(&murphy));
-    assert_eq!(caller.switch(talk.id(), "two-way").await.expect("an answer").0, 200);
+    assert_eq!(caller.switched(talk.id(), "two-way").await.expect("an answer").0, 200);
     say(&ann, &spoke, "now it is heard").await;
     read(&murphy, &hub, "now it is heard").await;
     let passed_on = murphy.messages(&hub).await.expect("messages");

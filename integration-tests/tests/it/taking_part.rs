@@ -260,7 +260,7 @@ async fn patients_are_excluded_and_included_and_see_what_follows() {
 
     // Switched to one-way and back, his room stays closed.
     for mode in ["one-way", "two-way"] {
-        let (status, told) = caller(&stage, &murphy).switch(talk.id(), mode).await.expect("an answer");
+        let (status, told) = caller(&stage, &murphy).switched(talk.id(), mode).await.expect("an answer");
         assert_eq!((status, &told["switching"]), (200, &json!(0)), "{told}");
         assert_eq!(raw_put(&ben, &bens, mode).await, 403, "{mode}");
     }

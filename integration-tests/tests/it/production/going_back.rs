@@ -347,7 +347,7 @@ async fn a_switch_that_the_database_has_forgotten() {
     let copy = trial.data.join("yesterday");
     back_up(&trial, &copy).await;
     let caller = Caller::new(&trial.public_url(), &token(&murphy));
-    assert_eq!(caller.switch(talk.id(), "one-way").await.expect("an answer").0, 200);
+    assert_eq!(caller.switched(talk.id(), "one-way").await.expect("an answer").0, 200);
     say(&murphy, &hub, "only read").await;
     read(&ann, &spoke, "only read").await;
     trial.quiet().await;
@@ -394,7 +394,7 @@ async fn homeserver_forgets_a_switch(meanwhile: &[&str]) {
     trial.start_homeserver().await;
     trial.travels().await;
     let caller = Caller::new(&trial.public_url(), &token(&murphy));
-    assert_eq!(caller.switch(talk.id(), "one-way").await.expect("an answer").0, 200);
+    assert_eq!(caller.switched(talk.id(), "one-way").await.expect("an answer").0, 200);
     trial.quiet().await;
     trial.kill_parlour().await;
     trial.kill_homeserver().await;
@@ -463,7 +463,7 @@ async fn a_switch_after_the_homeserver_went_back_that_the_database_has_forgotten
     trial.start_parlour().await;
     trial.quiet().await;
     let caller = Caller::new(&trial.public_url(), &token(&murphy));
-    assert_eq!(caller.switch(talk.id(), "one-way").await.expect("an answer").0, 200);
+    assert_eq!(caller.switched(talk.id(), "one-way").await.expect("an answer").0, 200);
     is_read_only(&trial, &ann, &spoke).await;
     trial.quiet().await;
     trial.kill_parlour().await;

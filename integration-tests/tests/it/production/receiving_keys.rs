@@ -138,7 +138,7 @@ async fn event_before_its_key_and_before_a_switch() {
     read(&murphy, &hub, "before").await;
     let (_, keys) = say_without_its_key(&ann, &proxy, &spoke, "just in time").await;
     let caller = Caller::new(&stage.world.public_url(), &token(&murphy));
-    let (status, told) = caller.switch(talk.id(), "one-way").await.expect("an answer");
+    let (status, told) = caller.switched(talk.id(), "one-way").await.expect("an answer");
     assert_eq!((status, &told["switching"]), (200, &json!(0)), "{told}");
     assert_eq!(heard(&murphy, &hub).await.iter().filter(|words| *words == "just in time").count(), 0);
     hand_over_keys(&ann, keys).await;
