@@ -111,6 +111,19 @@ impl Caller {
         }
     }
 
+    /// Waits until all rooms are as they are to be: who is in them, who may write; the conversation then.
+    pub async fn settled(&self, id: &str) -> Value {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let told = self.one(id).await;
+            if told["switching"] == 0 {
+                return told;
+            }
+            assert!(Instant::now() < deadline, "{}", told["switching"]);
+            sleep(LOOK).await;
+        }
+    }
+
     /// Listens to how far a conversation has come; the status when that is refused, with the body.
     pub async fn listen(&self, id: &str) -> Result<Events, (u16, Value)> {
         let url = format!("{}/{id}/events", self.url);

@@ -37,7 +37,7 @@ pub(crate) async fn included(stage: &Stage, by: &Client, talk: &Talk, name: &str
 pub(crate) async fn excluded(stage: &Stage, by: &Client, talk: &Talk, name: &str) -> Value {
     let (status, told) = exclude(stage, by, talk, name).await;
     assert!([200, 202].contains(&status), "{told}");
-    if status == 200 { told } else { caller(stage, by).made(talk.id()).await }
+    if status == 200 { told } else { caller(stage, by).settled(talk.id()).await }
 }
 
 /// What the homeserver answers to somebody's own `PUT` of an encrypted event.
