@@ -12,7 +12,7 @@ use parlour_integration_tests::soak::{HomeserverKills, OF_WHAT_IS_SAID_OF_IT, Se
 use parlour_test_postgres::Postgres;
 
 /// So many runs with a promise broken at once.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 3;
 
 /// Has several staff and patients write to each other while Parlour and the homeserver are killed at random and answers
 /// are cut, and compares what was accepted with what clients read that have not looked on.

@@ -7,8 +7,7 @@
 //! In the end clients that have read nothing so far read everything, and the ciphertexts in the rooms are counted.
 //!
 //! A message to ten patients goes through the same points ten times: killed at are the first, the middle and the last
-//! passage of each. `PARLOUR_TEST_SWEEP=full` has all of them killed at on SQLite, for every kind of traffic: where the code
-//! ends is the same whatever the database, and what that makes of it shows itself at some of each.
+//! passage of each. `PARLOUR_TEST_SWEEP=full` has all of them killed at, for every kind of traffic.
 //!
 //! One file, though past 500 lines: scene, traffic, kills and their counting are read together.
 
@@ -158,8 +157,8 @@ impl Traffic {
 }
 
 /// Whether everything is to be killed at.
-pub(crate) fn is_full(books: &Books) -> bool {
-    books.name() == "SQLite" && std::env::var_os(SWITCH).is_some_and(|value| value == "full")
+pub(crate) fn is_full() -> bool {
+    std::env::var_os(SWITCH).is_some_and(|value| value == "full")
 }
 
 /// The commit points that were gone through, in order.
@@ -449,7 +448,7 @@ impl Scene {
     async fn kill_everywhere(&mut self, traffic: Traffic, record: &Record) -> Kills {
         let mut kills = Kills::default();
         for side in ["before", "after"] {
-            if is_full(&self.books) || traffic.legs() == 1 {
+            if is_full() || traffic.legs() == 1 {
                 // One run has more points than another: it ends where all of them were passed.
                 let mut k = 1;
                 while self

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use parlour::{demo::client::Client, run::Extras};
+use parlour::{
+    demo::client::{Client, Reading},
+    run::Extras,
+};
 use parlour_integration_tests::{
     LIMIT, Stage, books::Books, crowd::Caller, put, read, refusal, room_path, say, send, token,
 };
@@ -102,6 +105,10 @@ async fn whom_somebody_else_has_let_write_is_refused_all_the_same() {
     let words = refusal(&ann, &spoke, &of_a_stranger).await;
     assert!(words.contains("(POST-1)"), "{words}");
 
+    // Whom somebody has let into a room gets no keys for it.
+    say(&murphy, &hub, "for Ann alone").await;
+    read(&ann, &spoke, "for Ann alone").await;
+
     // What holds is set by the next switch.
     let caller = Caller::new(&stage.world.public_url(), &token(&murphy));
     assert_eq!(caller.switched(talk.id(), "two-way").await.expect("an answer").0, 200);
@@ -111,6 +118,9 @@ async fn whom_somebody_else_has_let_write_is_refused_all_the_same() {
     assert!(!passed_on.iter().any(|message| message.body.contains("secret")), "{passed_on:?}");
     let (_, set) = stage.as_ours(&stage.bot(), Method::GET, &levels, None).await;
     assert_eq!(set["users"][ann.user_id().as_str()], 0, "{set}");
+    let seen = ben.history(&spoke, 100).await.expect("messages");
+    assert!(seen.iter().any(|message| matches!(message.reading, Reading::Undecryptable { .. })), "{seen:?}");
+    assert!(!seen.iter().any(|message| message.body.contains("for Ann alone")), "{seen:?}");
     for client in [murphy, ann, ben] {
         client.stop().await;
     }

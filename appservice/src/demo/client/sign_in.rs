@@ -74,9 +74,8 @@ impl Client {
     /// Goes on with the session stored in the folder, or signs in with the password.
     ///
     /// The first device of an account makes its cross-signing identity, its key backup and its secret
-    /// storage; a further device opens it and signs itself. Returns once the
-    /// device is cross-signed, its one-time keys are uploaded, the first sync is in and the syncing task
-    /// runs.
+    /// storage; a further device opens it and signs itself. Returns once the device is cross-signed, its
+    /// one-time keys are uploaded, the first sync is in and the syncing task runs.
     ///
     /// # Errors
     /// See [`ClientError`]: a wrong password, a session that has ended, a device that cannot be signed.

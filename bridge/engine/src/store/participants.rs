@@ -2,14 +2,14 @@
 //! one commit.
 
 use parlour_domain::{
-    ConversationId, LegId, Person, PersonId, PortalId, Roster, TakingPartError, Timestamp, may_exclude,
+    ConversationId, LegId, Person, PersonId, PortalId, Role, Roster, TakingPartError, Timestamp, may_exclude,
     may_include,
 };
-use ruma::EventId;
+use ruma::{EventId, OwnedUserId};
 
 use super::{
-    NewLeg, Portal, Store, StoreError, parsed,
-    people::PersonRow,
+    NewLeg, Portal, Store, StoreError, matrix_id, parsed,
+    people::{PERSON, PersonRow},
     record::{About, line},
     transaction::Transaction,
 };
@@ -35,6 +35,19 @@ pub struct Former {
     pub person: Person,
     /// When they were no longer in their room, by the homeserver's clock; none as long as they are.
     pub gone_at: Option<Timestamp>,
+}
+
+/// Who takes part in a conversation, by their accounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TakingPart {
+    /// Whose it is.
+    pub owner: Option<OwnedUserId>,
+    /// All of the staff, the owner among them.
+    pub staff: Vec<OwnedUserId>,
+    /// Who of the staff writes in it besides the owner when it is one-way.
+    pub senders: Vec<OwnedUserId>,
+    /// All of the patients.
+    pub patients: Vec<OwnedUserId>,
 }
 
 /// The people of a conversation.
@@ -175,6 +188,33 @@ impl Store {
     /// When the database fails.
     pub async fn participants(&self, id: &ConversationId) -> Result<Vec<Participant>, StoreError> {
         Ok(self.people_in(id).await?.participants)
+    }
+
+    /// Who takes part in a conversation, and no name of theirs: none is opened for that.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn taking_part(&self, id: &ConversationId) -> Result<TakingPart, StoreError> {
+        let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(
+            "SELECT p.user_id, p.role, t.may_send_one_way, CAST(CASE WHEN p.id = c.owner_id THEN 1 ELSE 0 END AS BIGINT)
+             FROM participants t JOIN people p ON p.id = t.person_id JOIN conversations c ON c.id = t.conversation_id
+             WHERE t.conversation_id = $1 ORDER BY p.user_id",
+        )
+        .bind(id.as_str())
+        .fetch_all(&self.pool)
+        .await?;
+        let mut all = TakingPart::default();
+        for (user_id, role, may_send, owns) in rows {
+            let user_id: OwnedUserId = matrix_id(PERSON, user_id)?;
+            let role: Role = parsed(PERSON, &role)?;
+            if owns == 1 {
+                all.owner = Some(user_id.clone());
+            } else if may_send == 1 && role.is_staff() {
+                all.senders.push(user_id.clone());
+            }
+            if role.is_staff() { all.staff.push(user_id) } else { all.patients.push(user_id) }
+        }
+        Ok(all)
     }
 
     /// Whether somebody may see a conversation: they take part in it, or have taken part as a patient, whose room stays theirs

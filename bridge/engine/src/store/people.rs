@@ -27,7 +27,7 @@ pub struct OurUser {
 }
 
 pub(super) type PersonRow = (String, String, String, Vec<u8>, Option<Vec<u8>>);
-const PERSON: &str = "people";
+pub(super) const PERSON: &str = "people";
 
 fn place<'a>(column: &'static str, id: &'a PersonId) -> Place<'a> {
     Place { table: PERSON, column, row: id.as_str() }

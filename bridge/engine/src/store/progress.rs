@@ -1,8 +1,8 @@
-//! How far things have come: the making of a conversation, and the messages that are under way in it; and who takes part.
-//! Numbers, and ids of messages and accounts; nobody's name, and nothing of what was said.
+//! How far things have come: the making of a conversation, and the messages that are under way in it. Numbers, and ids of
+//! messages; nobody's name, and nothing of what was said.
 
-use parlour_domain::{ConversationId, MessageId, Role};
-use ruma::{OwnedEventId, OwnedUserId};
+use parlour_domain::{ConversationId, MessageId};
+use ruma::OwnedEventId;
 
 use super::{Store, StoreError, matrix_id, parsed};
 
@@ -38,19 +38,6 @@ pub struct Sending {
     pub read: i64,
     /// Whether it was deleted (S18).
     pub deleted: bool,
-}
-
-/// Who takes part in a conversation, by their accounts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TakingPart {
-    /// Whose it is.
-    pub owner: Option<OwnedUserId>,
-    /// All of the staff, the owner among them.
-    pub staff: Vec<OwnedUserId>,
-    /// Who of the staff writes in it besides the owner when it is one-way.
-    pub senders: Vec<OwnedUserId>,
-    /// All of the patients.
-    pub patients: Vec<OwnedUserId>,
 }
 
 /// Of each message the legs that it went out by first; what a repair sends again is not one more. What was withdrawn is none that
@@ -91,33 +78,6 @@ impl Store {
         .fetch_optional(&self.pool)
         .await?;
         Ok(row.map(|(made, of, ready)| Making { made, of, ready: ready == 1 }))
-    }
-
-    /// Who takes part in a conversation.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn taking_part(&self, id: &ConversationId) -> Result<TakingPart, StoreError> {
-        let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(
-            "SELECT p.user_id, p.role, t.may_send_one_way, CAST(CASE WHEN p.id = c.owner_id THEN 1 ELSE 0 END AS BIGINT)
-             FROM participants t JOIN people p ON p.id = t.person_id JOIN conversations c ON c.id = t.conversation_id
-             WHERE t.conversation_id = $1 ORDER BY p.user_id",
-        )
-        .bind(id.as_str())
-        .fetch_all(&self.pool)
-        .await?;
-        let mut all = TakingPart::default();
-        for (user_id, role, may_send, owns) in rows {
-            let user_id: OwnedUserId = matrix_id("people", user_id)?;
-            let role: Role = parsed("people", &role)?;
-            if owns == 1 {
-                all.owner = Some(user_id.clone());
-            } else if may_send == 1 && role.is_staff() {
-                all.senders.push(user_id.clone());
-            }
-            if role.is_staff() { all.staff.push(user_id) } else { all.patients.push(user_id) }
-        }
-        Ok(all)
     }
 
     /// How far the messages of a conversation have come: the last twenty, and those of which something is still to be sent;

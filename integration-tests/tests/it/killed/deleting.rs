@@ -72,7 +72,7 @@ async fn deleting(database: Option<String>) {
     let mut kills = 0;
     for act in Act::ALL {
         let record = scene.record(act).await;
-        let places = if is_full(&scene.books) { record.chosen() } else { once_each(&record) };
+        let places = if is_full() { record.chosen() } else { once_each(&record) };
         for place in &places {
             for side in SIDES {
                 kills += usize::from(scene.is_killed(act, &format!("{side} {place}")).await);

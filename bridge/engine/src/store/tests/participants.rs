@@ -7,7 +7,7 @@ use ruma::UserId;
 
 use super::{
     super::{
-        Asking, Departure, NewLeg, Outcome, ParticipantChange, ParticipantsAre, Says, Team,
+        Asking, Departure, NewLeg, Outcome, ParticipantChange, ParticipantsAre, Says, TakingPart, Team,
         testing::{Counting, TestDatabase},
     },
     AT, InboxRow, World, arrived, event_id, waiting, world,
@@ -132,7 +132,21 @@ pub(super) async fn a_conversation_has_an_owner_and_somebody_of_the_staff(databa
     assert_eq!(store.include(&change(&world, &ann, &kim, 105), AT).await.expect("asked"), not_yours);
     let come = change(&world, &murphy, &kim, 110);
     assert_eq!(store.include(&come, AT).await.expect("kept"), ParticipantsAre::Changed);
+    store
+        .set_senders(&world.conversation, std::slice::from_ref(&kim.id), &murphy.id, AT)
+        .await
+        .expect("kept");
+    let taking_part = async || store.taking_part(&world.conversation).await.expect("read");
+    let told = TakingPart {
+        owner: Some(murphy.user_id.clone()),
+        staff: vec![kim.user_id.clone(), murphy.user_id.clone()],
+        senders: vec![kim.user_id.clone()],
+        patients: vec![ann.user_id.clone(), UserId::parse("@u2:x").expect("a user id")],
+    };
+    assert_eq!(taking_part().await, told);
     assert_eq!(store.exclude(&go, AT).await.expect("kept"), ParticipantsAre::Changed);
+    let (owner, staff) = (Some(kim.user_id.clone()), vec![kim.user_id.clone()]);
+    assert_eq!(taking_part().await, TakingPart { owner, staff, senders: Vec::new(), ..told });
     let conversation = store.conversation(&world.conversation).await.expect("read").expect("there");
     assert_eq!(conversation.owner, kim.id);
     let people = store.people_in(&world.conversation).await.expect("read");

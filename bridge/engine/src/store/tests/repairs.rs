@@ -98,14 +98,26 @@ pub(super) async fn a_message_is_sent_again_and_stands_for_itself(database: &Tes
     assert!(sent.is_empty());
     assert_eq!((&*lost.event, lost.sent_at), (&*event_id("$lost"), AT));
     let message = lost.message.clone();
+    let at_anns = async || {
+        let status = world.store.status_of(message.as_ref().expect("a message")).await.expect("read");
+        let way = status.ways.into_iter().find(|way| way.patient.as_ref() == Some(&world.ann)).expect("hers");
+        (way.landed_at, way.event_id)
+    };
+    assert_eq!(at_anns().await, (Some(AT), Some(event_id("$lost"))));
     let [again, redaction] = begin_repair(&world, &session, lost).await;
     assert!(unreadable(&world, ghost).await.1.is_empty(), "it is being sent again");
+    assert_eq!(at_anns().await, (Some(AT), Some(event_id("$lost"))), "it stands there until then");
     let found = next(&world).await.expect("a leg");
     assert_eq!(found.id, again);
     assert!(
         matches!(found.content, LegContent::Message { said: Said::Message(said), .. } if said.body() == "Bring your card.")
     );
-    next_is_sent(&world, ghost, "$again").await;
+    next_lands(&world, ghost, "$again", Timestamp::from_millis(AT.millis() + 5)).await;
+    assert_eq!(
+        at_anns().await,
+        (Some(AT), Some(event_id("$again"))),
+        "when it was sent is when it was first"
+    );
     let found = next(&world).await.expect("a leg");
     assert_eq!(found.id, redaction);
     let LegContent::Redaction { by, event } = found.content else { panic!("the redaction") };
